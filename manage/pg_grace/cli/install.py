@@ -1,0 +1,120 @@
+"""install, upgrade, uninstall."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import psycopg
+from psycopg import sql
+
+from pg_grace import __version__, files, migrate
+from pg_grace.cli.options import Settings, confirm, connected, yes_option
+from pg_grace.connection import Connection, connect
+from pg_grace.errors import CommandError, Exit, from_server
+from pg_grace.output import note
+
+
+def _install(settings: Settings) -> None:
+    try:
+        with connect(settings.target) as connection:
+            before = migrate.installed_revision(connection)
+            schedule = migrate.install(connection)
+    except psycopg.Error as error:
+        raise from_server(error) from error
+    revision = migrate.newest_revision()
+    if before is None:
+        note(f"pg_grace {__version__} (revision {revision}) is installed")
+    elif before == revision:
+        note(f"pg_grace {__version__} was installed already (revision {revision}); functions and views are up to date")
+    else:
+        note(f"pg_grace is upgraded from revision {before} to {revision}")
+    note(f"schedule: {schedule}")
+
+
+@click.command()
+@click.option("--sql", "as_script", is_flag=True, help="Print the script that would run, for psql; change nothing.")
+@click.pass_obj
+def install(settings: Settings, *, as_script: bool) -> None:
+    """Install pg_grace into a database, or bring an installation up to date.
+
+    Everything happens in one transaction. Run it as a superuser, or as the role that owns the tables to be protected
+    and has CREATEROLE and CREATE on the database.
+    """
+    if as_script:
+        click.echo(migrate.script(), nl=False)
+    else:
+        _install(settings)
+
+
+@click.command()
+@click.option("--sql", "as_script", is_flag=True, help="Print the script that would run, for psql; change nothing.")
+@connected
+def upgrade(connection: Connection, settings: Settings, *, as_script: bool) -> None:
+    """Bring an installation up to date with this version of pg_grace."""
+    revision = migrate.installed_revision(connection)
+    if revision is None:
+        raise CommandError(
+            "pg_grace is not installed in this database\nHINT:  Install it: pg_grace install", Exit.REFUSED
+        )
+    if as_script:
+        click.echo(migrate.script(since=revision), nl=False)
+    else:
+        connection.close()
+        _install(settings)
+
+
+@click.command()
+@click.option("--discard-buffer", is_flag=True, help="Give up what can still be restored.")
+@click.option(
+    "--export",
+    "export_to",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="First write what can still be restored to CSV files in this folder.",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")
+@yes_option
+@connected
+def uninstall(
+    connection: Connection,
+    settings: Settings,  # noqa: ARG001
+    *,
+    discard_buffer: bool,
+    export_to: Path | None,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """Take pg_grace out of a database and leave it as it was."""
+    if migrate.installed_revision(connection) is None:
+        raise CommandError("pg_grace is not installed in this database", Exit.REFUSED)
+    rows = connection.execute(
+        "select target::text as target, buffer::oid as buffer, buffered_rows from grace.protected"
+        " where buffered_rows > 0 order by target::text"
+    ).fetchall()
+    total = sum(row["buffered_rows"] for row in rows)
+    if dry_run:
+        note(f"would remove pg_grace; {total} deleted rows of {len(rows)} tables can still be restored")
+        return
+    confirm("Remove pg_grace from this database?", yes=yes)
+    with connection.transaction():
+        if export_to is not None:
+            export_to.mkdir(parents=True, exist_ok=True)
+            for row in rows:
+                _export(connection, row["target"], row["buffer"], export_to)
+        if discard_buffer or export_to is not None:
+            connection.execute("select set_config('grace.discard_buffer', 'on', true)")
+        connection.execute(files.sql("uninstall/uninstall.sql").encode())
+    note("pg_grace is uninstalled")
+
+
+def _export(connection: Connection, target: str, buffer: int, folder: Path) -> None:
+    name = target.replace('"', "").replace("/", "_")
+    path = folder / f"{name}.csv"
+    row = connection.execute("select grace._table_name(%s) as name", (buffer,)).fetchone()
+    assert row is not None
+    query = sql.SQL("copy (select * from {}) to stdout with (format csv, header)").format(sql.SQL(row["name"]))
+    with path.open("wb") as file, connection.cursor().copy(query) as copy:
+        for block in copy:
+            file.write(block)
+    note(f"wrote {path}")

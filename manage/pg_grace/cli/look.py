@@ -1,0 +1,194 @@
+"""status, tables, deletions, show."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from pg_grace import __version__, migrate
+from pg_grace.cli.options import Settings, connected, read_keys, read_time, selection_options, table_named
+from pg_grace.connection import Connection
+from pg_grace.errors import CommandError, Exit
+from pg_grace.output import note, print_rows, size
+
+TABLE_COLUMNS = ("target", "state", "drift", "retention", "buffered_rows", "size", "oldest", "next_expiry", "buffer")
+DELETION_COLUMNS = (
+    "id",
+    "deleted_at",
+    "target",
+    "row_count",
+    "restored_count",
+    "deleted_by",
+    "login",
+    "application_name",
+    "client_addr",
+    "reason",
+    "expires_at",
+)
+
+
+@click.command()
+@connected
+def tables(connection: Connection, settings: Settings) -> None:
+    """List what is protected."""
+    rows = connection.execute(
+        "select *, target::text as target, buffer::text as buffer, buffer_bytes as size"
+        " from grace.protected order by target::text"
+    ).fetchall()
+    if settings.output_format == "table":
+        rows = [{**row, "size": size(row["buffer_bytes"])} for row in rows]
+    print_rows(rows, TABLE_COLUMNS, settings.output_format)
+    if not rows:
+        note("nothing is protected; pg_grace protect TABLE")
+
+
+@click.command()
+@click.argument("table", required=False)
+@click.option("--since", metavar="TIME", help="Deleted at or after: yesterday 10:00.")
+@click.option("--until", metavar="TIME", help="Deleted before: 2 hours ago.")
+@click.option("--by", "deleted_by", metavar="ROLE", help="Deleted by this role or login.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many rows.")
+@connected
+def deletions(
+    connection: Connection,
+    settings: Settings,
+    *,
+    table: str | None,
+    since: str | None,
+    until: str | None,
+    deleted_by: str | None,
+    limit: int,
+) -> None:
+    """List deletions, newest first: one line per deletion and table."""
+    values = {
+        "target": None if table is None else table_named(connection, table),
+        "since": read_time(connection, "since", since),
+        "until": read_time(connection, "until", until),
+        "by": deleted_by,
+        "more": limit + 1,
+    }
+    rows = connection.execute(
+        "select d.*, d.target::text as target from grace.deletions d"
+        " where (%(target)s::oid is null or d.target = %(target)s::oid)"
+        " and (%(since)s::timestamptz is null or d.deleted_at >= %(since)s)"
+        " and (%(until)s::timestamptz is null or d.deleted_at < %(until)s)"
+        " and (%(by)s::name is null or %(by)s::name in (d.deleted_by, d.login))"
+        " order by d.id desc, d.target::text limit %(more)s",
+        values,
+    ).fetchall()
+    print_rows(rows[:limit], DELETION_COLUMNS, settings.output_format)
+    if len(rows) > limit:
+        note(f"there are more than these {limit}; narrow the search, or say --limit")
+
+
+@click.command()
+@click.argument("table")
+@selection_options
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many rows.")
+@connected
+def show(
+    connection: Connection,
+    settings: Settings,
+    *,
+    table: str,
+    deletion: int | None,
+    keys: tuple[str, ...],
+    deleted_from: str | None,
+    deleted_to: str | None,
+    deleted_by: str | None,
+    limit: int,
+) -> None:
+    """Show the deleted rows of a table that can be restored, newest first."""
+    oid = table_named(connection, table)
+    rows = connection.execute(
+        "select deletion_id as deletion, deleted_at, expires_at, record"
+        " from grace.buffered(%s::oid::regclass, %s, %s::jsonb, %s, %s, %s, %s)",
+        (
+            oid,
+            deletion,
+            read_keys(keys),
+            read_time(connection, "from", deleted_from),
+            read_time(connection, "to", deleted_to),
+            deleted_by,
+            limit + 1,
+        ),
+    ).fetchall()
+    if settings.output_format == "json":
+        print_rows(rows[:limit], ("deletion", "deleted_at", "expires_at", "record"), settings.output_format)
+    else:
+        columns = _columns(connection, oid)
+        print_rows([_flat(row, columns) for row in rows[:limit]], columns, settings.output_format)
+    if len(rows) > limit:
+        note(f"there are more than these {limit}; narrow the search, or say --limit")
+
+
+def _columns(connection: Connection, oid: int) -> list[str]:
+    """Return what is printed of a buffered row: its deletion and time, then the table's columns in their order."""
+    rows = connection.execute(
+        "select a.attname as name from grace.protected p join pg_attribute a on a.attrelid = p.buffer"
+        " where p.target = coalesce(pg_partition_root(%(oid)s::oid::regclass), %(oid)s::oid::regclass)"
+        " and a.attnum > 0 and not a.attisdropped and a.attname not in ('grace_deletion', 'grace_deleted_at')"
+        " order by a.attnum",
+        {"oid": oid},
+    ).fetchall()
+    return ["deletion", "deleted_at", *(row["name"] for row in rows)]
+
+
+def _flat(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
+    record = {column: row["record"].get(column) for column in columns}
+    return {**record, "deletion": row["deletion"], "deleted_at": row["deleted_at"]}
+
+
+@click.command()
+@connected
+def status(connection: Connection, settings: Settings) -> None:
+    """Say in a few lines how things stand."""
+    revision = migrate.installed_revision(connection)
+    if revision is None:
+        raise CommandError(
+            "pg_grace is not installed in this database\nHINT:  Install it: pg_grace install", Exit.REFUSED
+        )
+    summary = connection.execute(
+        "select current_database() as database, current_setting('server_version') as server,"
+        " (select count(*) from grace.protected where state = 'capturing') as capturing,"
+        " (select coalesce(string_agg(target::text || ': ' || state, ', '), '') from grace.protected"
+        "  where state not in ('capturing', 'unprotected')) as not_capturing,"
+        " (select coalesce(sum(buffered_rows), 0)::bigint from grace.protected) as buffered_rows,"
+        " (select coalesce(sum(buffer_bytes), 0)::bigint from grace.protected) as buffer_bytes,"
+        " (select coalesce(sum(row_count), 0)::bigint from grace.expired) as expired_rows,"
+        " (select min(next_expiry) from grace.protected) as next_expiry"
+    ).fetchone()
+    assert summary is not None
+    purge = connection.execute(
+        "select started_at, status, row_count from grace.runs where kind = 'purge' order by id desc limit 1"
+    ).fetchone()
+    jobs = connection.execute("select * from grace.jobs()").fetchall()
+    facts: dict[str, Any] = {
+        "database": f"{summary['database']} (PostgreSQL {summary['server']})",
+        "version": f"{__version__} (revision {revision})",
+        "tables capturing": summary["capturing"],
+        "not capturing": summary["not_capturing"] or "none",
+        "rows restorable": summary["buffered_rows"],
+        "buffer size": size(summary["buffer_bytes"]),
+        "next expiry": summary["next_expiry"],
+        "expired, to be purged": summary["expired_rows"],
+        "last purge": None
+        if purge is None
+        else f"{purge['started_at'].isoformat(sep=' ', timespec='seconds')}, {purge['status']},"
+        f" {purge['row_count']} rows",
+        "schedule": "; ".join(
+            f"{job['job']} {job['schedule']}, as {job['login']}, last: {job['last_status'] or 'not yet run'}"
+            for job in jobs
+        )
+        or "no pg_cron job in this database",
+    }
+    if settings.output_format == "json":
+        click.echo(json.dumps({**facts, "next expiry": str(facts["next expiry"] or "")}, ensure_ascii=False, indent=2))
+        return
+    print_rows(
+        [{"what": what, "value": "-" if value is None else value} for what, value in facts.items()],
+        ("what", "value"),
+        settings.output_format,
+    )

@@ -1,0 +1,136 @@
+"""Options that commands share, and what they mean."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ParamSpec, TypeVar
+
+import click
+import psycopg
+
+from pg_grace.connection import Connection, Target, connect
+from pg_grace.errors import CommandError, Exit, from_server
+from pg_grace.output import note
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What stands before the command's name."""
+
+    target: Target
+    output_format: str
+
+
+def connected(command: Callable[..., R]) -> Callable[..., R]:
+    """Give a command an open connection and the settings; show the server's errors as psql does."""
+
+    @click.pass_obj
+    @functools.wraps(command)
+    def wrapper(settings: Settings, /, *args: Any, **kwargs: Any) -> R:
+        try:
+            with connect(settings.target) as connection:
+                return command(connection, settings, *args, **kwargs)
+        except psycopg.Error as error:
+            raise from_server(error) from error
+
+    return wrapper
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is destroyed; without a terminal and without --yes refuse."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError(f"{question}\nHINT:  There is nobody to ask here: say --yes.", Exit.REFUSED)
+    if not click.confirm(question, err=True):
+        raise CommandError("nothing was done", Exit.REFUSED)
+
+
+def yes_option(command: Callable[P, R]) -> Callable[P, R]:
+    """Add --yes."""
+    return click.option("--yes", is_flag=True, help="Don't ask.")(command)
+
+
+def dry_run_option(command: Callable[P, R]) -> Callable[P, R]:
+    """Add --dry-run."""
+    return click.option("--dry-run", is_flag=True, help="Show what would be done; change nothing.")(command)
+
+
+def wait_option(command: Callable[P, R]) -> Callable[P, R]:
+    """Add --wait."""
+    return click.option(
+        "--wait",
+        default="60 seconds",
+        show_default=True,
+        metavar="INTERVAL",
+        help="How long to try for the lock. No try holds up others for more than 100 ms.",
+    )(command)
+
+
+def table_named(connection: Connection, name: str) -> int:
+    """Return the OID of the table a person means; an unknown one is the server's error with DETAIL and HINT."""
+    row = connection.execute("select grace.table_named(%s)::oid as oid", (name,)).fetchone()
+    assert row is not None
+    return int(row["oid"])
+
+
+def read_time(connection: Connection, option: str, text: str | None) -> datetime | None:
+    """Read a time as a person gives it ("yesterday 10:00", "2 hours ago", ISO 8601), in the session's time zone.
+
+    Echoes on stderr which moment that is, exactly. Raises click.BadParameter when it is none.
+    """
+    if text is None:
+        return None
+    words = text.strip().removeprefix("about ").removeprefix("around ")
+    query = "select now() + %s::interval as at" if words.endswith(" ago") else "select %s::timestamptz as at"
+    try:
+        row = connection.execute(query, (words,)).fetchone()
+    except psycopg.DataError as error:
+        raise click.BadParameter(
+            f"{text!r} is not a time; say 2026-11-17 10:00, yesterday 10:00 or 2 hours ago", param_hint=f"--{option}"
+        ) from error
+    assert row is not None
+    moment: datetime = row["at"]
+    zone = connection.info.parameter_status("TimeZone")
+    note(f"--{option} is {moment.isoformat(sep=' ')} ({zone})")
+    return moment
+
+
+def read_keys(keys: tuple[str, ...]) -> str | None:
+    """Turn --key 7, --key id=7,line=2 or --key '{"id": 7}' into the jsonb that SQL takes."""
+    return json.dumps([_read_key(key) for key in keys]) if keys else None
+
+
+def _read_key(text: str) -> Any:
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise click.BadParameter(f"{text!r} is not JSON: {error}", param_hint="--key") from error
+    parts = [part.partition("=") for part in text.split(",")]
+    if all(separator for _, separator, _ in parts):
+        return {name.strip(): value for name, _, value in parts}
+    return text
+
+
+def selection_options(command: Callable[P, R]) -> Callable[P, R]:
+    """Add the options that select deleted rows."""
+    for option in reversed(
+        (
+            click.option("--deletion", type=int, metavar="ID", help="What this deletion removed."),
+            click.option("--key", "keys", multiple=True, metavar="KEY", help="A primary key: 7, or id=7,line=2."),
+            click.option("--from", "deleted_from", metavar="TIME", help="Deleted at or after: yesterday 10:00."),
+            click.option("--to", "deleted_to", metavar="TIME", help="Deleted before: 2 hours ago."),
+            click.option("--by", "deleted_by", metavar="ROLE", help="Deleted by this role or login."),
+        )
+    ):
+        command = option(command)
+    return command

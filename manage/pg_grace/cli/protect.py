@@ -1,0 +1,76 @@
+"""protect, unprotect."""
+
+from __future__ import annotations
+
+import click
+
+from pg_grace.cli.options import Settings, confirm, connected, dry_run_option, table_named, wait_option, yes_option
+from pg_grace.connection import Connection
+from pg_grace.output import note, print_rows
+
+
+@click.command()
+@click.argument("tables", nargs=-1, required=True, metavar="TABLE...")
+@click.option(
+    "--retention", default="30 days", show_default=True, metavar="INTERVAL", help="How long rows stay restorable."
+)
+@click.option("--no-cascade", is_flag=True, help="Not the tables that deleting from it cascades into.")
+@click.option("--exclude", "excluded", multiple=True, metavar="COLUMN", help="A column not to capture.")
+@wait_option
+@connected
+def protect(
+    connection: Connection,
+    settings: Settings,
+    *,
+    tables: tuple[str, ...],
+    retention: str,
+    no_cascade: bool,
+    excluded: tuple[str, ...],
+    wait: str,
+) -> None:
+    """Start capturing what is deleted from tables, and from those that their deletes cascade into."""
+    rows = []
+    with connection.transaction():
+        for table in [table_named(connection, name) for name in tables]:
+            rows += connection.execute(
+                "select protected_table::text as table, buffer::text, status, coalesce(warning, '') as warning"
+                " from grace.protect(%s::oid::regclass, %s::interval, not %s, %s::name[], %s::interval)",
+                (table, retention, no_cascade, list(excluded), wait),
+            ).fetchall()
+    print_rows(rows, ("table", "buffer", "status", "warning"), settings.output_format)
+
+
+@click.command()
+@click.argument("table")
+@click.option("--discard-buffer", is_flag=True, help="Give up what can still be restored.")
+@wait_option
+@dry_run_option
+@yes_option
+@connected
+def unprotect(
+    connection: Connection,
+    settings: Settings,  # noqa: ARG001
+    *,
+    table: str,
+    discard_buffer: bool,
+    wait: str,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    """Stop capturing what is deleted from a table; what is buffered stays restorable until it expires."""
+    oid = table_named(connection, table)
+    row = connection.execute(
+        "select buffered_rows from grace.protected where target = %s::oid::regclass", (oid,)
+    ).fetchone()
+    buffered = 0 if row is None else row["buffered_rows"]
+    fate = "would be gone for good" if discard_buffer else "stay restorable until they expire"
+    if dry_run:
+        note(f"would stop capturing deletes from {table}; {buffered} buffered rows {fate}")
+        return
+    question = f"Stop capturing deletes from {table}? {buffered} buffered rows {fate}."
+    confirm(question, yes=yes)
+    connection.execute(
+        "select grace.unprotect(%s::oid::regclass, %s, %s::interval)",
+        (oid, "discard" if discard_buffer else "keep", wait),
+    )
+    note(f"deletes from {table} are no longer captured")

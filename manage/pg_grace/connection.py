@@ -1,0 +1,64 @@
+"""Opening connections: libpq does it, so PG* variables, services, .pgpass and URIs just work."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import psycopg
+from psycopg import conninfo
+from psycopg.rows import DictRow, dict_row
+
+from pg_grace.errors import CommandError, Exit
+
+Connection: TypeAlias = psycopg.Connection[DictRow]
+OLDEST_SERVER = 150000
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to connect to; what is None is left to libpq."""
+
+    dbname: str | None = None
+    host: str | None = None
+    port: str | None = None
+    user: str | None = None
+
+    def conninfo(self) -> str:
+        """Return a connection string; dbname may itself be a name, a connection string or a URI."""
+        given = {"host": self.host, "port": self.port, "user": self.user}
+        base = ""
+        if self.dbname is not None:
+            if "=" in self.dbname or "://" in self.dbname:
+                base = self.dbname
+            else:
+                given["dbname"] = self.dbname
+        return conninfo.make_conninfo(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def _show_notice(diagnostic: psycopg.errors.Diagnostic) -> None:
+    print(f"{diagnostic.severity}: {diagnostic.message_primary}", file=sys.stderr)
+
+
+def connect(target: Target) -> Connection:
+    """Open an autocommit connection; notices go to stderr.
+
+    Raises psycopg.OperationalError without an SQLSTATE when there is no connection to be had, and CommandError when the
+    server is older than PostgreSQL 15.
+    """
+    connection = psycopg.connect(
+        target.conninfo(), autocommit=True, row_factory=dict_row, fallback_application_name="pg_grace"
+    )
+    if connection.info.server_version < OLDEST_SERVER:
+        version = connection.info.parameter_status("server_version")
+        connection.close()
+        raise CommandError(
+            f"PostgreSQL {version} is too old\n"
+            "DETAIL:  pg_grace needs PostgreSQL 15 or later.\n"
+            "HINT:  Upgrade the server with pg_upgrade.\n"
+            "SQLSTATE: GR017",
+            Exit.REFUSED,
+        )
+    connection.add_notice_handler(_show_notice)
+    return connection

@@ -1,0 +1,48 @@
+-- The statement that captures from one relation as its columns are now: $1 is the deletion, $2 its time. The capture
+-- function runs it where its own static statement can't serve: for TRUNCATE, and when the table may have changed since
+-- the function was generated; then buffer and function are brought up to date first, within the same statement.
+create or replace function grace_internal.capture_statement(protected_id integer, relation oid, operation text)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_uncovered text;
+begin
+  if operation = 'TRUNCATE' then
+    -- Not MVCC-safe: a snapshot taken before the lock does not see every row that TRUNCATE removes.
+    if current_setting('transaction_isolation') <> 'read committed' then
+      raise exception 'TRUNCATE of protected table % needs isolation level READ COMMITTED',
+        grace_internal.qualified_name(relation)
+        using errcode = 'GR010',
+        detail = format(
+          'In a %s transaction rows that others committed meanwhile would be removed without being captured.',
+          upper(current_setting('transaction_isolation'))
+        ),
+        hint = 'Run the TRUNCATE in a READ COMMITTED transaction, or use DELETE.';
+    end if;
+    select string_agg(grace_internal.qualified_name(t.relation), ', ') into v_uncovered
+    from grace_internal.partition_tree(relation) as t (relation)
+    where not grace_internal.has_capture_triggers(t.relation);
+    if v_uncovered is not null then
+      raise exception 'TRUNCATE would remove rows that are not captured'
+        using errcode = 'GR010',
+        detail = format('Without capture triggers: %s', v_uncovered),
+        hint = format('Run: select * from grace.protect(%L);', (
+          select p.target_name from grace_internal.protected p where p.id = protected_id
+        ));
+    end if;
+  end if;
+
+  if grace_internal.columns_differ(protected_id) then
+    perform grace_internal.sync_columns(protected_id);
+    perform grace_internal.generate_capture(protected_id);
+  end if;
+
+  return grace_internal.insert_statement(
+    protected_id,
+    case operation when 'TRUNCATE' then 'only ' || grace_internal.qualified_name(relation) else 'grace_gone' end,
+    '$1', '$2'
+  );
+end
+$$;

@@ -1,0 +1,35 @@
+-- The two triggers on every relation of the tree that lacks them. ENABLE ALWAYS: a session with
+-- session_replication_role = replica deletes for good otherwise. Named to fire last, so that what other
+-- BEFORE TRUNCATE triggers still write is captured as well.
+create or replace function grace_internal.create_triggers(protected_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_relation record;
+  v_name text;
+begin
+  for v_relation in
+    select t.relation, grace_internal.qualified_name(t.relation) as name, c.relnatts + 1 as next_column
+    from grace_internal.protected p
+    cross join lateral grace_internal.partition_tree(p.target) as t (relation)
+    join pg_class c on c.oid = t.relation
+    where p.id = protected_id and not grace_internal.has_capture_triggers(t.relation)
+  loop
+    execute format(
+      'create or replace trigger zz_grace_delete after delete on %s referencing old table as grace_gone '
+      'for each statement execute function grace_internal.%I(%L)',
+      v_relation.name, 'capture_' || protected_id, v_relation.next_column
+    );
+    execute format(
+      'create or replace trigger zz_grace_truncate before truncate on %s '
+      'for each statement execute function grace_internal.%I()',
+      v_relation.name, 'capture_' || protected_id
+    );
+    foreach v_name in array array ['zz_grace_delete', 'zz_grace_truncate'] loop
+      execute format('alter table only %s enable always trigger %I', v_relation.name, v_name);
+    end loop;
+  end loop;
+end
+$$;

@@ -1,0 +1,14 @@
+create or replace function grace_internal.has_capture_triggers(relation oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select count(*) = 2
+  from pg_trigger t
+  join pg_proc f on f.oid = t.tgfoid
+  join pg_namespace n on n.oid = f.pronamespace
+  where t.tgrelid = relation
+    and t.tgname in ('zz_grace_delete', 'zz_grace_truncate')
+    and t.tgenabled = 'A'
+    and n.nspname = 'grace_internal'
+$$;

@@ -1,0 +1,65 @@
+-- Makes the buffer table follow the columns of its table; returns whether it had to change. Added columns are added,
+-- renamed ones renamed. A column that was dropped or changed its type keeps its values in the buffer; one that has to
+-- make room for a namesake is renamed to name_former1. Nothing is rewritten, so it is quick at any size.
+create or replace function grace_internal.sync_columns(protected_id integer)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_protected grace_internal.protected;
+  v_buffer text;
+  v_column record;
+  v_changed boolean := false;
+begin
+  select p.* into strict v_protected
+  from grace_internal.protected p
+  where p.id = protected_id
+  for update;
+  v_buffer := format('grace_buffer.%I', v_protected.buffer);
+
+  with ended as (
+    update grace_internal.protected_column c
+    set ended_at = clock_timestamp()
+    where c.protected_id = v_protected.id
+      and c.ended_at is null
+      and not exists (
+        select from grace_internal.live_columns(v_protected.target) l
+        where l.attnum = c.attnum and l.type = c.type
+      )
+    returning 1
+  )
+  select exists (select from ended) into v_changed;
+
+  for v_column in
+    select l.attname, l.attnum, l.type, l.type_name, c.buffer_column
+    from grace_internal.live_columns(v_protected.target) l
+    left join grace_internal.protected_column c
+      on c.protected_id = v_protected.id and c.attnum = l.attnum and c.ended_at is null
+    where not l.attnum = any (v_protected.excluded)
+      and c.buffer_column is distinct from l.attname
+    order by l.attnum
+  loop
+    v_changed := true;
+    perform grace_internal.make_room(v_protected.id, v_column.attname);
+    if v_column.buffer_column is null then
+      execute format('alter table %s add column %I %s', v_buffer, v_column.attname, v_column.type_name);
+      insert into grace_internal.protected_column (protected_id, buffer_column, attnum, type)
+      values (v_protected.id, v_column.attname, v_column.attnum, v_column.type);
+    else
+      perform grace_internal.rename_buffer_column(
+        v_protected.id,
+        (select c.buffer_column from grace_internal.protected_column c
+         where c.protected_id = v_protected.id and c.attnum = v_column.attnum and c.ended_at is null),
+        v_column.attname
+      );
+    end if;
+  end loop;
+
+  update grace_internal.protected p
+  set target_name = grace_internal.qualified_name(p.target)
+  where p.id = v_protected.id and p.target_name <> grace_internal.qualified_name(p.target);
+
+  return v_changed;
+end
+$$;

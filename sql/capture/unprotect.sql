@@ -1,0 +1,64 @@
+create or replace function grace.unprotect(
+  target regclass, buffer text default 'keep', wait interval default '60 seconds'
+)
+returns void
+language plpgsql
+security definer -- drops triggers, tables and functions that belong to pg_grace
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id integer := grace_internal.protected_id(target);
+  v_root regclass;
+  v_relations oid [];
+  v_relation oid;
+begin
+  if buffer is null or buffer not in ('keep', 'discard') then
+    raise exception 'buffer can''t be %', coalesce(quote_literal(buffer), 'null')
+      using errcode = 'invalid_parameter_value',
+      detail = 'It says what becomes of the rows that can still be restored.',
+      hint = 'Give ''keep'' (they stay until they expire) or ''discard'' (they are gone at once).';
+  end if;
+  perform grace_internal.require_table_right(target);
+  select p.target into v_root from grace_internal.protected p where p.id = v_id for update;
+
+  select array_agg(t.tgrelid) into v_relations
+  from pg_trigger t
+  where t.tgname in ('zz_grace_delete', 'zz_grace_truncate')
+    and t.tgfoid = to_regprocedure(format('grace_internal.%I()', 'capture_' || v_id));
+  if v_relations is not null then
+    perform grace_internal.lock_for_ddl(v_relations, 'access exclusive', wait);
+    for v_relation in select distinct r from unnest(v_relations) r loop
+      execute format('drop trigger if exists zz_grace_delete on %s', grace_internal.qualified_name(v_relation));
+      execute format('drop trigger if exists zz_grace_truncate on %s', grace_internal.qualified_name(v_relation));
+    end loop;
+  end if;
+
+  update grace_internal.protected p set active = false where p.id = v_id;
+  if buffer = 'discard' then
+    perform grace_internal.drop_buffer(v_id);
+  end if;
+  insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
+  values (
+    'unprotect', v_root, 'done', clock_timestamp(), jsonb_build_object('buffer', buffer),
+    grace_internal.caller(), session_user
+  );
+end
+$$;
+comment on function grace.unprotect(regclass, text, interval) is
+'Stops capturing what is deleted from a table. buffer: ''keep'' leaves what was deleted restorable until it expires, ''discard'' removes it at once and for good. wait: how long to try for the lock. Errors: GR001, GR006, 22023, 42501.';
+
+create or replace function grace_internal.drop_buffer(protected_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format(
+    'drop table grace_buffer.%I', (select p.buffer from grace_internal.protected p where p.id = protected_id)
+  );
+  execute format('drop function if exists grace_internal.%I()', 'capture_' || protected_id);
+  delete from grace_internal.restored r where r.protected_id = drop_buffer.protected_id;
+  delete from grace_internal.capture c where c.protected_id = drop_buffer.protected_id;
+  delete from grace_internal.protected p where p.id = drop_buffer.protected_id;
+end
+$$;

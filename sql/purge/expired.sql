@@ -1,0 +1,15 @@
+create or replace view grace.expired as
+select
+  p.target,
+  sum(c.row_count)::bigint - coalesce((
+    select sum(r.row_count)
+    from grace_internal.restored r
+    where r.protected_id = p.id and r.deleted_at <= grace._expired_before(p.id)
+  ), 0)::bigint as row_count,
+  min(c.deleted_at) as oldest
+from grace_internal.protected p
+join grace_internal.capture c on c.protected_id = p.id and c.deleted_at <= grace._expired_before(p.id)
+group by p.id, p.target;
+
+comment on view grace.expired is
+'Per table: rows that are past their retention and that the next purge removes. They can be neither seen nor restored.';

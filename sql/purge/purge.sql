@@ -1,0 +1,27 @@
+-- What pg_cron calls every night. It commits between slices, so that no lock is held for longer than one of them takes;
+-- each slice waits at most 50 ms for a lock and leaves what it can't get to the next run. A procedure that commits can
+-- be neither SECURITY DEFINER nor have a SET clause: the slices are functions that are both.
+create or replace procedure grace.purge(target regclass default null)
+language plpgsql
+as $$
+declare
+  v_run bigint;
+  v_work grace._purge_item [];
+  v_more boolean;
+begin
+  v_run := grace._purge_begin(target);
+  v_work := grace._purge_work(target);
+  commit;
+  for i in 1 .. pg_catalog.cardinality(v_work) loop
+    loop
+      v_more := grace._purge_slice(v_run, v_work[i]);
+      commit;
+      exit when not v_more;
+    end loop;
+  end loop;
+  perform grace._purge_end(v_run);
+  commit;
+end
+$$;
+comment on procedure grace.purge(regclass) is
+'Removes for good what is past its retention, of one table or of all, and makes the partitions of the days ahead. Commits as it goes, so it can''t run inside a transaction block. Each call is a row in grace.runs; status incomplete means that a lock was not free and the next run goes on. Errors: GR001, GR014 when another purge is running.';

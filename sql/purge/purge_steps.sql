@@ -1,0 +1,142 @@
+do $$
+begin
+  if to_regtype('grace._purge_item') is null then
+    create type grace._purge_item as (protected_id integer, leaf oid, action text);
+    comment on type grace._purge_item is 'Internal: one piece of a purge.';
+  end if;
+end
+$$;
+
+create or replace function grace._purge_begin(target regclass)
+returns bigint
+language plpgsql
+security definer -- writes the run
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_other grace_internal.run;
+  v_run bigint;
+begin
+  if target is not null then
+    perform grace_internal.protected_id(target);
+  end if;
+  lock table grace_internal.run in share row exclusive mode;
+  update grace_internal.run r
+  set status = 'aborted', finished_at = clock_timestamp()
+  where r.kind = 'purge' and r.status = 'running' and not grace._is_running(r.pid);
+  select r.* into v_other
+  from grace_internal.run r
+  where r.kind = 'purge' and r.status = 'running' and r.pid <> pg_backend_pid();
+  if found then
+    raise exception 'another purge is running'
+      using errcode = 'GR014',
+      detail = format('Run %s, process %s, since %s.', v_other.id, v_other.pid, v_other.started_at),
+      hint = 'It does the same work; wait for it.';
+  end if;
+  insert into grace_internal.run (kind, target, role, login)
+  values ('purge', target, grace_internal.caller(), session_user)
+  returning id into v_run;
+  return v_run;
+end
+$$;
+comment on function grace._purge_begin(regclass) is 'Internal: opens the run of a purge.';
+
+-- Emptying comes before dropping, and both before the partitions of the days ahead; the log goes last.
+create or replace function grace._purge_work(target regclass)
+returns grace._purge_item []
+language sql stable
+security definer -- reads the registry
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(row(w.id, w.leaf, w.action)::grace._purge_item order by w.step, w.id, w.name)
+  from (
+    select p.id, l.leaf, l.name, a.step, a.action
+    from grace_internal.protected p
+    cross join lateral grace_internal.leaves(p.id) l
+    cross join lateral (
+      values
+        (1, 'empty', l.upper_bound <= grace._expired_before(p.id)),
+        (2, 'drop', l.upper_bound <= grace._expired_before(p.id)),
+        (1, 'delete', l.upper_bound is null or (
+          l.lower_bound <= grace._expired_before(p.id) and l.upper_bound > grace._expired_before(p.id)
+        ))
+    ) as a (step, action, applies)
+    where a.applies and (target is null or p.target = coalesce(pg_partition_root(target), target))
+    union all
+    select p.id, null, null, s.step, s.action
+    from grace_internal.protected p
+    cross join (values (3, 'prepare'), (4, 'log')) as s (step, action)
+    where target is null or p.target = coalesce(pg_partition_root(target), target)
+  ) as w
+$$;
+comment on function grace._purge_work(regclass) is 'Internal: the pieces of a purge, in order.';
+
+-- Does one slice; returns whether there is more of the same piece.
+create or replace function grace._purge_slice(run bigint, item grace._purge_item)
+returns boolean
+language plpgsql
+security definer -- the buffer and the log are granted to nobody for writing
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '50ms'
+as $$
+declare
+  v_rows bigint := 0;
+  v_more boolean := false;
+  v_leaf text := grace_internal.qualified_name(item.leaf);
+begin
+  if not exists (select from grace_internal.run r where r.id = run and r.kind = 'purge' and r.status = 'running') then
+    raise exception 'run % is no purge that is running', run
+      using errcode = 'GR014', detail = 'Slices are done by grace.purge() only.', hint = 'call grace.purge();';
+  end if;
+  begin
+    case item.action
+      when 'empty' then v_rows := grace_internal.empty_leaf(item.protected_id, item.leaf);
+      when 'drop' then perform grace_internal.drop_leaf(item.protected_id, item.leaf);
+      when 'delete' then
+        v_rows := grace_internal.delete_expired(item.protected_id, item.leaf, 5000);
+        v_more := v_rows = 5000;
+      when 'prepare' then v_more := grace_internal.prepare_buffer(item.protected_id);
+      when 'log' then v_more := grace_internal.trim_log(item.protected_id, 5000);
+    end case;
+  exception when lock_not_available then
+    update grace_internal.run r
+    set details = jsonb_set(
+      r.details, '{left_for_next_run}',
+      coalesce(r.details -> 'left_for_next_run', '[]') || to_jsonb(concat_ws(' ', item.action, v_leaf, 'of', (
+        select p.target_name from grace_internal.protected p where p.id = item.protected_id
+      )))
+    )
+    where r.id = run;
+    return false;
+  end;
+  if v_rows > 0 then
+    update grace_internal.run r
+    set
+      row_count = r.row_count + v_rows,
+      details = jsonb_set(r.details, '{tables}', coalesce(r.details -> 'tables', '{}') || (
+        select jsonb_build_object(
+          p.target_name, coalesce((r.details -> 'tables' ->> p.target_name)::bigint, 0) + v_rows
+        )
+        from grace_internal.protected p
+        where p.id = item.protected_id
+      ))
+    where r.id = run;
+  end if;
+  return v_more;
+end
+$$;
+comment on function grace._purge_slice(bigint, grace._purge_item) is 'Internal: one slice of a purge.';
+
+create or replace function grace._purge_end(run bigint)
+returns void
+language sql
+security definer -- writes the run
+set search_path = pg_catalog, pg_temp
+as $$
+  update grace_internal.run r
+  set
+    finished_at = clock_timestamp(),
+    status = case when r.details ? 'left_for_next_run' then 'incomplete' else 'done' end
+  where r.id = run and r.kind = 'purge' and r.status = 'running' and r.pid = pg_backend_pid()
+$$;
+comment on function grace._purge_end(bigint) is 'Internal: closes the run of a purge.';

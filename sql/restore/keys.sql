@@ -1,0 +1,99 @@
+-- Primary keys given as jsonb ({"id": 7}, 7, or an array of either) as an array of objects. Errors: GR008 for what is
+-- no key of this table, GR009 for a table without a primary key.
+create or replace function grace_internal.normal_keys(protected_id integer, keys jsonb)
+returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_target regclass := (select p.target from grace_internal.protected p where p.id = protected_id);
+  v_names name [];
+  v_key jsonb;
+  v_result jsonb := '[]';
+begin
+  select grace_internal.column_names(i.indrelid, i.indkey::smallint []) into v_names
+  from pg_index i
+  where i.indrelid = v_target and i.indisprimary;
+  if not found then
+    raise exception 'table % has no primary key', v_target
+      using errcode = 'GR009',
+      detail = 'Its rows can''t be told apart by a key.',
+      hint = 'Select them by deletion, time or role instead.';
+  end if;
+
+  for v_key in
+    select k from jsonb_array_elements(case jsonb_typeof(keys) when 'array' then keys else jsonb_build_array(keys) end) k
+  loop
+    if jsonb_typeof(v_key) in ('number', 'string', 'boolean') and cardinality(v_names) = 1 then
+      v_key := jsonb_build_object(v_names[1], v_key);
+    end if;
+    if jsonb_typeof(v_key) <> 'object'
+      or (select array_agg(k order by k) from jsonb_object_keys(v_key) k)
+        is distinct from (select array_agg(n::text order by n::text) from unnest(v_names) n)
+    then
+      raise exception '% is not a key of %', v_key, v_target
+        using errcode = 'GR008',
+        detail = format('The primary key is (%s).', (select string_agg(quote_ident(n), ', ') from unnest(v_names) n)),
+        hint = format('Give it as %s.', (
+          select '{' || string_agg(format('"%s": …', n), ', ') || '}' from unnest(v_names) n
+        ));
+    end if;
+    v_result := v_result || v_key;
+  end loop;
+  if v_result = '[]' then
+    raise exception 'no key given'
+      using errcode = 'GR008', detail = 'keys is an empty array.', hint = 'Give at least one key, or leave keys out.';
+  end if;
+  return v_result;
+end
+$$;
+
+-- FROM item "k" with the keys as typed columns. Errors: as above, and GR008 for a value of the wrong type.
+create or replace function grace_internal.keys_source(protected_id integer, keys jsonb)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_target regclass := (select p.target from grace_internal.protected p where p.id = protected_id);
+  v_keys jsonb := grace_internal.normal_keys(protected_id, keys);
+  v_source text;
+begin
+  select format(
+    'pg_catalog.jsonb_to_recordset(%L) as k (%s)',
+    v_keys,
+    string_agg(format('%I %s', l.attname, l.type_name), ', ')
+  )
+  into v_source
+  from pg_index i
+  join grace_internal.live_columns(v_target) l on l.attnum = any (i.indkey)
+  where i.indrelid = v_target and i.indisprimary;
+  begin
+    execute format('select count(k.*) from %s', v_source);
+  exception when data_exception then
+    raise exception '% is not a key of %', v_keys, v_target
+      using errcode = 'GR008',
+      detail = format('A value does not fit its column: %s', sqlerrm),
+      hint = 'Give each value as the column''s type reads it.';
+  end;
+  return v_source;
+end
+$$;
+
+-- b (a buffered row) has the key k.
+create or replace function grace_internal.keys_condition(protected_id integer)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(
+    format('b.%I %s k.%I', c.buffer_column, grace_internal.equality(i.indexrelid, u.position::integer), a.attname),
+    ' and '
+  )
+  from grace_internal.protected p
+  join pg_index i on i.indrelid = p.target and i.indisprimary
+  cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
+  join pg_attribute a on a.attrelid = p.target and a.attnum = u.attnum
+  join grace_internal.protected_column c on c.protected_id = p.id and c.attnum = u.attnum and c.ended_at is null
+  where p.id = keys_condition.protected_id
+$$;

@@ -1,0 +1,39 @@
+-- Creates the pg_cron job that purges every night, or says in words why there is none and which setting is missing.
+-- 00:05 in pg_cron's time zone (GMT unless cron.timezone says otherwise): a buffer's day ends at 00:00 UTC, so that
+-- almost all that is due can be truncated.
+create or replace function grace_internal.ensure_jobs()
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_database text := current_setting('cron.database_name', true);
+begin
+  if exists (select from pg_extension where extname = 'pg_cron') then
+    execute 'select cron.schedule($1, $2, $3)'
+    using 'pg_grace: purge', '5 0 * * *', 'call grace.purge()';
+    return 'pg_cron job "pg_grace: purge" runs every night at 00:05';
+  end if;
+  if not exists (select from pg_available_extensions where name = 'pg_cron') then
+    return 'pg_cron is not installed on the server, so nothing is purged by itself. Install the package '
+      'postgresql-' || current_setting('server_version_num')::integer / 10000 || '-cron, set '
+      'shared_preload_libraries = ''pg_cron'' and cron.database_name = ''' || current_database()
+      || ''', restart, "create extension pg_cron", then install again. Until then call grace.purge() yourself.';
+  end if;
+  if v_database is null then
+    return 'pg_cron is not preloaded, so nothing is purged by itself. Set shared_preload_libraries = ''pg_cron'' and '
+      'cron.database_name = ''' || current_database() || ''' in postgresql.conf, restart, "create extension pg_cron", '
+      'then install again. Until then call grace.purge() yourself.';
+  end if;
+  if v_database <> current_database() then
+    return format(
+      'pg_cron runs in database "%s" (cron.database_name), not here, so nothing is purged by itself. There, run: '
+      'select cron.schedule_in_database(''pg_grace: purge %s'', ''5 0 * * *'', ''call grace.purge()'', %L); '
+      'or set cron.database_name = ''%s'', restart and install again.',
+      v_database, current_database(), current_database(), current_database()
+    );
+  end if;
+  return 'pg_cron is preloaded, but its extension is missing in this database, so nothing is purged by itself. '
+    'As superuser: create extension pg_cron; then install again.';
+end
+$$;

@@ -1,0 +1,57 @@
+-- Takes pg_grace out of the database: triggers, jobs, schemas, and the roles if no other database has use for them.
+-- Errors: GR006 when a table is too busy, GR013 when rows can still be restored and grace.discard_buffer is not "on".
+do $$
+declare
+  v_left text;
+  v_triggers oid [];
+  v_trigger record;
+  v_role name;
+begin
+  select string_agg(format('%s: %s', p.target, p.buffered_rows), ', ' order by p.target::text) into v_left
+  from grace.protected p
+  where p.buffered_rows > 0;
+  if v_left is not null and coalesce(current_setting('grace.discard_buffer', true), '') <> 'on' then
+    raise exception 'pg_grace was not uninstalled: deleted rows can still be restored'
+      using errcode = 'GR013',
+      detail = 'Rows in the buffer: ' || v_left,
+      hint = 'Restore them, or run pg_grace uninstall with --export DIR or --discard-buffer (in psql: set grace.discard_buffer = on).';
+  end if;
+
+  select array_agg(distinct t.tgrelid) into v_triggers
+  from pg_catalog.pg_trigger t
+  join pg_catalog.pg_proc f on f.oid = t.tgfoid
+  where f.pronamespace = 'grace_internal'::regnamespace and not t.tgisinternal;
+  if v_triggers is not null then
+    perform grace_internal.lock_for_ddl(v_triggers, 'access exclusive', interval '60 seconds');
+    for v_trigger in
+      select t.tgname, grace_internal.qualified_name(t.tgrelid) as relation
+      from pg_catalog.pg_trigger t
+      join pg_catalog.pg_proc f on f.oid = t.tgfoid
+      where f.pronamespace = 'grace_internal'::regnamespace and not t.tgisinternal
+    loop
+      execute format('drop trigger %I on %s', v_trigger.tgname, v_trigger.relation);
+    end loop;
+  end if;
+
+  if to_regclass('cron.job') is not null then
+    execute 'select cron.unschedule(j.jobid) from cron.job j
+      where j.jobname like ''pg_grace: %'' and j.database = current_database()';
+  end if;
+
+  execute 'drop schema grace_buffer cascade';
+  execute 'drop schema grace_internal cascade';
+  execute 'drop schema grace cascade';
+
+  foreach v_role in array array ['grace_admin', 'grace_operator', 'grace_auditor'] loop
+    if pg_catalog.shobj_description((select r.oid from pg_catalog.pg_roles r where r.rolname = v_role), 'pg_authid')
+      like 'pg_grace: %'
+    then
+      begin
+        execute format('drop role %I', v_role);
+      exception when dependent_objects_still_exist or insufficient_privilege then
+        raise notice 'role % stays: %', v_role, sqlerrm;
+      end;
+    end if;
+  end loop;
+end
+$$;
