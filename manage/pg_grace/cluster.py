@@ -88,7 +88,16 @@ class Cluster:
             owner = pwd.getpwnam("postgres")
             os.chown(self.folder, owner.pw_uid, owner.pw_gid)
         self.run(
-            "initdb", "-D", str(self.data), "-U", self.superuser, "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8",
+            "initdb",
+            "-D",
+            str(self.data),
+            "-U",
+            self.superuser,
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C.UTF-8",
             "--no-sync",
         )
         settings = {
@@ -133,7 +142,5 @@ class Cluster:
 
 def has_pg_cron() -> bool:
     """Whether pg_cron's library is installed beside these server programs."""
-    done = subprocess.run(
-        [str(binaries() / "pg_config"), "--pkglibdir"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([str(binaries() / "pg_config"), "--pkglibdir"], capture_output=True, text=True, check=False)
     return done.returncode == 0 and (Path(done.stdout.strip()) / "pg_cron.so").exists()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import decimal
+import functools
+import json
 import sys
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -9,11 +12,13 @@ from typing import TypeAlias
 import psycopg
 from psycopg import conninfo
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_loads
 
 from pg_grace.errors import CommandError, Exit
 
 Connection: TypeAlias = psycopg.Connection[DictRow]
 OLDEST_SERVER = 150000
+_exact_json = functools.partial(json.loads, parse_float=decimal.Decimal)
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,10 @@ class Target:
     user: str | None = None
 
     def conninfo(self) -> str:
-        """Return a connection string; dbname may itself be a name, a connection string or a URI."""
+        """Return a connection string; dbname may itself be a name, a connection string or a URI.
+
+        Raises CommandError when libpq can't read it.
+        """
         given = {"host": self.host, "port": self.port, "user": self.user}
         base = ""
         if self.dbname is not None:
@@ -34,7 +42,10 @@ class Target:
                 base = self.dbname
             else:
                 given["dbname"] = self.dbname
-        return conninfo.make_conninfo(base, **{name: value for name, value in given.items() if value is not None})
+        try:
+            return conninfo.make_conninfo(base, **{name: value for name, value in given.items() if value is not None})
+        except psycopg.ProgrammingError as error:
+            raise CommandError(f"no connection: {str(error).strip()}", Exit.NO_CONNECTION) from error
 
 
 def _show_notice(diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -60,5 +71,6 @@ def connect(target: Target) -> Connection:
             "SQLSTATE: GR017",
             Exit.REFUSED,
         )
+    set_json_loads(_exact_json, connection)
     connection.add_notice_handler(_show_notice)
     return connection

@@ -21,6 +21,7 @@ class Exit(enum.IntEnum):
 
 # What pg_grace itself, or the user's rights, refused; nothing has changed.
 _REFUSALS = ("GR", "42501")
+_UNDEFINED = ("3F000", "42P01", "42883")
 
 
 class CommandError(click.ClickException):
@@ -39,16 +40,41 @@ def describe(error: psycopg.Error) -> str:
     lines = [diagnostics.message_primary]
     if diagnostics.message_detail:
         lines.append(f"DETAIL:  {diagnostics.message_detail}")
-    if diagnostics.message_hint:
-        lines.append(f"HINT:  {diagnostics.message_hint}")
+    hint = diagnostics.message_hint or _hint(error)
+    if hint:
+        lines.append(f"HINT:  {hint}")
     if error.sqlstate:
         lines.append(f"SQLSTATE: {error.sqlstate}")
     return "\n".join(lines)
+
+
+def _hint(error: psycopg.Error) -> str | None:
+    """Return what to do where PostgreSQL itself, refusing a right on pg_grace's own objects, says nothing."""
+    if error.sqlstate == "42501" and "grace" in (error.diag.message_primary or ""):
+        return (
+            "Looking takes membership in grace_auditor (what and when) or grace_operator (the rows, and to restore),"
+            " protecting and purging in grace_admin."
+        )
+    return None
+
+
+def _is_not_installed(error: psycopg.Error) -> bool:
+    message = error.diag.message_primary or ""
+    outermost = error.diag.context is None
+    return error.sqlstate in _UNDEFINED and outermost and ("grace." in message or '"grace"' in message)
 
 
 def from_server(error: psycopg.Error) -> CommandError:
     """Turn an error of the server, or of the connection to it, into one that ends the command."""
     if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
         return CommandError(f"no connection: {str(error).strip()}", Exit.NO_CONNECTION)
+    if _is_not_installed(error):
+        return CommandError(
+            "pg_grace is not installed in this database, or not the version this client needs\n"
+            f"DETAIL:  {error.diag.message_primary}\n"
+            "HINT:  Install it, or bring it up to date: pg_grace install\n"
+            f"SQLSTATE: {error.sqlstate}",
+            Exit.REFUSED,
+        )
     refused = error.sqlstate is not None and error.sqlstate.startswith(_REFUSALS)
     return CommandError(describe(error), Exit.REFUSED if refused else Exit.FAILED)

@@ -53,6 +53,7 @@ begin
 end
 $$;
 """
+_BEFORE_MIGRATIONS = ("schema/roles.sql", "schema/schemas.sql")
 _JOBS = "select grace_internal.ensure_jobs() as schedule;"
 
 
@@ -89,23 +90,29 @@ def installed_revision(connection: Connection) -> str | None:
 
 def install(connection: Connection) -> str:
     """Install, or bring up to date, in one transaction; return what became of the schedule, in words."""
-    with connection.transaction():
-        connection.execute(_LOCK)
-        connection.execute(_QUIET)
-        connection.execute(_SEARCH_PATH)
-        connection.execute(_GUARD)
-        _refuse_newer(connection)
-        for name in ("schema/roles.sql", "schema/schemas.sql"):
-            connection.execute(files.sql(name).encode())
-        _migrate(connection)
-        for name in files.repeatable_sql():
-            connection.execute(files.sql(name).encode())
-        row = connection.execute(_JOBS.encode()).fetchone()
-    assert row is not None
-    return str(row["schedule"])
+    refuse_newer(connection)
+    connection.autocommit = False
+    connection.row_factory = tuple_row  # type: ignore[assignment]
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool)
+    config = _config()
+    try:
+        with engine.begin() as shared:
+            for statement in (_LOCK, _QUIET, _SEARCH_PATH, _GUARD, *map(files.sql, _BEFORE_MIGRATIONS)):
+                connection.execute(statement.encode())
+            config.attributes["connection"] = shared
+            command.upgrade(config, "head")
+            for name in files.repeatable_sql():
+                connection.execute(files.sql(name).encode())
+            return str(shared.exec_driver_sql(_JOBS).scalar_one())
+    except sqlalchemy.exc.DBAPIError as error:
+        raise error.orig or error from error
+    finally:
+        connection.row_factory = dict_row
+        connection.autocommit = True
 
 
-def _refuse_newer(connection: Connection) -> None:
+def refuse_newer(connection: Connection) -> None:
+    """Raise CommandError when a newer pg_grace has been at the database."""
     revision = installed_revision(connection)
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
     if revision is not None and revision not in known:
@@ -118,35 +125,20 @@ def _refuse_newer(connection: Connection) -> None:
         )
 
 
-def _migrate(connection: Connection) -> None:
-    engine = sqlalchemy.create_engine(
-        "postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool, pool_reset_on_return=None
-    )
-    config = _config()
-    connection.row_factory = tuple_row  # type: ignore[assignment]
-    try:
-        with engine.connect() as shared:
-            config.attributes["connection"] = shared
-            command.upgrade(config, "head")
-    finally:
-        connection.row_factory = dict_row
-
-
 def script(since: str | None = None) -> str:
     """Return the installation, or the upgrade from a revision, as one script for psql."""
     output = io.StringIO()
     command.upgrade(_config(output), "head" if since is None else f"{since}:head", sql=True)
     parts = [
         f"-- pg_grace {__version__}, revision {newest_revision()}: psql -f install.sql\n"
-        "-- Generated from sql/ and migrations/ by \"pg_grace install --sql\"; change those.\n"
+        '-- Generated from sql/ and migrations/ by "pg_grace install --sql"; change those.\n'
         "\\set ON_ERROR_STOP on\n",
         "begin;\n",
         f"{_LOCK};\n",
         f"{_QUIET};\n{_SEARCH_PATH};\n",
         _GUARD,
         _GUARD_NEW if since is None else _GUARD_REVISION.format(since=since),
-        files.sql("schema/roles.sql"),
-        files.sql("schema/schemas.sql"),
+        *map(files.sql, _BEFORE_MIGRATIONS),
         output.getvalue().strip() + "\n",
         *(f"-- {name}\n{files.sql(name)}" for name in files.repeatable_sql()),
         f"{_JOBS}\n",

@@ -9,13 +9,16 @@ import io
 import ipaddress
 import json
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 Row = Mapping[str, Any]
 
@@ -30,7 +33,9 @@ def _text(value: Any) -> str:
     if isinstance(value, datetime.timedelta):
         return interval(value)
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, default=str)
+        return to_json(value)
+    if isinstance(value, decimal.Decimal):
+        return f"{value:f}"
     return str(value)
 
 
@@ -56,26 +61,37 @@ def _json_value(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
-    if isinstance(value, decimal.Decimal | ipaddress.IPv4Address | ipaddress.IPv6Address):
+    if isinstance(value, decimal.Decimal):
+        return f"\0{value:f}\0"
+    if isinstance(value, ipaddress.IPv4Address | ipaddress.IPv6Address):
         return str(value)
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Return JSON in which a Decimal is a number with all its digits.
+
+    Python's encoder knows no such numbers, so they go through it between NULs, which no PostgreSQL text contains.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=_json_value)
+    return re.sub(r'"\\u0000([^"]*)\\u0000"', r"\1", text)
+
+
 def console() -> Console:
     """Return a console for stdout; without colour when NO_COLOR says so."""
-    return Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False)
+    return Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False, markup=False, emoji=False)
 
 
 def print_rows(rows: Iterable[Row], columns: Sequence[str], output_format: str, *, title: str | None = None) -> None:
     """Print rows: their columns in the order given, and no others."""
     chosen = [{column: row[column] for column in columns} for row in rows]
     if output_format == "json":
-        click.echo(json.dumps(chosen, ensure_ascii=False, indent=2, default=_json_value))
+        click.echo(to_json(chosen, indent=2))
     elif output_format == "csv":
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, fieldnames=list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({column: _csv_value(value) for column, value in row.items()} for row in chosen)
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([_csv_value(row[column]) for column in columns] for row in chosen)
         click.echo(buffer.getvalue(), nl=False)
     elif sys.stdout.isatty():
         _print_table(chosen, columns, title)
@@ -88,11 +104,21 @@ def print_rows(rows: Iterable[Row], columns: Sequence[str], output_format: str, 
 def _csv_value(value: Any) -> Any:
     if isinstance(value, datetime.datetime):
         return value.isoformat()
+    if isinstance(value, bool):
+        return "true" if value else "false"
     return value if value is None or isinstance(value, int | str) else _text(value)
 
 
 def _plain(value: Any) -> str:
-    return _text(value).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")
+    return _escaped(_text(value).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n"))
+
+
+def _escaped(text: str) -> str:
+    """Return text in which control characters are spelled out, for they would speak to the terminal."""
+    text = text.replace("\r", "\\r")
+    return "".join(
+        f"\\x{ord(char):02x}" if unicodedata.category(char) == "Cc" and char not in "\t\n" else char for char in text
+    )
 
 
 def _print_table(rows: list[dict[str, Any]], columns: Sequence[str], title: str | None) -> None:
@@ -101,7 +127,7 @@ def _print_table(rows: list[dict[str, Any]], columns: Sequence[str], title: str 
         numbers = any(isinstance(row[column], int) and not isinstance(row[column], bool) for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_text(row[column]) for column in columns))
+        table.add_row(*(Text(_escaped(_text(row[column]))) for column in columns))
     console().print(table)
 
 

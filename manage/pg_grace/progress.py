@@ -6,7 +6,6 @@ import sys
 import threading
 from types import TracebackType
 
-import psycopg
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

@@ -161,7 +161,7 @@ as $$
       end as value,
       grace_internal.equality(i.indexrelid, n) as equals
     from generate_series(1, i.indnkeyatts) n
-    cross join lateral (select '(' || pg_get_indexdef(i.indexrelid, n, false) || ')') as d (expression)
+    cross join lateral (select pg_get_indexdef(i.indexrelid, n, false)) as d (expression)
     left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[n - 1] and a.attnum > 0
   ) as k
   group by c.relname, i.indrelid, i.predicate

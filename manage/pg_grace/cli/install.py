@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -58,6 +59,7 @@ def upgrade(connection: Connection, settings: Settings, *, as_script: bool) -> N
             "pg_grace is not installed in this database\nHINT:  Install it: pg_grace install", Exit.REFUSED
         )
     if as_script:
+        migrate.refuse_newer(connection)
         click.echo(migrate.script(since=revision), nl=False)
     else:
         connection.close()
@@ -89,7 +91,7 @@ def uninstall(
     if migrate.installed_revision(connection) is None:
         raise CommandError("pg_grace is not installed in this database", Exit.REFUSED)
     rows = connection.execute(
-        "select target::text as target, buffer::oid as buffer, buffered_rows from grace.protected"
+        "select target::text as target, buffer::oid as buffer, buffered_rows, oldest from grace.protected"
         " where buffered_rows > 0 order by target::text"
     ).fetchall()
     total = sum(row["buffered_rows"] for row in rows)
@@ -101,19 +103,22 @@ def uninstall(
         if export_to is not None:
             export_to.mkdir(parents=True, exist_ok=True)
             for row in rows:
-                _export(connection, row["target"], row["buffer"], export_to)
+                _export(connection, row["buffer"], row["oldest"], export_to)
         if discard_buffer or export_to is not None:
             connection.execute("select set_config('grace.discard_buffer', 'on', true)")
         connection.execute(files.sql("uninstall/uninstall.sql").encode())
     note("pg_grace is uninstalled")
 
 
-def _export(connection: Connection, target: str, buffer: int, folder: Path) -> None:
-    name = target.replace('"', "").replace("/", "_")
-    path = folder / f"{name}.csv"
-    row = connection.execute("select grace._table_name(%s) as name", (buffer,)).fetchone()
+def _export(connection: Connection, buffer: int, oldest: datetime, folder: Path) -> None:
+    """Write the rows of a buffer that can still be restored to a file named after it, for its name is unique."""
+    row = connection.execute("select relname as name from pg_class where oid = %s", (buffer,)).fetchone()
     assert row is not None
-    query = sql.SQL("copy (select * from {}) to stdout with (format csv, header)").format(sql.SQL(row["name"]))
+    path = folder / f"{row['name'].replace('%', '%25').replace('/', '%2F')}.csv"
+    query = sql.SQL(
+        "copy (select * from {} where grace_deleted_at >= {} order by grace_deleted_at, grace_deletion)"
+        " to stdout with (format csv, header, encoding 'UTF8')"
+    ).format(sql.Identifier("grace_buffer", row["name"]), sql.Literal(oldest))
     with path.open("wb") as file, connection.cursor().copy(query) as copy:
         for block in copy:
             file.write(block)

@@ -119,13 +119,15 @@ def show(
         print_rows(rows[:limit], ("deletion", "deleted_at", "expires_at", "record"), settings.output_format)
     else:
         columns = _columns(connection, oid)
-        print_rows([_flat(row, columns) for row in rows[:limit]], columns, settings.output_format)
+        own = {name: f"grace_{name}" if name in columns else name for name in ("deletion", "deleted_at")}
+        flat = [{**row["record"], **{own[name]: row[name] for name in own}} for row in rows[:limit]]
+        print_rows(flat, [*own.values(), *columns], settings.output_format)
     if len(rows) > limit:
         note(f"there are more than these {limit}; narrow the search, or say --limit")
 
 
 def _columns(connection: Connection, oid: int) -> list[str]:
-    """Return what is printed of a buffered row: its deletion and time, then the table's columns in their order."""
+    """Return the columns of a table's buffer but the buffer's own, in their order."""
     rows = connection.execute(
         "select a.attname as name from grace.protected p join pg_attribute a on a.attrelid = p.buffer"
         " where p.target = coalesce(pg_partition_root(%(oid)s::oid::regclass), %(oid)s::oid::regclass)"
@@ -133,12 +135,7 @@ def _columns(connection: Connection, oid: int) -> list[str]:
         " order by a.attnum",
         {"oid": oid},
     ).fetchall()
-    return ["deletion", "deleted_at", *(row["name"] for row in rows)]
-
-
-def _flat(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
-    record = {column: row["record"].get(column) for column in columns}
-    return {**record, "deletion": row["deletion"], "deleted_at": row["deleted_at"]}
+    return [row["name"] for row in rows]
 
 
 @click.command()

@@ -104,6 +104,18 @@ def read_time(connection: Connection, option: str, text: str | None) -> datetime
     return moment
 
 
+def read_interval(connection: Connection, option: str, text: str) -> str:
+    """Return a duration as the server reads it; raises click.BadParameter when it is none."""
+    try:
+        row = connection.execute("select %s::interval::text as duration", (text,)).fetchone()
+    except psycopg.DataError as error:
+        raise click.BadParameter(
+            f"{text!r} is not a duration; say 30 days, 12 hours or 1 year", param_hint=f"--{option}"
+        ) from error
+    assert row is not None
+    return str(row["duration"])
+
+
 def read_keys(keys: tuple[str, ...]) -> str | None:
     """Turn --key 7, --key id=7,line=2 or --key '{"id": 7}' into the jsonb that SQL takes."""
     return json.dumps([_read_key(key) for key in keys]) if keys else None

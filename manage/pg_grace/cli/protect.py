@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import click
 
-from pg_grace.cli.options import Settings, confirm, connected, dry_run_option, table_named, wait_option, yes_option
+from pg_grace.cli.options import (
+    Settings,
+    confirm,
+    connected,
+    dry_run_option,
+    read_interval,
+    table_named,
+    wait_option,
+    yes_option,
+)
 from pg_grace.connection import Connection
+from pg_grace.errors import CommandError, Exit
 from pg_grace.output import note, print_rows
 
 
@@ -29,6 +39,8 @@ def protect(
     wait: str,
 ) -> None:
     """Start capturing what is deleted from tables, and from those that their deletes cascade into."""
+    retention = read_interval(connection, "retention", retention)
+    wait = read_interval(connection, "wait", wait)
     rows = []
     with connection.transaction():
         for table in [table_named(connection, name) for name in tables]:
@@ -58,11 +70,22 @@ def unprotect(
     yes: bool,
 ) -> None:
     """Stop capturing what is deleted from a table; what is buffered stays restorable until it expires."""
+    wait = read_interval(connection, "wait", wait)
     oid = table_named(connection, table)
     row = connection.execute(
-        "select buffered_rows from grace.protected where target = %s::oid::regclass", (oid,)
+        "select buffered_rows from grace.protected"
+        " where target = coalesce(pg_partition_root(%(oid)s::oid::regclass), %(oid)s::oid::regclass)",
+        {"oid": oid},
     ).fetchone()
-    buffered = 0 if row is None else row["buffered_rows"]
+    if row is None:
+        raise CommandError(
+            f"table {table} is not protected\n"
+            "DETAIL:  Its deletes are not captured.\n"
+            "HINT:  See what is protected: pg_grace tables\n"
+            "SQLSTATE: GR001",
+            Exit.REFUSED,
+        )
+    buffered = row["buffered_rows"]
     fate = "would be gone for good" if discard_buffer else "stay restorable until they expire"
     if dry_run:
         note(f"would stop capturing deletes from {table}; {buffered} buffered rows {fate}")

@@ -17,7 +17,7 @@ from pg_grace.cli.options import (
 )
 from pg_grace.connection import Connection
 from pg_grace.errors import CommandError, Exit
-from pg_grace.output import note, print_rows
+from pg_grace.output import note, print_rows, to_json
 from pg_grace.progress import RestoreProgress
 
 _CALL = (
@@ -85,14 +85,15 @@ def _total(connection: Connection, selection: dict[str, Any]) -> int | None:
     if selection["deletion"] is None or selection["target"] is not None:
         return None
     row = connection.execute(
-        "select sum(row_count - restored_count)::bigint as total from grace.deletions where id = %(deletion)s", selection
+        "select sum(row_count - restored_count)::bigint as total from grace.deletions where id = %(deletion)s",
+        selection,
     ).fetchone()
     return None if row is None else row["total"]
 
 
 def _conflicts(rows: list[dict[str, Any]]) -> list[str]:
     return [
-        f"{row['table']} {conflict['key']}: {conflict['reason']} ({conflict['constraint']})"
+        f"{row['table']} {to_json(conflict['key'])}: {conflict['reason']} ({conflict['constraint']})"
         for row in rows
         for conflict in row["conflicts"]
     ]

@@ -1,0 +1,1 @@
+"""pg_grace against bare PostgreSQL: ratios from one run."""
