@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from pg_grace.cluster import Cluster
@@ -14,6 +15,8 @@ from pg_grace.connection import Connection, Target, connect
 
 from benchmarks.measure import Result, Variant, compare, interleaved, no_slower
 from benchmarks.tables import create, create_log, execute, fill, protect, vacuum
+
+_Delete = Callable[[str, int], float | None]
 
 ROWS = 100_000
 TABLE_ROWS = 1_000_000
@@ -78,3 +81,118 @@ def single(connection: Connection, rounds: int, cluster: Cluster) -> list[Result
     if (cluster.binaries / "pgbench").exists():
         results += _single(connection, rounds, "pgbench", lambda table, first: _by_pgbench(cluster, table, first))
     return results
+
+
+def _single(connection: Connection, rounds: int, client: str, delete: _Delete) -> list[Result]:
+    bare, ours = f"single_bare_{client}", f"single_ours_{client}"
+    create(connection, bare, ours)
+    protect(connection, ours)
+    for table in (bare, ours):
+        fill(connection, table, 1, (rounds + 1) * SINGLES)
+
+    def variant(name: str, table: str) -> Variant:
+        starts = itertools.count(1, SINGLES)
+        return Variant(name, lambda: None, lambda: delete(table, next(starts)))
+
+    medians = interleaved(connection, [variant("bare", bare), variant("pg_grace", ours)], rounds)
+    for table in (bare, ours):
+        assert execute(connection, "select from {table}", table=table) == 0
+    title = f"single-row DELETEs, {client}"
+    added = (medians["pg_grace"] - medians["bare"]) / SINGLES * 1e6
+    return [
+        *compare(title, medians, {"pg_grace": SINGLE_LIMIT}, per=SINGLES, unit="µs"),
+        Result(title, "added by pg_grace", added, "µs"),
+    ]
+
+
+def _by_psycopg(session: Connection, table: str, first: int) -> None:
+    cursor = session.cursor()
+    for number in range(first, first + SINGLES):
+        cursor.execute(f"delete from {table} where id = %s".encode(), [number], prepare=True)
+
+
+def _by_pgbench(cluster: Cluster, table: str, first: int) -> float:
+    """Return the seconds that pgbench measured, without its connecting."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "delete.sql"
+        script.write_text(f"\\set n :n + 1\ndelete from {table} where id = :n;\n", encoding="utf-8")
+        done = subprocess.run(
+            [
+                str(cluster.binaries / "pgbench"), "--no-vacuum", "--protocol=prepared", "--client=1",
+                f"--transactions={SINGLES}", f"--define=n={first - 1}", f"--file={script}",
+                "--host=127.0.0.1", f"--port={cluster.port}", f"--username={cluster.superuser}", "postgres",
+            ],
+            capture_output=True, text=True, check=True, env={**os.environ, "PGOPTIONS": "-c synchronous_commit=off"},
+        )
+    rate = re.search(r"^tps = ([\d.]+)", done.stdout, re.MULTILINE)
+    assert rate is not None, done.stdout
+    return SINGLES / float(rate[1])
+
+
+def cascade(connection: Connection, rounds: int) -> list[Result]:
+    """2,000 parents with 10 children each, which go by ON DELETE CASCADE."""
+    for name in ("bare", "hand", "ours"):
+        _create_family(connection, name)
+    execute(connection, "create table order_log (id bigint, customer_id integer, ordered_on date, deleted_at timestamptz)")
+    execute(
+        connection,
+        "create table item_log (id bigint, order_id bigint, product text, quantity integer, price numeric(10, 2), "
+        "deleted_at timestamptz)",
+    )
+    protect(connection, "order_ours")
+    medians = interleaved(
+        connection,
+        [
+            Variant("bare", lambda: _fill_family(connection, "bare"), lambda: _delete_family(connection, "bare")),
+            Variant("hand-written", lambda: _fill_family(connection, "hand"), lambda: _log_family(connection)),
+            Variant("pg_grace", lambda: _fill_family(connection, "ours"), lambda: _delete_family(connection, "ours")),
+        ],
+        rounds,
+    )
+    title = "DELETE of 2,000 parents, 20,000 children"
+    return [
+        *compare(title, medians, {"pg_grace": CASCADE_LIMIT}),
+        no_slower(title, medians, "pg_grace", "hand-written"),
+    ]
+
+
+def _create_family(connection: Connection, name: str) -> None:
+    parent, child = f"order_{name}", f"item_{name}"
+    execute(
+        connection, "create table {parent} (id bigint primary key, customer_id integer, ordered_on date)", parent=parent
+    )
+    execute(
+        connection,
+        "create table {child} (id bigint primary key, order_id bigint not null references {parent} on delete cascade, "
+        "product text not null, quantity integer not null, price numeric(10, 2) not null)",
+        parent=parent, child=child,
+    )
+    execute(connection, "create index on {child} (order_id)", child=child)
+
+
+def _fill_family(connection: Connection, name: str) -> None:
+    parent, child = f"order_{name}", f"item_{name}"
+    vacuum(connection, child, parent)
+    execute(
+        connection,
+        f"insert into {{parent}} select n, n % 97, date '2026-01-01' + n % 365 from generate_series(1, {PARENTS}) n",
+        parent=parent,
+    )
+    execute(
+        connection,
+        "insert into {child} select n, 1 + (n - 1) / 10, 'product ' || n % 500, n % 7, n % 997 "
+        f"from generate_series(1, {PARENTS} * 10) n",
+        child=child,
+    )
+    vacuum(connection, parent, child)
+
+
+def _delete_family(connection: Connection, name: str) -> None:
+    execute(connection, "delete from {parent}", parent=f"order_{name}")
+
+
+def _log_family(connection: Connection) -> None:
+    """Children first, then parents: what someone writes who wants both."""
+    with connection.transaction():
+        execute(connection, _BY_HAND % "", table="item_hand", log="item_log")
+        execute(connection, _BY_HAND % "", table="order_hand", log="order_log")

@@ -18,7 +18,7 @@ return timestamptz '2026-11-01 12:00+01';
 create function pg_temp.pick(n integer, salt text, size integer) returns integer immutable language sql
 return ('x' || left(md5(salt || ':' || n), 7))::bit(28)::integer % size;
 
-create function pg_temp.one_of(items text [], n integer, salt text) returns text immutable language sql
+create function pg_temp.one_of(items text[], n integer, salt text) returns text immutable language sql
 return items[1 + pg_temp.pick(n, salt, cardinality(items))];
 
 -- Days before as_of of number i of n: more and more of everything as the business grows.
@@ -28,16 +28,16 @@ return (1 + days::bigint * (n - i) * (n - i) * (n - i) / (n::bigint * n * n))::i
 -- A working day, between 8 and 16 o'clock.
 create function pg_temp.days_ago(days integer, n integer, salt text) returns timestamptz stable language sql
 return (
-  select at - make_interval(days => greatest(extract(isodow from at)::integer - 5, 0))
+  select day - make_interval(days => greatest(extract(isodow from day)::integer - 5, 0))
   from (
-    select pg_temp.as_of() - make_interval(days => days) + make_interval(mins => pg_temp.pick(n, salt, 480) - 240) as at
+    select pg_temp.as_of() - make_interval(days => days) + make_interval(mins => pg_temp.pick(n, salt, 480) - 240) as day
   ) as moment
 );
 
 create function pg_temp.phone(n integer, salt text) returns text immutable language sql
 return format(
   '%s %s',
-  (array ['+49 30 23125', '+49 69 90009', '+49 40 66969', '+49 221 4710', '+49 89 99998'])[1 + pg_temp.pick(n, salt, 5)],
+  (array['+49 30 23125', '+49 69 90009', '+49 40 66969', '+49 221 4710', '+49 89 99998'])[1 + pg_temp.pick(n, salt, 5)],
   lpad(pg_temp.pick(n, salt || ' extension', 1000)::text, 3, '0')
 );
 
@@ -80,77 +80,77 @@ create temporary table pool (
   country char(2) primary key,
   tenant text not null,
   language char(2) not null,
-  trades text [] not null,
-  supplier_trades text [] not null,
-  families text [] not null,
-  forms text [] not null,
-  towns text [] not null,
-  streets text [] not null,
-  women text [] not null,
-  men text [] not null,
-  surnames text [] not null
+  trades text[] not null,
+  supplier_trades text[] not null,
+  families text[] not null,
+  forms text[] not null,
+  towns text[] not null,
+  streets text[] not null,
+  women text[] not null,
+  men text[] not null,
+  surnames text[] not null
 ) on commit drop;
 
 insert into pool
 values
 (
   'DE', 'regensburg', 'de',
-  array ['Bäckerei', 'Metzgerei', 'Autohaus', 'Tischlerei', 'Gasthof', 'Brauerei', 'Käserei', 'Hotel', 'Metallbau', 'Spedition'],
-  array ['Kältemittel-Großhandel', 'Ventilatorenbau', 'Filtertechnik', 'Pumpenwerk'],
-  array [
+  array['Bäckerei', 'Metzgerei', 'Autohaus', 'Tischlerei', 'Gasthof', 'Brauerei', 'Käserei', 'Hotel', 'Metallbau', 'Spedition'],
+  array['Kältemittel-Großhandel', 'Ventilatorenbau', 'Filtertechnik', 'Pumpenwerk'],
+  array[
     'Ahrendsen', 'Birkenfelder', 'Dornhagen', 'Eichelkamp', 'Falkenrieder', 'Grünspecht', 'Haferkamp', 'Immergrün',
     'Jungbluth', 'Kesselring', 'Lindenschmied', 'Mohnfelder', 'Nebelung', 'Osterloh', 'Pfefferkorn', 'Quellmalz',
     'Rosenhauer', 'Silberhorn', 'Tannenbichler', 'Uferkamp', 'Vogelsänger', 'Wacholder', 'Zaunkönig', 'Weidenröder'
   ],
-  array ['GmbH', 'KG', 'GmbH & Co. KG', 'OHG', 'e. K.'],
-  array [
+  array['GmbH', 'KG', 'GmbH & Co. KG', 'OHG', 'e. K.'],
+  array[
     '93047 Regensburg', '94032 Passau', '84028 Landshut', '92224 Amberg', '94315 Straubing', '95444 Bayreuth',
     '83022 Rosenheim', '85049 Ingolstadt', '90762 Fürth', '96047 Bamberg'
   ],
-  array ['Hauptstraße', 'Bahnhofstraße', 'Am Mühlbach', 'Gewerbepark', 'Lindenweg', 'Donauufer', 'Ziegeleistraße'],
-  array ['Anke', 'Birgit', 'Claudia', 'Dörte', 'Franziska', 'Heike', 'Jana', 'Katrin', 'Miriam', 'Sabine', 'Ulrike'],
-  array ['Andreas', 'Bernd', 'Dirk', 'Florian', 'Jürgen', 'Kai', 'Matthias', 'Oliver', 'Sönke', 'Thorsten', 'Uwe'],
-  array [
+  array['Hauptstraße', 'Bahnhofstraße', 'Am Mühlbach', 'Gewerbepark', 'Lindenweg', 'Donauufer', 'Ziegeleistraße'],
+  array['Anke', 'Birgit', 'Claudia', 'Dörte', 'Franziska', 'Heike', 'Jana', 'Katrin', 'Miriam', 'Sabine', 'Ulrike'],
+  array['Andreas', 'Bernd', 'Dirk', 'Florian', 'Jürgen', 'Kai', 'Matthias', 'Oliver', 'Sönke', 'Thorsten', 'Uwe'],
+  array[
     'Ackermann', 'Brückner', 'Dietz', 'Engelhardt', 'Förster', 'Gehrke', 'Hübner', 'Jahn', 'Kästner', 'Lorenz',
     'Marquardt', 'Nöll', 'Petersen', 'Reuter', 'Schröder', 'Thiele', 'Voß', 'Wendt', 'Zöllner'
   ]
 ),
 (
   'AT', 'graz', 'de',
-  array ['Kellerei', 'Tischlerei', 'Gärtnerei', 'Bäckerei', 'Weingut', 'Fleischerei', 'Landgasthof', 'Molkerei', 'Konditorei', 'Obstbau'],
-  array ['Kältekomponenten', 'Lüftungstechnik', 'Regeltechnik', 'Rohrhandel'],
-  array [
+  array['Kellerei', 'Tischlerei', 'Gärtnerei', 'Bäckerei', 'Weingut', 'Fleischerei', 'Landgasthof', 'Molkerei', 'Konditorei', 'Obstbau'],
+  array['Kältekomponenten', 'Lüftungstechnik', 'Regeltechnik', 'Rohrhandel'],
+  array[
     'Almesbrunner', 'Brandlechner', 'Hollerbusch', 'Kirchengast', 'Edlbacher', 'Fuchsgruber', 'Gamsjäger', 'Hochreiter',
     'Innerhofer', 'Jausovec', 'Kogelnigg', 'Lärchbaumer', 'Marchfelder', 'Nussbaumer', 'Oberwalder', 'Pichlmayr',
     'Rabensteiner', 'Sonnleitner', 'Trattnig', 'Unterköfler', 'Veitschegger', 'Weinzettl', 'Zirbenegger', 'Steinkellner'
   ],
-  array ['KG', 'GmbH', 'e. U.', 'GmbH', 'OG'],
-  array [
+  array['KG', 'GmbH', 'e. U.', 'GmbH', 'OG'],
+  array[
     '8010 Graz', '8200 Gleisdorf', '8330 Feldbach', '8430 Leibnitz', '8570 Voitsberg', '8600 Bruck an der Mur',
     '9020 Klagenfurt', '9500 Villach', '4020 Linz', '3100 St. Pölten'
   ],
-  array ['Hauptplatz', 'Grazer Straße', 'Kirchengasse', 'Industriestraße', 'Am Anger', 'Wiesenweg', 'Raabgasse'],
-  array ['Andrea', 'Barbara', 'Christina', 'Elfriede', 'Gerlinde', 'Ingrid', 'Johanna', 'Martina', 'Roswitha', 'Veronika'],
-  array ['Alois', 'Christoph', 'Ewald', 'Franz', 'Gernot', 'Herbert', 'Josef', 'Lukas', 'Markus', 'Reinhard', 'Wolfgang'],
-  array [
+  array['Hauptplatz', 'Grazer Straße', 'Kirchengasse', 'Industriestraße', 'Am Anger', 'Wiesenweg', 'Raabgasse'],
+  array['Andrea', 'Barbara', 'Christina', 'Elfriede', 'Gerlinde', 'Ingrid', 'Johanna', 'Martina', 'Roswitha', 'Veronika'],
+  array['Alois', 'Christoph', 'Ewald', 'Franz', 'Gernot', 'Herbert', 'Josef', 'Lukas', 'Markus', 'Reinhard', 'Wolfgang'],
+  array[
     'Aigner', 'Baumgartner', 'Dorfer', 'Ebner', 'Fink', 'Gruber', 'Haas', 'Kainz', 'Lackner', 'Moser', 'Neuhold',
     'Pichler', 'Reisinger', 'Schwarz', 'Strobl', 'Thaler', 'Wagner', 'Zach'
   ]
 ),
 (
   'NL', 'utrecht', 'nl',
-  array ['Bakkerij', 'Kwekerij', 'Slagerij', 'Zuivelhandel', 'Autobedrijf', 'Brouwerij', 'Restaurant', 'Visgroothandel'],
-  array ['Koeltechniek', 'Ventilatiegroothandel', 'Leidingwerk', 'Regeltechniek'],
-  array [
+  array['Bakkerij', 'Kwekerij', 'Slagerij', 'Zuivelhandel', 'Autobedrijf', 'Brouwerij', 'Restaurant', 'Visgroothandel'],
+  array['Koeltechniek', 'Ventilatiegroothandel', 'Leidingwerk', 'Regeltechniek'],
+  array[
     'Achterberg', 'Bloemendaal', 'Duinzicht', 'Elzenga', 'Grasveld', 'Hazelaar', 'Korenbloem', 'Lindeboom', 'Molenwijk',
     'Oosterveen', 'Rietveen', 'Zwaluwhof'
   ],
-  array ['B.V.', 'V.O.F.', 'B.V.', 'N.V.'],
-  array ['3511 AA Utrecht', '7411 AA Deventer', '3811 AA Amersfoort', '8011 AA Zwolle', '6811 AA Arnhem', '2611 AA Delft'],
-  array ['Dorpsstraat', 'Kerkstraat', 'Molenweg', 'Stationsplein', 'Havenkade', 'Industrieweg'],
-  array ['Anneke', 'Femke', 'Ilse', 'Lotte', 'Marieke', 'Sanne', 'Willemijn'],
-  array ['Bas', 'Daan', 'Gerrit', 'Jeroen', 'Maarten', 'Ruben', 'Sjoerd'],
-  array ['Bakker', 'van den Berg', 'Dekker', 'Hendriks', 'de Jong', 'Kuipers', 'Mulder', 'Postma', 'Smit', 'Visser', 'de Wit']
+  array['B.V.', 'V.O.F.', 'B.V.', 'N.V.'],
+  array['3511 AA Utrecht', '7411 AA Deventer', '3811 AA Amersfoort', '8011 AA Zwolle', '6811 AA Arnhem', '2611 AA Delft'],
+  array['Dorpsstraat', 'Kerkstraat', 'Molenweg', 'Stationsplein', 'Havenkade', 'Industrieweg'],
+  array['Anneke', 'Femke', 'Ilse', 'Lotte', 'Marieke', 'Sanne', 'Willemijn'],
+  array['Bas', 'Daan', 'Gerrit', 'Jeroen', 'Maarten', 'Ruben', 'Sjoerd'],
+  array['Bakker', 'van den Berg', 'Dekker', 'Hendriks', 'de Jong', 'Kuipers', 'Mulder', 'Postma', 'Smit', 'Visser', 'de Wit']
 );
 
 -- Users and products
@@ -159,9 +159,9 @@ insert into crm.app_user (login, full_name, email, role, permissions, settings, 
 select
   pg_temp.slug(full_name), full_name, replace(pg_temp.slug(full_name), '-', '.') || '@example.com', role,
   case role
-    when 'admin' then array ['read', 'write', 'delete', 'configure']
-    when 'accounting' then array ['read', 'write', 'export']
-    else array ['read', 'write']
+    when 'admin' then array['read', 'write', 'delete', 'configure']
+    when 'accounting' then array['read', 'write', 'export']
+    else array['read', 'write']
   end,
   jsonb_build_object('language', language, 'theme', case n % 3 when 0 then 'dark' else 'light' end),
   nullif(manager, n), n <> 11,
@@ -231,17 +231,17 @@ select
     else 'DE' || lpad(n::text, 9, '0')
   end,
   case
-    when n > 48 then array ['lieferant']
-    when n % 6 = 1 then array ['wartungsvertrag', 'stammkunde']
-    when n % 4 = 0 then array ['wartungsvertrag']
+    when n > 48 then array['lieferant']
+    when n % 6 = 1 then array['wartungsvertrag', 'stammkunde']
+    when n % 4 = 0 then array['wartungsvertrag']
     else '{}'
   end,
-  jsonb_build_object('payment_days', (array [14, 30, 30])[1 + n % 3], 'employees', 3 + pg_temp.pick(n, 'staff', 120)),
+  jsonb_build_object('payment_days', (array[14, 30, 30])[1 + n % 3], 'employees', 3 + pg_temp.pick(n, 'staff', 120)),
   case n when 22 then 12 when 33 then 18 when 38 then 18 end,
-  case when p.country = 'NL' then 7 else (array [2, 5, 6])[1 + n % 3] end,
+  case when p.country = 'NL' then 7 else (array[2, 5, 6])[1 + n % 3] end,
   pg_temp.days_ago(4500 - 70 * n, n, 'company'), pg_temp.days_ago(1 + pg_temp.pick(n, 'update', 290), n, 'update')
 from generate_series(1, 60) as n
-join pool as p on p.country = (array ['DE', 'DE', 'AT', 'AT', 'NL'])[1 + n % 5]
+join pool as p on p.country = (array['DE', 'DE', 'AT', 'AT', 'NL'])[1 + n % 5]
 cross join lateral (
   select
     case
@@ -272,12 +272,12 @@ select
   c.id,
   case when p.language = 'nl' then case when female then 'mevr.' else 'dhr.' end when female then 'Frau' else 'Herr' end,
   first_name, last_name,
-  (array ['Geschäftsführung', 'Einkauf', 'Technik'])[k],
+  (array['Geschäftsführung', 'Einkauf', 'Technik'])[k],
   format('%s.%s@%s', pg_temp.slug(first_name), pg_temp.slug(last_name), split_part(c.email, '@', 2)),
   pg_temp.phone(n, 'contact'),
   case when n % 3 > 0 then date '1958-03-01' + pg_temp.pick(n, 'birthday', 15500) end,
   p.language, n % 4 = 0,
-  case n % 5 when 0 then array ['förderungen', 'wärmepumpen'] when 3 then array ['kältetechnik'] else '{}' end,
+  case n % 5 when 0 then array['förderungen', 'wärmepumpen'] when 3 then array['kältetechnik'] else '{}' end,
   case n % 9 when 4 then 'Am besten vormittags erreichbar.' when 7 then 'Will Angebote nur per E-Mail.' end,
   c.created_at + make_interval(days => 30 * (k - 1), mins => 10)
 from crm.company as c
@@ -287,7 +287,10 @@ cross join lateral (select 3 * c.id + k as n, pg_temp.pick(3 * c.id + k, 'sex', 
 cross join lateral (
   select
     pg_temp.one_of(case when female then p.women else p.men end, n, 'first name') as first_name,
-    case when k = 1 and c.kind = 'customer' then split_part(c.name, ' ', 2) else pg_temp.one_of(p.surnames, n, 'surname') end as last_name
+    case
+      when k = 1 and c.kind = 'customer' then split_part(c.name, ' ', 2)
+      else pg_temp.one_of(p.surnames, n, 'surname')
+    end as last_name
 ) as names
 order by c.id, k;
 
@@ -325,19 +328,19 @@ select
   substring(pg_temp.one_of(p.towns, n, 'lead town') from '^\d+(?: [A-Z]{2})? (.*)$'), p.country,
   case when status in ('qualified', 'on_hold') then 500 * (1 + pg_temp.pick(n, 'value', 40)) end,
   case when status = 'no_interest'
-    then jsonb_build_object('reason', pg_temp.one_of(array ['price', 'competitor', 'no need', 'no answer'], n, 'reason'))
-    else jsonb_build_object('wants', pg_temp.one_of(array ['cold room', 'ventilation', 'service contract'], n, 'wants'))
+    then jsonb_build_object('reason', pg_temp.one_of(array['price', 'competitor', 'no need', 'no answer'], n, 'reason'))
+    else jsonb_build_object('wants', pg_temp.one_of(array['cold room', 'ventilation', 'service contract'], n, 'wants'))
   end,
-  n % 3 > 0, case when p.country = 'NL' then 7 else (array [2, 5, 6])[1 + n % 3] end,
+  n % 3 > 0, case when p.country = 'NL' then 7 else (array[2, 5, 6])[1 + n % 3] end,
   created_at,
   case when status <> 'new' then least(created_at + make_interval(days => pg_temp.pick(n, 'last', 45)), pg_temp.as_of()) end
 from generate_series(25, 120) as n
-join pool as p on p.country = (array ['AT', 'DE', 'AT', 'DE', 'NL'])[1 + n % 5]
+join pool as p on p.country = (array['AT', 'DE', 'AT', 'DE', 'NL'])[1 + n % 5]
 cross join lateral (
   select
     case
       when n > 112 then 'new'
-      else pg_temp.one_of(array ['contacted', 'contacted', 'qualified', 'on_hold', 'no_interest', 'no_interest'], n, 'status')
+      else pg_temp.one_of(array['contacted', 'contacted', 'qualified', 'on_hold', 'no_interest', 'no_interest'], n, 'status')
     end as status,
     pg_temp.one_of(case n % 2 when 0 then p.women else p.men end, n, 'lead first name') as first_name,
     pg_temp.one_of(p.surnames, n, 'lead surname') as last_name,
@@ -353,21 +356,31 @@ order by n;
 insert into crm.project (company_id, name, status, period, budget, milestones, manager_id, created_at)
 select
   c.id,
-  format('%s %s', pg_temp.one_of(array ['Neubau Kühlraum', 'Umbau Lüftung', 'Tausch Kältesatz', 'Fernüberwachung', 'Verkaufsraum'], n, 'job'), c.town),
-  case when ends < pg_temp.as_of()::date then 'done' when n % 9 = 0 then 'on_hold' when starts > pg_temp.as_of()::date then 'planned' else 'running' end::crm.project_status,
+  format('%s %s', pg_temp.one_of(jobs, n, 'job'), c.town),
+  case
+    when ends < pg_temp.as_of()::date then 'done'
+    when n % 9 = 0 then 'on_hold'
+    when starts > pg_temp.as_of()::date then 'planned'
+    else 'running'
+  end::crm.project_status,
   daterange(starts, ends), 2500 * (1 + pg_temp.pick(n, 'budget', 24)),
   jsonb_build_array(
     jsonb_build_object('name', 'Aufmaß', 'due', starts + 10), jsonb_build_object('name', 'Abnahme', 'due', ends - 5)
   ),
-  (array [3, 8, 9])[1 + n % 3], starts - 35 + time '10:00'
+  (array[3, 8, 9])[1 + n % 3], starts - 35 + time '10:00'
 from generate_series(1, 45) as n
 join crm.company as c on c.id = pg_temp.customer(n, 'project', pg_temp.age(n, 45, 2400) + 25)
-cross join lateral (select (pg_temp.as_of() - make_interval(days => pg_temp.age(n, 45, 2400) - 30))::date as starts) as start
+cross join (
+  select array['Neubau Kühlraum', 'Umbau Lüftung', 'Tausch Kältesatz', 'Fernüberwachung', 'Verkaufsraum'] as jobs
+) as job
+cross join lateral (
+  select (pg_temp.as_of() - make_interval(days => pg_temp.age(n, 45, 2400) - 30))::date as starts
+) as start
 cross join lateral (select starts + 40 + pg_temp.pick(n, 'duration', 160) as ends) as finish
 order by n;
 
 insert into crm.project_member (project_id, user_id, task)
-select p.id, 8 + (p.id + k) % 4, (array ['Montage', 'Elektrik', 'Planung'])[k]
+select p.id, 8 + (p.id + k) % 4, (array['Montage', 'Elektrik', 'Planung'])[k]
 from crm.project as p
 cross join lateral generate_series(1, 2 + p.id % 2) as k
 order by p.id, k;
@@ -377,9 +390,9 @@ insert into crm.service_object (
 )
 select
   c.id, p.id, null, format('SN%s-%s', to_char(installed, 'YY'), upper(left(md5('serial:' || n), 6))), p.name,
-  pg_temp.one_of(array ['Keller', 'Halle 1', 'Halle 2', 'Verkaufsraum', 'Dach', 'Lager'], n, 'location'), installed,
+  pg_temp.one_of(array['Keller', 'Halle 1', 'Halle 2', 'Verkaufsraum', 'Dach', 'Lager'], n, 'location'), installed,
   case when n % 7 > 0 then date '2026-11-02' + pg_temp.pick(n, 'service', 330) end,
-  jsonb_build_object('refrigerant', (array ['R290', 'R744', 'R404A'])[1 + n % 3], 'charge_kg', 1 + n % 9, 'remote', n % 4 = 0)
+  jsonb_build_object('refrigerant', (array['R290', 'R744', 'R404A'])[1 + n % 3], 'charge_kg', 1 + n % 9, 'remote', n % 4 = 0)
 from generate_series(1, 68) as n
 join crm.company as c on c.id = pg_temp.customer(n, 'object', pg_temp.age(n, 68, 3000))
 join crm.product as p on p.id = 1 + pg_temp.pick(n, 'device', 14)
@@ -401,12 +414,12 @@ return (
 
 insert into crm.offer (number, company_id, contact_id, project_id, owner_id, status, offered_on, valid_until, note)
 select
-  format('AN%s-%s', to_char(day, 'YY'), lpad(row_number() over (partition by extract(year from day) order by day, n)::text, 3, '0')),
+  'AN' || to_char(day, 'YY-') || lpad((row_number() over (partition by extract(year from day) order by day, n))::text, 3, '0'),
   c.id, pg_temp.contact_of(c.id, n), (select min(p.id) from crm.project as p where p.company_id = c.id and n % 3 = 0), c.owner_id,
   case
     when n > 88 then 'draft'
     when day > date '2026-10-05' then 'sent'
-    else pg_temp.one_of(array ['accepted', 'accepted', 'accepted', 'accepted', 'rejected', 'expired'], n, 'offer')
+    else pg_temp.one_of(array['accepted', 'accepted', 'accepted', 'accepted', 'rejected', 'expired'], n, 'offer')
   end::crm.offer_status,
   day, day + 30,
   case n % 4 when 1 then 'Preise freibleibend, Lieferzeit rund sechs Wochen.' end
@@ -418,7 +431,7 @@ order by day, n;
 insert into crm.offer_item (offer_id, position, product_id, description, quantity, unit_price, discount_percent)
 select
   o.id, k, p.id, p.name, pg_temp.quantity(p.unit, p.unit_price, o.id * 7 + k, 'offer quantity'), p.unit_price,
-  (array [0, 0, 0, 5, 7.5, 10])[1 + pg_temp.pick(o.id * 7 + k, 'discount', 6)]
+  (array[0, 0, 0, 5, 7.5, 10])[1 + pg_temp.pick(o.id * 7 + k, 'discount', 6)]
 from crm.offer as o
 cross join lateral generate_series(1, 2 + pg_temp.pick(o.id, 'offer items', 3)) as k
 join crm.product as p on p.id = 1 + (pg_temp.pick(o.id, 'offer product', 30) + 7 * k) % 30
@@ -428,7 +441,7 @@ insert into crm.sales_order (
   number, company_id, contact_id, offer_id, project_id, owner_id, status, ordered_on, delivered_on, delivery_address
 )
 select
-  format('AB%s-%s', to_char(day, 'YY'), lpad(row_number() over (partition by extract(year from day) order by day, offer_id, n)::text, 3, '0')),
+  'AB' || to_char(day, 'YY-') || lpad((row_number() over (partition by extract(year from day) order by day, offer_id, n))::text, 3, '0'),
   c.id, contact_id, offer_id, project_id, c.owner_id, status::crm.order_status, day,
   case status when 'delivered' then day + 4 + pg_temp.pick(n, 'delivery', 10) end,
   case when n % 6 = 0 then jsonb_build_object('name', c.name, 'gate', 'Lieferanteneingang', 'town', c.town) end
@@ -473,7 +486,7 @@ order by o.id, k;
 
 insert into crm.invoice (number, company_id, contact_id, sales_order_id, status, invoiced_on, due_on, paid_at, reminders, note)
 select
-  format('%s-%s', to_char(day, 'YYYY'), lpad(row_number() over (partition by extract(year from day) order by day, n)::text, 4, '0')),
+  to_char(day, 'YYYY-') || lpad((row_number() over (partition by extract(year from day) order by day, n))::text, 4, '0'),
   company_id, contact_id, sales_order_id,
   case when cancelled then 'cancelled' when paid then 'paid' else 'open' end::crm.invoice_status, day, day + days,
   case when paid and not cancelled then paid_at end,
@@ -541,8 +554,8 @@ where
 -- Some purchases are for a customer's order, never for one of company 7
 insert into crm.purchase_order (number, supplier_id, sales_order_id, ordered_by_id, status, ordered_on, delivered_on)
 select
-  format('BE%s-%s', to_char(day, 'YY'), lpad(row_number() over (partition by extract(year from day) order by day, n)::text, 3, '0')),
-  49 + pg_temp.pick(n, 'supplier', 12), for_order, (array [2, 3, 5])[1 + n % 3],
+  'BE' || to_char(day, 'YY-') || lpad((row_number() over (partition by extract(year from day) order by day, n))::text, 3, '0'),
+  49 + pg_temp.pick(n, 'supplier', 12), for_order, (array[2, 3, 5])[1 + n % 3],
   case when day > date '2026-10-15' then 'open' else 'delivered' end::crm.order_status, day,
   case when day <= date '2026-10-15' then day + 3 + n % 9 end
 from generate_series(1, 40) as n
@@ -574,11 +587,16 @@ select
     where o.company_id = c.id and o.part_of_id is null and o.installed_on < opened_at::date
     order by pg_temp.pick(n + o.id, 'faulty', 100), o.id limit 1
   ),
-  (array [3, 8, 9, 10])[1 + n % 4],
-  case when closed_at is not null then 'closed' when n > 118 then 'new' when n % 3 = 0 then 'waiting' else 'in_progress' end::crm.helpdesk_status,
+  (array[3, 8, 9, 10])[1 + n % 4],
+  case
+    when closed_at is not null then 'closed'
+    when n > 118 then 'new'
+    when n % 3 = 0 then 'waiting'
+    else 'in_progress'
+  end::crm.helpdesk_status,
   (enum_range(null::crm.helpdesk_priority))[1 + pg_temp.pick(n, 'priority', 4)], subject,
   format('%s Bitte um Rückruf unter %s.', body, c.phone),
-  case when subject ~ 'Alarm|kühlt' then array ['störung'] else '{}' end, opened_at, closed_at
+  case when subject ~ 'Alarm|kühlt' then array['störung'] else '{}' end, opened_at, closed_at
 from generate_series(1, 120) as n
 join crm.company as c on c.id = pg_temp.customer(n, 'helpdesk', pg_temp.age(n, 120, 2200))
 cross join lateral (
@@ -586,11 +604,17 @@ cross join lateral (
 ) as report
 cross join lateral (
   select
-    (array ['Kühlzelle kühlt nicht', 'Alarm am Klimaregler', 'Lüfter laut', 'Wasser unter dem Verdampfer', 'Frage zur Wartung', 'Fernzugriff gesperrt'])[fault] as subject,
-    (array [
-      'Seit heute früh steigt die Temperatur, wir haben schon über 9 °C.', 'Der Regler zeigt Fehler E17 und lässt sich nicht quittieren.',
-      'Seit dem Wochenende ein Schleifgeräusch, vor allem beim Anlaufen.', 'Jeden Morgen steht eine Lacke auf dem Boden, der Ablauf ist frei.',
-      'Wann ist die nächste Wartung fällig, und was ist im Vertrag enthalten?', 'Nach drei Versuchen ist der Zugang gesperrt, bitte zurücksetzen.'
+    (array[
+      'Kühlzelle kühlt nicht', 'Alarm am Klimaregler', 'Lüfter laut', 'Wasser unter dem Verdampfer', 'Frage zur Wartung',
+      'Fernzugriff gesperrt'
+    ])[fault] as subject,
+    (array[
+      'Seit heute früh steigt die Temperatur, wir haben schon über 9 °C.',
+      'Der Regler zeigt Fehler E17 und lässt sich nicht quittieren.',
+      'Seit dem Wochenende ein Schleifgeräusch, vor allem beim Anlaufen.',
+      'Jeden Morgen steht eine Lacke auf dem Boden, der Ablauf ist frei.',
+      'Wann ist die nächste Wartung fällig, und was ist im Vertrag enthalten?',
+      'Nach drei Versuchen ist der Zugang gesperrt, bitte zurücksetzen.'
     ])[fault] as body,
     case
       when opened_at < timestamptz '2026-10-01 00:00+02' and n % 19 > 0
@@ -602,18 +626,23 @@ order by n;
 insert into crm.helpdesk_comment (helpdesk_entry_id, author_id, body, internal, written_at)
 select
   h.id, case when k = 2 then null else h.assigned_to_id end,
-  (array ['Fehler aufgenommen, Termin wird abgestimmt.', 'Danke, morgen ab sieben Uhr ist jemand im Haus.', 'Teil getauscht, Probelauf ohne Befund.'])[k],
+  (array[
+    'Fehler aufgenommen, Termin wird abgestimmt.', 'Danke, morgen ab sieben Uhr ist jemand im Haus.',
+    'Teil getauscht, Probelauf ohne Befund.'
+  ])[k],
   k = 1 and h.id % 4 = 0, least(h.opened_at + make_interval(mins => 35 * k), h.closed_at)
 from crm.helpdesk_entry as h
 cross join lateral generate_series(1, case h.status when 'new' then 0 when 'closed' then 3 else 1 + h.id % 2 end) as k
 order by h.id, k;
 
-insert into crm.work_entry (company_id, user_id, project_id, helpdesk_entry_id, invoice_id, worked, hourly_rate, billable, description)
+insert into crm.work_entry (
+  company_id, user_id, helpdesk_entry_id, invoice_id, worked, hourly_rate, billable, description
+)
 select
-  h.company_id, h.assigned_to_id, null, h.id,
+  h.company_id, h.assigned_to_id, h.id,
   (select min(v.id) from crm.invoice as v where v.company_id = h.company_id and v.invoiced_on > h.closed_at::date),
   tstzrange(started, started + make_interval(mins => 15 * (2 + pg_temp.pick(h.id + k, 'minutes', 14)))), 89, h.id % 6 > 0,
-  (array ['Fehlersuche vor Ort', 'Reparatur und Probelauf'])[k]
+  (array['Fehlersuche vor Ort', 'Reparatur und Probelauf'])[k]
 from crm.helpdesk_entry as h
 cross join lateral generate_series(1, 1 + h.id % 2) as k
 cross join lateral (select h.opened_at + make_interval(mins => 60 * k) as started) as start
@@ -622,8 +651,8 @@ order by h.id, k;
 
 insert into crm.work_entry (company_id, user_id, project_id, worked, hourly_rate, description)
 select
-  p.company_id, m.user_id, p.id, tstzrange(started, started + make_interval(mins => 30 * (4 + pg_temp.pick(p.id + k, 'hours', 12)))), 78,
-  m.task || ', ' || p.name
+  p.company_id, m.user_id, p.id,
+  tstzrange(started, started + make_interval(mins => 30 * (4 + pg_temp.pick(p.id + k, 'hours', 12)))), 78, m.task || ', ' || p.name
 from crm.project as p
 join crm.project_member as m on m.project_id = p.id
 cross join lateral generate_series(1, 2) as k
@@ -638,7 +667,8 @@ insert into crm.email (message_id, direction, lead_id, contact_id, sender, recip
 select
   format('%s.%s@mail.example.com', thread, k), direction, lead_id, contact_id,
   case direction when 'incoming' then address else staff end,
-  case direction when 'incoming' then array [staff] else array [address] end || case when thread % 8 = 0 then array ['office@example.com'] else '{}' end,
+  case direction when 'incoming' then array[staff] else array[address] end
+  || case when thread % 8 = 0 then array['office@example.com'] else '{}' end,
   case when k > 1 then 'Re: ' else '' end || subject,
   format(
     e'%s %s\n\n%s\n\n%s\n%s', case language when 'nl' then 'Beste' else 'Guten Tag' end,
@@ -647,12 +677,16 @@ select
     case language when 'nl' then 'Met vriendelijke groet' else 'Mit freundlichen Grüßen' end,
     case direction when 'incoming' then person else staff_name end
   ),
-  jsonb_build_object('mailer', case direction when 'incoming' then 'Thunderbird' else 'CRM' end, 'spam_score', round(pg_temp.pick(thread + k, 'spam', 30) / 10.0, 1)),
+  jsonb_build_object(
+    'mailer', case direction when 'incoming' then 'Thunderbird' else 'CRM' end,
+    'spam_score', round(pg_temp.pick(thread + k, 'spam', 30) / 10.0, 1)
+  ),
   sent_at
 from (
   select
-    thread, l.id as lead_id, company.main_contact_id as contact_id, l.email as address, concat_ws(' ', l.first_name, l.last_name) as person,
-    case l.country when 'NL' then 'nl' else 'de' end as language, l.owner_id, l.created_at + make_interval(days => pg_temp.pick(thread, 'mail', 12)) as started
+    thread, l.id as lead_id, company.main_contact_id as contact_id, l.email as address,
+    concat_ws(' ', l.first_name, l.last_name) as person, case l.country when 'NL' then 'nl' else 'de' end as language,
+    l.owner_id, l.created_at + make_interval(days => pg_temp.pick(thread, 'mail', 12)) as started
   from generate_series(1, 200) as thread
   join crm.lead as l on l.id = 1 + pg_temp.pick(thread, 'mail lead', 120)
   left join crm.company as company on company.id = l.company_id
@@ -663,7 +697,10 @@ from (
   from generate_series(1, 200) as thread
   cross join lateral (select pg_temp.age(thread, 200, 2000) as age) as day
   join crm.contact as p
-    on p.id = case thread % 15 when 4 then 16 + thread % 3 else 1 + pg_temp.pick(thread, 'mail contact', least(60, (4400 - age) / 70) * 5 / 2) end
+    on p.id = case thread % 15
+      when 4 then 16 + thread % 3
+      else 1 + pg_temp.pick(thread, 'mail contact', least(60, (4400 - age) / 70) * 5 / 2)
+    end
   join crm.company as c on c.id = p.company_id
   where thread % 5 >= 2
 ) as conversation
@@ -673,18 +710,24 @@ cross join lateral (
   select
     case (thread + k) % 2 when 0 then 'incoming' else 'outgoing' end::crm.email_direction as direction,
     least(started + make_interval(hours => 5 * k), pg_temp.as_of() - make_interval(mins => 600 - 60 * k)) as sent_at,
+    pg_temp.one_of(
+      case language
+        when 'nl' then array['Offerte koelcel', 'Onderhoud 2026', 'Vraag over factuur', 'Afspraak ter plaatse']
+        else array[
+          'Angebot Kühlzelle', 'Wartungstermin', 'Frage zur Rechnung', 'Unterlagen Förderung', 'Liefertermin', 'Besuch nächste Woche'
+        ]
+      end,
+      thread, 'subject'
+    ) as subject,
     case language
-      when 'nl' then pg_temp.one_of(array ['Offerte koelcel', 'Onderhoud 2026', 'Vraag over factuur', 'Afspraak ter plaatse'], thread, 'subject')
-      else pg_temp.one_of(array ['Angebot Kühlzelle', 'Wartungstermin', 'Frage zur Rechnung', 'Unterlagen Förderung', 'Liefertermin', 'Besuch nächste Woche'], thread, 'subject')
-    end as subject,
-    case language
-      when 'nl' then array [
+      when 'nl' then array[
         'Dank voor het snelle antwoord, wij komen er deze week op terug.', 'Past dinsdag om tien uur ook voor u?',
         'In de bijlage vindt u de gevraagde gegevens.', 'Kunt u de prijs voor twee stuks nog eens bekijken?'
       ]
-      else array [
+      else array[
         'Danke für die rasche Antwort, wir melden uns bis Ende der Woche.', 'Passt Ihnen auch Dienstag um zehn Uhr?',
-        'Anbei die gewünschten Unterlagen. Bei Fragen bitte einfach anrufen.', 'Können Sie uns den Preis für zwei Stück noch einmal rechnen?',
+        'Anbei die gewünschten Unterlagen. Bei Fragen bitte einfach anrufen.',
+        'Können Sie uns den Preis für zwei Stück noch einmal rechnen?',
         'Der Techniker war heute da, es läuft alles wieder.', 'Bitte schicken Sie uns die Rechnung noch einmal als PDF.'
       ]
     end as texts
@@ -705,12 +748,23 @@ insert into crm.activity (kind, company_id, contact_id, lead_id, user_id, summar
 select
   event.kind, c.id, case when n % 7 > 0 then pg_temp.contact_of(c.id, n) end, l.id, coalesce(c.owner_id, l.owner_id),
   case event.kind
-    when 'call' then pg_temp.one_of(array ['Rückruf, Angebot besprochen', 'Nicht erreicht, auf Band gesprochen', 'Termin für Besichtigung vereinbart', 'Zufrieden mit der Wartung'], n, 'call')
+    when 'call' then pg_temp.one_of(
+      array[
+        'Rückruf, Angebot besprochen', 'Nicht erreicht, auf Band gesprochen', 'Termin für Besichtigung vereinbart',
+        'Zufrieden mit der Wartung'
+      ],
+      n, 'call'
+    )
     when 'meeting' then 'Besprechung im Büro, Protokoll folgt'
     when 'visit' then 'Besichtigung vor Ort, Maße genommen'
-    else pg_temp.one_of(array ['Entscheidet erst nach der Saison', 'Zahlt pünktlich', 'Chef ist bis Monatsende auf Urlaub'], n, 'note')
+    else pg_temp.one_of(
+      array['Entscheidet erst nach der Saison', 'Zahlt pünktlich', 'Chef ist bis Monatsende auf Urlaub'], n, 'note'
+    )
   end,
-  case event.kind when 'call' then jsonb_build_object('minutes', 1 + pg_temp.pick(n, 'call time', 25), 'incoming', n % 3 = 0) else '{}' end,
+  case event.kind
+    when 'call' then jsonb_build_object('minutes', 1 + pg_temp.pick(n, 'call time', 25), 'incoming', n % 2 = 0)
+    else '{}'
+  end,
   case
     when l.id is null then pg_temp.days_ago(age, n, 'activity')
     else least(l.created_at + make_interval(days => pg_temp.pick(n, 'lead call', 30)), pg_temp.as_of() - make_interval(hours => n % 40))
@@ -719,7 +773,7 @@ from generate_series(1, 250) as n
 cross join lateral (
   select
     pg_temp.age(n, 250, 1800) as age,
-    pg_temp.one_of(array ['call', 'call', 'call', 'meeting', 'visit', 'note'], n, 'kind')::crm.activity_kind as kind
+    pg_temp.one_of(array['call', 'call', 'call', 'meeting', 'visit', 'note'], n, 'kind')::crm.activity_kind as kind
 ) as event
 left join crm.lead as l on n % 3 = 1 and l.id = 1 + pg_temp.pick(n, 'activity lead', 120)
 left join crm.company as c on n % 3 <> 1 and c.id = pg_temp.customer(n, 'activity', age)
@@ -729,21 +783,26 @@ order by n;
 
 insert into crm.cash_book_entry (number, booked_on, kind, amount, description, invoice_id, user_id)
 select
-  format('KB%s-%s', to_char(day, 'YY'), lpad(row_number() over (partition by extract(year from day) order by day, kind, n)::text, 3, '0')),
-  day, kind, amount, description, invoice_id, (array [4, 12])[1 + n % 2]
+  'KB' || to_char(day, 'YY-') || lpad((row_number() over (partition by extract(year from day) order by day, kind, n))::text, 3, '0'),
+  day, kind, amount, description, invoice_id, (array[4, 12])[1 + n % 2]
 from (
-  select v.id as n, v.paid_at::date as day, 'sale'::crm.cash_kind as kind, v.net_total + v.vat_total as amount, 'Barzahlung Rechnung ' || v.number as description, v.id as invoice_id
+  select
+    v.id as n, v.paid_at::date as day, 'sale'::crm.cash_kind as kind, v.net_total + v.vat_total as amount,
+    'Barzahlung Rechnung ' || v.number as description, v.id as invoice_id
   from crm.invoice as v
   where v.status = 'paid' and v.net_total < 600 and v.company_id <> 7 and v.invoiced_on > date '2019-01-01'
   union all
   select
-    i, pg_temp.days_ago(pg_temp.age(i, 70, 1500), i, 'expense')::date, 'expense'::crm.cash_kind, -(300 + pg_temp.pick(i, 'expense', 9000)) / 100.0,
-    pg_temp.one_of(array ['Büromaterial', 'Porto', 'Parkgebühren', 'Bewirtung', 'Kleinteile Baumarkt', 'Treibstoff'], i, 'expense text'), null
+    i, pg_temp.days_ago(pg_temp.age(i, 70, 1500), i, 'expense')::date, 'expense'::crm.cash_kind,
+    -(300 + pg_temp.pick(i, 'expense', 9000)) / 100.0,
+    pg_temp.one_of(array['Büromaterial', 'Porto', 'Parkgebühren', 'Bewirtung', 'Kleinteile Baumarkt', 'Treibstoff'], i, 'expense text'), null
   from generate_series(1, 70) as i
   union all
   select
-    i, pg_temp.days_ago(pg_temp.age(i, 15, 1500), i, 'bank')::date, case i % 3 when 0 then 'deposit' else 'withdrawal' end::crm.cash_kind,
-    case i % 3 when 0 then -500 else 400 end, case i % 3 when 0 then 'Einzahlung auf das Bankkonto' else 'Abhebung vom Bankkonto' end, null
+    i, pg_temp.days_ago(pg_temp.age(i, 15, 1500), i, 'bank')::date,
+    case i % 3 when 0 then 'deposit' else 'withdrawal' end::crm.cash_kind,
+    case i % 3 when 0 then -500 else 400 end,
+    case i % 3 when 0 then 'Einzahlung auf das Bankkonto' else 'Abhebung vom Bankkonto' end, null
   from generate_series(1, 15) as i
 ) as booking
 order by day, kind, n;
@@ -755,14 +814,18 @@ insert into crm.uploaded_file (
 )
 select
   h.company_id, l.id, null, h.id, name, mime_type, pg_temp.file_content(n, mime_type, 600 + pg_temp.pick(n, 'size', 2400)),
-  case when mime_type = 'image/jpeg' then array ['foto'] else '{}' end, coalesce(h.assigned_to_id, l.owner_id),
+  case when mime_type = 'image/jpeg' then array['foto'] else '{}' end, coalesce(h.assigned_to_id, l.owner_id),
   coalesce(h.opened_at + interval '25 minutes', l.created_at + interval '2 hours')
 from generate_series(1, 36) as n
 left join crm.helpdesk_entry as h on n % 4 > 0 and h.id = 12 + 3 * n
 left join crm.lead as l on n % 4 = 0 and l.id = 3 * n
 cross join lateral (
   select
-    case when l.id is not null then 'Anfrage.txt' when n % 2 = 0 then 'Arbeitsbericht.pdf' else format('IMG_%s.jpg', 4000 + 7 * n) end as name,
+    case
+      when l.id is not null then 'Anfrage.txt'
+      when n % 2 = 0 then 'Arbeitsbericht.pdf'
+      else format('IMG_%s.jpg', 4000 + 7 * n)
+    end as name,
     case when l.id is not null then 'text/plain' when n % 2 = 0 then 'application/pdf' else 'image/jpeg' end as mime_type
 ) as file
 order by n;
@@ -773,9 +836,9 @@ select
   labels, 2, pg_temp.days_ago(age, n, 'file')
 from (
   values
-  (1, 'Wartungsvertrag Gewächshaus.pdf', 'application/pdf', 6144, array ['vertrag'], 900),
-  (2, 'Plan Lüftung Glashaus 2.pdf', 'application/pdf', 4096, array ['plan', 'lüftung'], 240),
-  (3, 'Schaltschrank.jpg', 'image/jpeg', 3072, array ['foto'], 35)
+  (1, 'Wartungsvertrag Gewächshaus.pdf', 'application/pdf', 6144, array['vertrag'], 900),
+  (2, 'Plan Lüftung Glashaus 2.pdf', 'application/pdf', 4096, array['plan', 'lüftung'], 240),
+  (3, 'Schaltschrank.jpg', 'image/jpeg', 3072, array['foto'], 35)
 ) as file (n, name, mime_type, size, labels, age)
 order by n;
 

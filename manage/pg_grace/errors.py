@@ -29,7 +29,7 @@ class CommandError(click.ClickException):
 
     def __init__(self, message: str, code: Exit) -> None:
         super().__init__(message)
-        self.exit_code = int(code)
+        self.exit_code = int(code)  # type: ignore[misc] # click declares a constant of the class
 
 
 def describe(error: psycopg.Error) -> str:

@@ -34,9 +34,7 @@ def _text(value: Any) -> str:
         return interval(value)
     if isinstance(value, dict | list):
         return to_json(value)
-    if isinstance(value, decimal.Decimal):
-        return f"{value:f}"
-    return str(value)
+    return f"{value:f}" if isinstance(value, decimal.Decimal) else str(value)
 
 
 def interval(value: datetime.timedelta) -> str:

@@ -6,18 +6,17 @@ set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select
-    from grace_internal.protected p
-    cross join lateral (
+    from (
       select l.attnum, l.attname, l.type
-      from grace_internal.live_columns(p.target) l
-      where not l.attnum = any (p.excluded)
+      from grace_internal.protected p
+      cross join lateral grace_internal.live_columns(p.target) l
+      where p.id = columns_differ.protected_id and not l.attnum = any (p.excluded)
     ) as l
     full join (
       select c.attnum, c.buffer_column, c.type
       from grace_internal.protected_column c
       where c.protected_id = columns_differ.protected_id and c.ended_at is null
     ) as c on c.attnum = l.attnum
-    where p.id = columns_differ.protected_id
-      and (l.attname is distinct from c.buffer_column or l.type is distinct from c.type)
+    where l.attname is distinct from c.buffer_column or l.type is distinct from c.type
   )
 $$;

@@ -43,7 +43,11 @@ begin
     v_changed := true;
     perform grace_internal.make_room(v_protected.id, v_column.attname);
     if v_column.buffer_column is null then
-      execute format('alter table %s add column %I %s', v_buffer, v_column.attname, v_column.type_name);
+      execute format(
+        'alter table %s add column %I %s default %L', v_buffer, v_column.attname, v_column.type_name,
+        grace_internal.missing_value(v_protected.target, v_column.attnum)
+      );
+      execute format('alter table %s alter column %I drop default', v_buffer, v_column.attname);
       insert into grace_internal.protected_column (protected_id, buffer_column, attnum, type)
       values (v_protected.id, v_column.attname, v_column.attnum, v_column.type);
     else

@@ -61,12 +61,13 @@ as $$
           l.lower_bound <= grace._expired_before(p.id) and l.upper_bound > grace._expired_before(p.id)
         ))
     ) as a (step, action, applies)
-    where a.applies and (target is null or p.target = coalesce(pg_partition_root(target), target))
+    where a.applies and (_purge_work.target is null or p.target = coalesce(pg_partition_root(_purge_work.target), _purge_work.target))
     union all
     select p.id, null, null, s.step, s.action
     from grace_internal.protected p
     cross join (values (3, 'prepare'), (4, 'log')) as s (step, action)
-    where target is null or p.target = coalesce(pg_partition_root(target), target)
+    where _purge_work.target is null
+      or p.target = coalesce(pg_partition_root(_purge_work.target), _purge_work.target)
   ) as w
 $$;
 comment on function grace._purge_work(regclass) is 'Internal: the pieces of a purge, in order.';

@@ -17,8 +17,7 @@ begin
     select a.attname
     from pg_attribute a
     join grace_internal.restore_columns(protected_id) c on c.attnum = a.attnum
-    where a.attrelid = v_target and a.attnotnull and c.insertable
-      and (c.value is not null or (not a.atthasdef and a.attidentity = ''))
+    where a.attrelid = v_target and c.not_null and c.insertable and c.default_value is null and a.attidentity = ''
   loop
     return next format(
       'select %s, %s, %L, %L from s_%s s where s.%I is null',

@@ -1,7 +1,9 @@
--- INSERT … SELECT of one table's selected rows, with the columns the table has now. A column whose type has changed
--- since takes the former value, cast.
+-- The columns that a table has now, and what a buffered row b holds for each (null where it holds nothing). A column
+-- whose type has changed since takes the former value, cast.
 create or replace function grace_internal.restore_columns(protected_id integer)
-returns table (attnum smallint, attname name, type_name text, value text, insertable boolean)
+returns table (
+  attnum smallint, attname name, type_name text, value text, insertable boolean, not_null boolean, default_value text
+)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -12,11 +14,14 @@ as $$
         then format('coalesce(b.%I, %s)', c.buffer_column, f.former_values)
       when c.buffer_column is not null then format('b.%I', c.buffer_column)
     end,
-    a.attgenerated = ''
+    a.attgenerated = '',
+    a.attnotnull,
+    case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end
   from grace_internal.protected p
   join pg_attribute a on a.attrelid = p.target and a.attnum > 0 and not a.attisdropped
   left join grace_internal.protected_column c
     on c.protected_id = p.id and c.attnum = a.attnum and c.ended_at is null
+  left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
   left join lateral (
     select string_agg(
       format('b.%I::%s', f.buffer_column, format_type(grace_internal.base_type(a.atttypid), -1)), ', '
@@ -29,6 +34,8 @@ as $$
   order by a.attnum
 $$;
 
+-- INSERT … SELECT of one table's selected rows. A NOT NULL column that was added with a volatile default is null in
+-- what was captured before: it takes the default.
 create or replace function grace_internal.insert_select(protected_id integer, source text)
 returns text
 language sql stable
@@ -38,7 +45,12 @@ as $$
     'insert into %s (%s) overriding system value select %s %s',
     grace_internal.qualified_name(p.target),
     string_agg(format('%I', c.attname), ', ' order by c.attnum),
-    string_agg(c.value, ', ' order by c.attnum),
+    string_agg(
+      case
+        when c.not_null and c.default_value is not null then format('coalesce(%s, %s)', c.value, c.default_value)
+        else c.value
+      end, ', ' order by c.attnum
+    ),
     source
   )
   from grace_internal.protected p
