@@ -8,15 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pg_grace import migrate
-from pg_grace.cluster import Cluster
-from pg_grace.connection import Connection, Target, connect
-
 from benchmarks.capturing import capture, cascade, single
 from benchmarks.measure import Result
 from benchmarks.pieces import pieces
 from benchmarks.purging import purge
 from benchmarks.restoring import restore
+from pg_grace import migrate
+from pg_grace.cluster import Cluster
+from pg_grace.connection import Connection, Target, connect
 
 # All else is PostgreSQL's default. No vacuum or checkpoint comes in between of its own accord: each is called where
 # nothing is timed.
@@ -63,7 +62,8 @@ def _conditions(connection: Connection, settings: dict[str, str], rounds: int) -
     return (
         f"{row['version']}\n{_machine()}\n"
         f"{', '.join(f'{name} = {value}' for name, value in settings.items())}; else defaults "
-        f"(shared_buffers = {row['shared_buffers']})\nmedians of {rounds} rounds, variants in turn, after one not counted\n"
+        f"(shared_buffers = {row['shared_buffers']})\n"
+        f"medians of {rounds} rounds, variants in turn, after one not counted\n"
     )
 
 

@@ -10,11 +10,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pg_grace.cluster import Cluster
-from pg_grace.connection import Connection, Target, connect
-
 from benchmarks.measure import Result, Variant, compare, interleaved, no_slower
 from benchmarks.tables import create, create_log, execute, fill, protect, vacuum
+from pg_grace.cluster import Cluster
+from pg_grace.connection import Connection, Target, connect
 
 _Delete = Callable[[str, int], float | None]
 
@@ -133,7 +132,9 @@ def cascade(connection: Connection, rounds: int) -> list[Result]:
     """2,000 parents with 10 children each, which go by ON DELETE CASCADE."""
     for name in ("bare", "hand", "ours"):
         _create_family(connection, name)
-    execute(connection, "create table order_log (id bigint, customer_id integer, ordered_on date, deleted_at timestamptz)")
+    execute(
+        connection, "create table order_log (id bigint, customer_id integer, ordered_on date, deleted_at timestamptz)"
+    )
     execute(
         connection,
         "create table item_log (id bigint, order_id bigint, product text, quantity integer, price numeric(10, 2), "

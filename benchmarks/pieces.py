@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from pg_grace.connection import Connection
-
 from benchmarks.measure import Result, Variant, compare, interleaved
 from benchmarks.tables import create, execute, fill, protect, vacuum
+from pg_grace.connection import Connection
 
 ROWS = 100_000
+_TRANSITION = "referencing old table as gone"
+_INSERT = "insert into {log} select *, 1, now() from gone;"
 # Name, whether there is a transition table, and what the trigger function does.
 _PIECES = (
     ("no trigger", None, None),
     ("empty trigger", "", ""),
-    ("transition table", "referencing old table as gone", ""),
-    ("+ INSERT into a plain table", "referencing old table as gone", "insert into {log} select *, 1, now() from gone;"),
-    ("+ INSERT into a partitioned table", "referencing old table as gone", "insert into {log} select *, 1, now() from gone;"),
+    ("transition table", _TRANSITION, ""),
+    ("+ INSERT into a plain table", _TRANSITION, _INSERT),
+    ("+ INSERT into a partitioned table", _TRANSITION, _INSERT),
 )
 
 
@@ -45,9 +46,7 @@ def pieces(connection: Connection, rounds: int) -> list[Result]:
     variants.append(_variant(connection, "pg_grace", "piece_ours"))
     _create_log(connection, "piece_alone", partitioned=False)
     fill(connection, "piece_source", 1, ROWS)
-    variants.append(
-        Variant("INSERT … SELECT alone", lambda: None, lambda: _insert_alone(connection))
-    )
+    variants.append(Variant("INSERT … SELECT alone", lambda: None, lambda: _insert_alone(connection)))
     return compare("pieces of a capture of 100,000 rows", interleaved(connection, variants, rounds), {})
 
 
@@ -56,9 +55,8 @@ def _create_log(connection: Connection, name: str, *, partitioned: bool) -> None
         "id bigint, customer_id integer, product_id integer, ordered_on date, status text, reference text, note text, "
         "quantity numeric, unit_price numeric, changed_at timestamptz, deletion bigint, deleted_at timestamptz"
     )
-    execute(
-        connection, f"create table {{log}} ({columns}) {'partition by range (deleted_at)' if partitioned else ''}", log=name
-    )
+    by_time = "partition by range (deleted_at)" if partitioned else ""
+    execute(connection, f"create table {{log}} ({columns}) {by_time}", log=name)
     if partitioned:
         execute(
             connection, "create table {leaf} partition of {log} for values from (minvalue) to (maxvalue)",

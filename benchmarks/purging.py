@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pg_grace.connection import Connection
+from psycopg import sql
 
 from benchmarks.measure import Result, Variant, compare, interleaved
 from benchmarks.tables import COLUMNS, create, execute, fill, protect, protected_number
-from psycopg import sql
+from pg_grace.connection import Connection
 
 ROWS = 1_000_000
 BATCH = 10_000
@@ -59,7 +59,9 @@ def purge(connection: Connection, rounds: int) -> list[Result]:
 
 
 def _position(connection: Connection) -> int:
-    row = connection.execute("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint as position").fetchone()
+    row = connection.execute(
+        "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint as position"
+    ).fetchone()
     assert row is not None
     return int(row["position"])
 
@@ -100,13 +102,15 @@ def _fill_expired_day(connection: Connection, table: str, source: str) -> None:
 def _delete_in_batches(connection: Connection, plain: str) -> None:
     """Delete stretches of pages of about 10,000 rows each: no index to look in or to maintain, nothing read twice."""
     row = connection.execute(
-        "select relpages, relpages * %s::bigint / reltuples::bigint as step from pg_class where oid = %s::text::regclass",
+        "select relpages, relpages * %s::bigint / reltuples::bigint as step "
+        "from pg_class where oid = %s::text::regclass",
         [BATCH, plain],
     ).fetchone()
     assert row is not None
     for page in range(0, row["relpages"], row["step"]):
         connection.execute(
             sql.SQL(
-                "delete from {} where ctid >= {}::tid and ctid < {}::tid and grace_deleted_at < now() - interval '30 days'"
+                "delete from {} where ctid >= {}::tid and ctid < {}::tid "
+                "and grace_deleted_at < now() - interval '30 days'"
             ).format(sql.Identifier(plain), f"({page},0)", f"({page + row['step']},0)")
         )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pg_grace.connection import Connection
-
 from benchmarks.measure import Result, Variant, compare, interleaved
 from benchmarks.tables import create, create_log, execute, fill, protect, vacuum
+from pg_grace.connection import Connection
 
 ROWS = 100_000
 LIMIT = 2.0

@@ -22,7 +22,7 @@ _ROWS = sql.SQL(
 def execute(connection: Connection, query: str, **names: str) -> int:
     """Run one statement with {names} in it quoted as identifiers; return the number of rows."""
     identifiers = {key: sql.Identifier(*name.split(".")) for key, name in names.items()}
-    return connection.execute(sql.SQL(query).format(**identifiers)).rowcount  # type: ignore[arg-type]
+    return connection.execute(sql.SQL(query).format(**identifiers)).rowcount
 
 
 def create(connection: Connection, *names: str) -> None:

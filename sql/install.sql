@@ -613,6 +613,19 @@ begin
 end
 $$;
 
+-- capture/missing_value.sql
+-- What a column that was added with a default has in rows from before, which PostgreSQL did not rewrite for it. The same
+-- goes for rows that had been deleted by then.
+create or replace function grace_internal.missing_value(relation oid, column_number smallint)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (a.attmissingval::text::text [])[1]
+  from pg_attribute a
+  where a.attrelid = relation and a.attnum = column_number and a.atthasmissing
+$$;
+
 -- capture/sync_columns.sql
 -- Makes the buffer table follow the columns of its table; returns whether it had to change. Added columns are added,
 -- renamed ones renamed. A column that was dropped or changed its type keeps its values in the buffer; one that has to
@@ -659,7 +672,11 @@ begin
     v_changed := true;
     perform grace_internal.make_room(v_protected.id, v_column.attname);
     if v_column.buffer_column is null then
-      execute format('alter table %s add column %I %s', v_buffer, v_column.attname, v_column.type_name);
+      execute format(
+        'alter table %s add column %I %s default %L', v_buffer, v_column.attname, v_column.type_name,
+        grace_internal.missing_value(v_protected.target, v_column.attnum)
+      );
+      execute format('alter table %s alter column %I drop default', v_buffer, v_column.attname);
       insert into grace_internal.protected_column (protected_id, buffer_column, attnum, type)
       values (v_protected.id, v_column.attname, v_column.attnum, v_column.type);
     else
@@ -1926,10 +1943,12 @@ end
 $$;
 
 -- restore/insert_select.sql
--- INSERT … SELECT of one table's selected rows, with the columns the table has now. A column whose type has changed
--- since takes the former value, cast.
+-- The columns that a table has now, and what a buffered row b holds for each (null where it holds nothing). A column
+-- whose type has changed since takes the former value, cast.
 create or replace function grace_internal.restore_columns(protected_id integer)
-returns table (attnum smallint, attname name, type_name text, value text, insertable boolean)
+returns table (
+  attnum smallint, attname name, type_name text, value text, insertable boolean, not_null boolean, default_value text
+)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1940,11 +1959,14 @@ as $$
         then format('coalesce(b.%I, %s)', c.buffer_column, f.former_values)
       when c.buffer_column is not null then format('b.%I', c.buffer_column)
     end,
-    a.attgenerated = ''
+    a.attgenerated = '',
+    a.attnotnull,
+    case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end
   from grace_internal.protected p
   join pg_attribute a on a.attrelid = p.target and a.attnum > 0 and not a.attisdropped
   left join grace_internal.protected_column c
     on c.protected_id = p.id and c.attnum = a.attnum and c.ended_at is null
+  left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
   left join lateral (
     select string_agg(
       format('b.%I::%s', f.buffer_column, format_type(grace_internal.base_type(a.atttypid), -1)), ', '
@@ -1957,6 +1979,8 @@ as $$
   order by a.attnum
 $$;
 
+-- INSERT … SELECT of one table's selected rows. A NOT NULL column that was added with a volatile default is null in
+-- what was captured before: it takes the default.
 create or replace function grace_internal.insert_select(protected_id integer, source text)
 returns text
 language sql stable
@@ -1966,7 +1990,12 @@ as $$
     'insert into %s (%s) overriding system value select %s %s',
     grace_internal.qualified_name(p.target),
     string_agg(format('%I', c.attname), ', ' order by c.attnum),
-    string_agg(c.value, ', ' order by c.attnum),
+    string_agg(
+      case
+        when c.not_null and c.default_value is not null then format('coalesce(%s, %s)', c.value, c.default_value)
+        else c.value
+      end, ', ' order by c.attnum
+    ),
     source
   )
   from grace_internal.protected p
@@ -1995,8 +2024,7 @@ begin
     select a.attname
     from pg_attribute a
     join grace_internal.restore_columns(protected_id) c on c.attnum = a.attnum
-    where a.attrelid = v_target and a.attnotnull and c.insertable
-      and (c.value is not null or (not a.atthasdef and a.attidentity = ''))
+    where a.attrelid = v_target and c.not_null and c.insertable and c.default_value is null and a.attidentity = ''
   loop
     return next format(
       'select %s, %s, %L, %L from s_%s s where s.%I is null',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import decimal
 import functools
 import json
+import re
 import sys
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -33,7 +34,7 @@ class Target:
     def conninfo(self) -> str:
         """Return a connection string; dbname may itself be a name, a connection string or a URI.
 
-        Raises CommandError when libpq can't read it.
+        Raises CommandError when libpq can't read it, without what libpq quotes of it where that may be a password.
         """
         given = {"host": self.host, "port": self.port, "user": self.user}
         base = ""
@@ -45,7 +46,10 @@ class Target:
         try:
             return conninfo.make_conninfo(base, **{name: value for name, value in given.items() if value is not None})
         except psycopg.ProgrammingError as error:
-            raise CommandError(f"no connection: {str(error).strip()}", Exit.NO_CONNECTION) from error
+            message = str(error).strip()
+            if "password" in base or "@" in base:
+                message = re.sub('".*"', '"…"', message)
+            raise CommandError(f"no connection: {message}", Exit.NO_CONNECTION) from error
 
 
 def _show_notice(diagnostic: psycopg.errors.Diagnostic) -> None:

@@ -1,4 +1,161 @@
 """The demo: the CRM of examples/crm on a throwaway cluster, told as a person would."""
 
+from __future__ import annotations
 
-def run(*, keep_open: bool) -> None: ...
+import os
+import shlex
+import subprocess
+import sys
+import time
+
+import click
+import psycopg
+
+from pg_grace import files
+from pg_grace.cluster import Cluster, has_pg_cron
+from pg_grace.errors import CommandError, Exit
+
+_DATABASE = "crm"
+_SETTINGS = {
+    "shared_preload_libraries": "'pg_cron'",
+    "cron.database_name": f"'{_DATABASE}'",
+    "cron.use_background_workers": "on",
+}
+_LONGEST_WAIT_FOR_CRON = 150
+_CHECKSUM = """
+select md5(string_agg(md5(t.row), '' order by md5(t.row))) from (
+  select row_to_json(c)::text as row from crm.company c
+  union all select row_to_json(i)::text from crm.invoice i
+  union all select row_to_json(i)::text from crm.invoice_item i
+  union all select row_to_json(f)::text from crm.uploaded_file f
+) as t
+"""
+
+
+class Demo:
+    """Runs the story's commands as a user would type them, and prints them with what they print."""
+
+    def __init__(self, *, pause: bool) -> None:
+        self._pause = pause
+        self._environment = dict(os.environ)
+        self._conninfo = ""
+
+    def run(self) -> None:
+        """Tell the whole story; raises CommandError when a step fails."""
+        if not has_pg_cron():
+            raise CommandError("pg_cron is not installed\nHINT:  apt-get install postgresql-15-cron", Exit.FAILED)
+        self._say("Starting a PostgreSQL server of its own, in a temporary folder, on a free port …")
+        with Cluster(_SETTINGS) as cluster:
+            self._conninfo = cluster.conninfo(_DATABASE)
+            self._environment |= {
+                "PGHOST": "127.0.0.1",
+                "PGPORT": str(cluster.port),
+                "PGUSER": cluster.superuser,
+                "PGDATABASE": _DATABASE,
+            }
+            self._prepare(cluster)
+            self._protect()
+            self._lose_a_customer()
+            self._restore()
+            self._purge()
+            self._go_on_by_hand(cluster)
+        self._say("The server is stopped and its folder removed. Next: README.md, docs/")
+
+    def _prepare(self, cluster: Cluster) -> None:
+        with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
+            connection.execute(f"create database {_DATABASE}")
+        with psycopg.connect(self._conninfo, autocommit=True) as connection:
+            for name in ("schema.sql", "data.sql"):
+                connection.execute((files.root() / "examples" / "crm" / name).read_bytes())
+            connection.execute("create extension pg_cron")
+            connection.execute("create role crm_app login")
+            connection.execute("grant usage on schema crm to crm_app")
+            connection.execute("grant select, insert, update, delete on all tables in schema crm to crm_app")
+        self._say(
+            "It holds the small CRM of examples/crm: companies, contacts, leads, offers, orders, invoices, projects,"
+            " files. The application works on it as the role crm_app."
+        )
+
+    def _protect(self) -> None:
+        self._say("Install pg_grace, and protect the companies with everything that hangs on them:")
+        self._type("pg_grace install")
+        self._type("pg_grace protect crm.company")
+
+    def _lose_a_customer(self) -> None:
+        self._say(
+            "Monday, ten o'clock. Somebody wants to delete a test customer and clicks on the wrong one. The application"
+            " knows nothing of pg_grace, and its role has no right on the buffer:"
+        )
+        self._before = self._value(_CHECKSUM)
+        self._type(
+            "psql -U crm_app -c \"set grace.reason = 'clean-up of test customers'\""
+            ' -c "delete from crm.company where id = 7"'
+        )
+        self._say("The customer is gone, with contacts, invoices, their items and the uploaded contract:")
+        self._type('psql -c "select count(*) from crm.invoice where company_id = 7"')
+
+    def _restore(self) -> None:
+        self._say("Ten minutes later the phone rings. What was deleted, by whom?")
+        self._type("pg_grace deletions crm.company")
+        self._type("pg_grace show crm.company --from '10 minutes ago' --limit 1")
+        self._say('"It must have been about ten minutes ago." First what a restore would do, then the restore:')
+        self._type("pg_grace restore crm.company --from 'about 10 minutes ago' --dry-run")
+        self._type("pg_grace restore crm.company --from 'about 10 minutes ago'")
+        if self._value(_CHECKSUM) != self._before:
+            raise CommandError("the restored customer is not what it was", Exit.FAILED)
+        self._say(
+            "Everything is back, to the last byte of the files: the checksums agree. Nothing is left in the buffer."
+        )
+
+    def _purge(self) -> None:
+        self._say(
+            "What nobody asks for within the retention (30 days) goes for good. Nobody wants to wait that long, so"
+            " e-mails get a retention of five seconds, and pg_cron's job runs every minute instead of every night:"
+        )
+        self._type("psql -c \"select grace.set_retention('crm.email', '5 seconds')\"")
+        self._type("psql -c \"select cron.schedule('pg_grace: purge', '* * * * *', 'call grace.purge()')\"")
+        self._type('psql -U crm_app -c "delete from crm.email where id <= 25"')
+        self._type("pg_grace deletions crm.email")
+        self._say("Now wait until pg_cron fires, at the next full minute or the one after …")
+        deadline = time.monotonic() + _LONGEST_WAIT_FOR_CRON
+        while not self._value("select coalesce(sum(row_count), 0)::int from grace.runs where kind = 'purge'"):
+            if time.monotonic() > deadline:
+                raise CommandError("pg_cron did not purge in time", Exit.FAILED)
+            time.sleep(1)
+        self._type("psql -c \"select kind, status, row_count, duration, details from grace.runs where kind = 'purge'\"")
+        self._type('psql -c "select status, command, start_time from cron.job_run_details order by runid desc limit 1"')
+        self._type("pg_grace deletions crm.email")
+        self._say("Gone. How things stand:")
+        self._type("pg_grace status")
+
+    def _go_on_by_hand(self, cluster: Cluster) -> None:
+        options = f"-h 127.0.0.1 -p {cluster.port} -U {cluster.superuser} -d {_DATABASE}"
+        self._say("To go on by hand:")
+        click.echo(f"  psql {options}\n  pg_grace {options} deletions\n")
+        if self._pause:
+            click.prompt("Press Enter to stop and remove the server", default="", show_default=False, prompt_suffix=" ")
+
+    def _say(self, text: str) -> None:
+        click.echo()
+        for line in click.wrap_text(text, width=100).splitlines():
+            click.secho(f"# {line}", fg="green")
+        click.echo()
+
+    def _type(self, line: str) -> None:
+        click.secho(f"$ {line}", bold=True)
+        sys.stdout.flush()
+        command = shlex.split(line)
+        if command[0] == "pg_grace":
+            command = [sys.executable, "-m", "pg_grace", *command[1:]]
+        else:
+            command = [command[0], "-X", *command[1:]]
+        done = subprocess.run(command, env=self._environment, check=False)
+        if done.returncode != 0:
+            raise CommandError(f"{line} ended with exit code {done.returncode}", Exit.FAILED)
+        click.echo()
+
+    def _value(self, query: str) -> object:
+        with psycopg.connect(self._conninfo) as connection:
+            row = connection.execute(query.encode()).fetchone()
+        assert row is not None
+        return row[0]

@@ -32,15 +32,15 @@ class CommandError(click.ClickException):
         self.exit_code = int(code)  # type: ignore[misc] # click declares a constant of the class
 
 
-def describe(error: psycopg.Error) -> str:
-    """Return a server's error as psql shows it: message, DETAIL, HINT, SQLSTATE."""
+def describe(error: psycopg.Error, *, hint: str | None = None) -> str:
+    """Return a server's error as psql shows it: message, DETAIL, HINT (else the one given), SQLSTATE."""
     diagnostics = error.diag
     if diagnostics.message_primary is None:
         return str(error).strip()
     lines = [diagnostics.message_primary]
     if diagnostics.message_detail:
         lines.append(f"DETAIL:  {diagnostics.message_detail}")
-    hint = diagnostics.message_hint or _hint(error)
+    hint = diagnostics.message_hint or hint or _hint(error)
     if hint:
         lines.append(f"HINT:  {hint}")
     if error.sqlstate:
@@ -49,11 +49,11 @@ def describe(error: psycopg.Error) -> str:
 
 
 def _hint(error: psycopg.Error) -> str | None:
-    """Return what to do where PostgreSQL itself, refusing a right on pg_grace's own objects, says nothing."""
-    if error.sqlstate == "42501" and "grace" in (error.diag.message_primary or ""):
+    """Return what to do where PostgreSQL itself, refusing a right, says nothing."""
+    if error.sqlstate == "42501":
         return (
-            "Looking takes membership in grace_auditor (what and when) or grace_operator (the rows, and to restore),"
-            " protecting and purging in grace_admin."
+            "Looking takes membership in grace_auditor (what and when) or grace_operator (the rows), restoring in"
+            " grace_operator and INSERT on the tables, protecting and purging in grace_admin."
         )
     return None
 

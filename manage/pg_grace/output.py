@@ -22,6 +22,9 @@ from rich.text import Text
 
 Row = Mapping[str, Any]
 
+# A table that needs more than this many times the terminal's width is printed record by record.
+_WIDEST_FOLDED = 1.7
+
 
 def _text(value: Any) -> str:
     if value is None:
@@ -80,8 +83,13 @@ def console() -> Console:
     return Console(no_color=bool(os.environ.get("NO_COLOR")), highlight=False, markup=False, emoji=False)
 
 
-def print_rows(rows: Iterable[Row], columns: Sequence[str], output_format: str, *, title: str | None = None) -> None:
-    """Print rows: their columns in the order given, and no others."""
+def print_rows(
+    rows: Iterable[Row], columns: Sequence[str], output_format: str, on_terminal: Mapping[str, str] | None = None
+) -> None:
+    """Print rows: their columns in the order given, and no others.
+
+    on_terminal names the columns that a table on a terminal has room for, with their headings.
+    """
     chosen = [{column: row[column] for column in columns} for row in rows]
     if output_format == "json":
         click.echo(to_json(chosen, indent=2))
@@ -90,9 +98,12 @@ def print_rows(rows: Iterable[Row], columns: Sequence[str], output_format: str, 
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_csv_value(row[column]) for column in columns] for row in chosen)
-        click.echo(buffer.getvalue(), nl=False)
+        click.echo(buffer.getvalue(), nl=False, color=True)  # or click takes escape sequences out of values
     elif sys.stdout.isatty():
-        _print_table(chosen, columns, title)
+        if on_terminal:
+            chosen = [{heading: row[column] for column, heading in on_terminal.items()} for row in chosen]
+            columns = list(on_terminal.values())
+        _print_table(chosen, columns)
     else:
         click.echo("\t".join(columns))
         for row in chosen:
@@ -119,14 +130,37 @@ def _escaped(text: str) -> str:
     )
 
 
-def _print_table(rows: list[dict[str, Any]], columns: Sequence[str], title: str | None) -> None:
-    table = Table(title=title, title_justify="left", header_style="bold")
+def _terminal_text(value: Any) -> str:
+    text = value.isoformat(sep=" ", timespec="seconds") if isinstance(value, datetime.datetime) else _text(value)
+    return _escaped(text)
+
+
+def _print_table(rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
+    columns = [column for column in columns if not rows or any(row[column] not in (None, "") for row in rows)]
+    widths = (max(len(column), *(len(_terminal_text(row[column])) for row in rows), 0) + 3 for column in columns)
+    out = console()
+    if rows and sum(widths) > _WIDEST_FOLDED * out.width:
+        _print_records(out, rows, columns)
+        return
+    table = Table(header_style="bold")
     for column in columns:
         numbers = any(isinstance(row[column], int) and not isinstance(row[column], bool) for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_escaped(_text(row[column]))) for column in columns))
-    console().print(table)
+        table.add_row(*(Text(_terminal_text(row[column])) for column in columns))
+    out.print(table)
+
+
+def _print_records(out: Console, rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Print each row as a block of its own, as psql's expanded display does, when a table would be too wide."""
+    for number, row in enumerate(rows, start=1):
+        table = Table(title=f"{number} of {len(rows)}", title_justify="left", show_header=False)
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
+        for column in columns:
+            if row[column] is not None:
+                table.add_row(column.replace("_", " "), Text(_terminal_text(row[column])))
+        out.print(table)
 
 
 def note(message: str) -> None:

@@ -7,7 +7,7 @@ as $$
 declare
   v_name name;
   v_column pg_attribute;
-  v_result smallint [] := '{}';
+  v_result smallint [] := array[]::smallint [];
 begin
   foreach v_name in array coalesce(exclude_columns, '{}') loop
     select a.* into v_column

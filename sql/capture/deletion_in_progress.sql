@@ -25,7 +25,7 @@ begin
   if v_remembered <> '' then
     v_claim := split_part(v_remembered, '/', 1);
     if v_remembered = v_claim || '/' || md5(v_key || v_claim || v_key) then
-      v_result.deletion := split_part(v_claim, ' ', 1);
+      v_result.deletion := split_part(v_claim, ' ', 1)::bigint;
       v_result.deleted_at := 'epoch'::timestamptz + split_part(v_claim, ' ', 2)::bigint * interval '1 microsecond';
       return v_result;
     end if;

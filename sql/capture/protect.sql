@@ -14,7 +14,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_table regclass;
-  v_ids integer [] := '{}';
+  v_ids integer [] := array[]::integer [];
   v_id integer;
   v_active boolean;
   v_retention interval;

@@ -5,32 +5,31 @@ revoke all on all routines in schema grace, grace_internal from public;
 
 grant usage on schema grace to grace_admin, grace_operator, grace_auditor;
 grant usage on schema grace_buffer to grace_operator;
-grant grace_operator, grace_auditor to grace_admin;
+grant grace_operator to grace_admin;
+grant grace_auditor to grace_admin;
 
 grant select on grace.deletions, grace.protected, grace.runs, grace.expired to grace_operator, grace_auditor;
-grant execute on function
-  grace.jobs(), grace._protected_state(integer), grace._is_running(integer), grace._expired_before(integer)
-to grace_operator, grace_auditor;
-grant execute on function grace.table_named(text), grace._table_name(oid) to grace_operator, grace_auditor;
+grant execute on function grace.jobs() to grace_operator, grace_auditor;
+grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
+grant execute on function grace._is_running(integer) to grace_operator, grace_auditor;
+grant execute on function grace._expired_before(integer) to grace_operator, grace_auditor;
+grant execute on function grace.table_named(text) to grace_operator, grace_auditor;
+grant execute on function grace._table_name(oid) to grace_operator, grace_auditor;
 
 grant usage on sequence grace_internal.progress to grace_operator;
-grant execute on function
-  grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint),
-  grace.restore(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean),
-  grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name),
-  grace._restore_plan(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean),
-  grace._refuse_restore(jsonb),
-  grace._restore_progress(),
-  grace._restore_done(grace._restore_plan, bigint [])
-to grace_operator;
+grant execute on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint) to grace_operator;
+grant execute on function grace.restore(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) to grace_operator;
+grant execute on function grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name) to grace_operator;
+grant execute on function grace._restore_plan(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) to grace_operator;
+grant execute on function grace._refuse_restore(jsonb) to grace_operator;
+grant execute on function grace._restore_progress() to grace_operator;
+grant execute on function grace._restore_done(grace._restore_plan, bigint []) to grace_operator;
 
-grant execute on function
-  grace.protect(regclass, interval, boolean, name [], interval),
-  grace.unprotect(regclass, text, interval),
-  grace.set_retention(regclass, interval),
-  grace._purge_begin(regclass),
-  grace._purge_work(regclass),
-  grace._purge_slice(bigint, grace._purge_item),
-  grace._purge_end(bigint)
-to grace_admin;
+grant execute on function grace.protect(regclass, interval, boolean, name [], interval) to grace_admin;
+grant execute on function grace.unprotect(regclass, text, interval) to grace_admin;
+grant execute on function grace.set_retention(regclass, interval) to grace_admin;
+grant execute on function grace._purge_begin(regclass) to grace_admin;
+grant execute on function grace._purge_work(regclass) to grace_admin;
+grant execute on function grace._purge_slice(bigint, grace._purge_item) to grace_admin;
+grant execute on function grace._purge_end(bigint) to grace_admin;
 grant execute on procedure grace.purge(regclass) to grace_admin;

@@ -8,7 +8,6 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_target regclass := (select p.target from grace_internal.protected p where p.id = protected_id);
-  v_name text := grace_internal.qualified_name(v_target);
   v_key text := grace_internal.key_expression(v_target);
   v_row record;
 begin

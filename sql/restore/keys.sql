@@ -9,7 +9,7 @@ declare
   v_target regclass := (select p.target from grace_internal.protected p where p.id = protected_id);
   v_names name [];
   v_key jsonb;
-  v_result jsonb := '[]';
+  v_result jsonb := jsonb_build_array();
 begin
   select grace_internal.column_names(i.indrelid, i.indkey::smallint []) into v_names
   from pg_index i

@@ -168,7 +168,6 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_buffer name := (select p.buffer from grace_internal.protected p where p.id = protected_id);
   v_key_columns text;
   v_picks grace._row_ref [];
   v_missing text;

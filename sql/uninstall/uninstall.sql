@@ -7,6 +7,7 @@ declare
   v_trigger record;
   v_role name;
 begin
+  perform pg_catalog.set_config('client_min_messages', 'warning', true);
   select string_agg(format('%s: %s', p.target, p.buffered_rows), ', ' order by p.target::text) into v_left
   from grace.protected p
   where p.buffered_rows > 0;
@@ -49,7 +50,7 @@ begin
       begin
         execute format('drop role %I', v_role);
       exception when dependent_objects_still_exist or insufficient_privilege then
-        raise notice 'role % stays: %', v_role, sqlerrm;
+        raise warning 'role % stays: %', v_role, sqlerrm;
       end;
     end if;
   end loop;

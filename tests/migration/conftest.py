@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from pg_grace.cluster import Cluster, binaries, has_pg_cron
 from pg_grace.errors import CommandError
-from tests.conftest import Database
+from tests.conftest import Database, _new_database
 from tests.server import CRON_SETTINGS, Server
 
 APPLICATION = """
@@ -64,25 +65,26 @@ def schema_dump(database: Database) -> str:
     return "\n".join(line for line in done.stdout.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
 
 
-def _need(programs: bool) -> None:
+def _need(*, pg_cron: bool) -> None:
     try:
         binaries()
     except CommandError:
         pytest.skip("no PostgreSQL server programs on this machine")
-    if programs and not has_pg_cron():
+    if pg_cron and not has_pg_cron():
         pytest.skip("no pg_cron on this machine")
 
 
-def new_database(server: Server, name: str, owner: str = "postgres") -> Database:
+def new_database(server: Server, name: str) -> Database:
+    """Create a database on a server of these tests' own; it goes with the server."""
     with psycopg.connect(server.dsn, autocommit=True) as admin:
-        admin.execute(f"create database {name} template template0 owner {owner}")
+        admin.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
     return Database(server, name)
 
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[Server]:
     """A server where nobody else uses pg_grace, without pg_cron."""
-    _need(programs=False)
+    _need(pg_cron=False)
     with Cluster({"fsync": "off"}) as cluster:
         yield Server("local cluster", cluster.conninfo())
 
@@ -90,6 +92,18 @@ def own_server() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def cron_server() -> Iterator[Server]:
     """A server whose pg_cron runs in the database postgres."""
-    _need(programs=True)
+    _need(pg_cron=True)
     with Cluster({"fsync": "off", **CRON_SETTINGS}) as cluster:
         yield Server("local cluster", cluster.conninfo())
+
+
+@pytest.fixture
+def other_empty_db(server: Server) -> Iterator[Database]:
+    with _new_database(server, None) as database:
+        yield database
+
+
+@pytest.fixture
+def third_empty_db(server: Server) -> Iterator[Database]:
+    with _new_database(server, None) as database:
+        yield database

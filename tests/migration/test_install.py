@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pg_grace import files, migrate
-from tests.conftest import Database, role, rows, value
+from tests.conftest import Database, rows, value
 from tests.migration.conftest import APPLICATION, psql, schema_dump
 
-__all__ = ["role"]
 PROTECT_ALL = ("protect", "shop.customer", 'shop."Order"', "shop.item", "shop.audit")
 
 
@@ -60,8 +60,8 @@ def test_install_again_keeps_what_is_protected_and_buffered(application: Databas
     assert value(conn, "select count(*) from shop.item") == 9
 
 
-def test_install_again_keeps_the_grants_users_gave(db: Database, role: object) -> None:
-    name = role("reader")  # type: ignore[operator]
+def test_install_again_keeps_the_grants_users_gave(db: Database, role: Callable[[str], str]) -> None:
+    name = role("reader")
     conn = db.connect()
     conn.execute(f"grant select on grace.deletions to {name}")
     conn.execute(f"grant execute on procedure grace.purge(regclass) to {name}")
@@ -167,7 +167,9 @@ def test_a_database_of_a_newer_pg_grace_is_refused(db: Database, arguments: tupl
 def test_upgrade_puts_functions_and_views_back_as_this_version_has_them(db: Database) -> None:
     before = schema_dump(db)
     conn = db.connect()
-    conn.execute("create or replace function grace_internal.caller() returns name language sql as $$ select 'x'::name $$")
+    conn.execute(
+        "create or replace function grace_internal.caller() returns name language sql as $$ select 'x'::name $$"
+    )
     conn.execute("comment on view grace.deletions is 'something else'")
     assert schema_dump(db) != before
     db.cli("upgrade")
@@ -190,10 +192,10 @@ def test_the_upgrade_script_is_refused_by_a_database_at_another_revision(db: Dat
     assert "GR018" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [("upgrade",), ("uninstall", "--yes"), ("status",), ("tables",), ("protect", "t")])
-def test_a_database_without_pg_grace_is_refused_with_what_to_do(
-    empty_db: Database, arguments: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize(
+    "arguments", [("upgrade",), ("uninstall", "--yes"), ("status",), ("tables",), ("protect", "t")]
+)
+def test_a_database_without_pg_grace_is_refused_with_what_to_do(empty_db: Database, arguments: tuple[str, ...]) -> None:
     result = empty_db.cli(*arguments, code=4)
     assert "pg_grace is not installed in this database" in result.stderr
 
@@ -232,9 +234,7 @@ def test_uninstall_is_refused_while_rows_can_be_restored(application: Database) 
     assert "SQLSTATE: GR013" in result.stderr
     assert "shop.customer: 1" in result.stderr
     assert schema_dump(application) == installed
-    done = psql(
-        application, "-v", "VERBOSITY=verbose", "-f", str(files.root() / "sql" / "uninstall" / "uninstall.sql")
-    )
+    done = psql(application, "-v", "VERBOSITY=verbose", "-f", str(files.root() / "sql" / "uninstall" / "uninstall.sql"))
     assert "GR013" in done.stderr
     assert schema_dump(application) == installed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -51,7 +51,7 @@ def triggers(conn: Connection) -> dict[str, int]:
         "select tgrelid::regclass::text, count(*) from pg_trigger"
         " where tgname like 'zz_grace_%%' and tgenabled = 'A' and not tgisinternal group by 1",
     )
-    return {table: count for table, count in found}
+    return dict(found)
 
 
 def buffered(conn: Connection, table: str) -> list[Any]:
@@ -329,18 +329,18 @@ def test_a_truncate_that_would_miss_a_partition_made_since_is_refused(measuremen
     ids=["created", "attached"],
 )
 @pytest.mark.parametrize("statement", ["delete from east", "truncate east"])
-def test_a_partition_made_since_never_loses_a_row_silently(
-    measurements: Connection, made: str, statement: str
-) -> None:
+def test_a_partition_made_since_never_loses_a_row_silently(measurements: Connection, made: str, statement: str) -> None:
     protect(measurements, "measurement")
     measurements.execute(made)
     measurements.execute("insert into measurement values (5, 'east', '2024-05-01')")
     try:
         measurements.execute(statement)
     except psycopg.Error as error:
-        assert error.diag.message_hint
+        refusal = error
     else:
         assert [record["id"] for record in buffered(measurements, "measurement")] == [5]
+        return
+    assert refusal.diag.message_hint
 
 
 # --- Warnings ---------------------------------------------------------------------------------------------------------
@@ -411,11 +411,11 @@ def test_a_changed_retention_applies_to_what_is_buffered_already(family: Connect
 BAD_RETENTIONS = ["0", "-1 day", "1 month -31 days", "0.5 seconds", "101 years", "178000000 years", None]
 
 
-@pytest.mark.parametrize("retention", BAD_RETENTIONS)
-def test_an_impossible_retention_is_refused(family: Connection, retention: str | None) -> None:
-    refused(family, "GR005", "select * from grace.protect('parent', %s)", retention)
+def test_an_impossible_retention_is_refused(family: Connection) -> None:
     protect(family, "child")
-    refused(family, "GR005", "select grace.set_retention('child', %s)", retention)
+    for retention in BAD_RETENTIONS:
+        refused(family, "GR005", "select * from grace.protect('parent', %s)", retention)
+        refused(family, "GR005", "select grace.set_retention('child', %s)", retention)
 
 
 @pytest.mark.parametrize("retention", ["1 second", "100 years"])
@@ -550,7 +550,6 @@ AWKWARD_NAMES = [
     "%I %s %",
     "semi;colon",
     "new\nline",
-    "grace_gone",
     "g",
     "found",
     "tg_op",
@@ -563,24 +562,29 @@ AWKWARD_NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", AWKWARD_NAMES)
-def test_schemas_tables_and_columns_of_any_name_are_captured(conn: Connection, name: str) -> None:
-    table = sql.Identifier(name, name)
-    target = table.as_string(conn)
-    conn.execute(
-        sql.SQL("create schema {0}; create table {1} (id int primary key, {0} text)").format(
-            sql.Identifier(name), table
-        )
-    )
-    conn.execute(sql.SQL("insert into {} values (1, 'x'), (2, 'y')").format(table))
-    (outcome,) = protect(conn, target).values()
-    assert outcome.status == "protected"
-    assert value(conn, "select buffer from grace_internal.protected") == name
-    conn.execute(sql.SQL("delete from {} where id = 1").format(table))
-    conn.execute(sql.SQL("truncate {}").format(table))
-    assert buffered(conn, target) == [{"id": 1, name: "x"}, {"id": 2, name: "y"}]
-    conn.execute("select grace.unprotect(%s, 'discard')", [target])
-    assert triggers(conn) == {}
+def test_schemas_tables_and_columns_of_any_name_are_captured(conn: Connection) -> None:
+    for name in AWKWARD_NAMES:
+        table = sql.Identifier(name, name)
+        target = table.as_string(conn)
+        conn.execute(sql.SQL("create schema {}").format(sql.Identifier(name)))
+        conn.execute(sql.SQL("create table {} (id int primary key, {} text)").format(table, sql.Identifier(name)))
+        conn.execute(sql.SQL("insert into {} values (1, 'x'), (2, 'y')").format(table))
+        (outcome,) = protect(conn, target).values()
+        assert outcome.status == "protected"
+        assert value(conn, "select buffer from grace_internal.protected") == name
+        conn.execute(sql.SQL("delete from {} where id = 1").format(table))
+        conn.execute(sql.SQL("truncate {}").format(table))
+        assert buffered(conn, target) == [{"id": 1, name: "x"}, {"id": 2, name: "y"}]
+        conn.execute("select grace.unprotect(%s, 'discard')", [target])
+        assert triggers(conn) == {}
+
+
+@pytest.mark.parametrize("statement", ["delete from grace_gone", "truncate grace_gone"])
+def test_a_table_named_like_the_transition_table_is_captured(conn: Connection, statement: str) -> None:
+    conn.execute("create table grace_gone (id int); insert into grace_gone values (1)")
+    protect(conn, "grace_gone")
+    conn.execute(statement)
+    assert buffered(conn, "grace_gone") == [{"id": 1}]
 
 
 def test_a_column_name_is_never_run_as_code(conn: Connection, db: Database, role: MakeRole) -> None:
@@ -590,10 +594,8 @@ def test_a_column_name_is_never_run_as_code(conn: Connection, db: Database, role
     eve = db.connect(user=name)
     eve.execute("set check_function_bodies = off")
     eve.execute(f'alter table thing add "$capture$;alter role {name} superuser;select $capture$" int')
-    try:
+    with suppress(psycopg.Error):
         eve.execute("delete from thing")
-    except psycopg.Error:
-        pass
     assert value(conn, "select rolsuper from pg_roles where rolname = %s", name) is False
 
 
@@ -634,9 +636,7 @@ def test_a_busy_table_is_given_up_on_and_nobody_waits_meanwhile(family: Connecti
         busy(db, "parent") as holder,
         longest_wait(clerk, "delete from parent where id = (select max(id) from parent)") as waited,
     ):
-        detail = refused(
-            keeper, "GR006", "select * from grace.protect('parent', wait => '1 second')", observer=family
-        )
+        detail = refused(keeper, "GR006", "select * from grace.protect('parent', wait => '1 second')", observer=family)
     assert f"process {holder.info.backend_pid} " in detail
     assert "nightly import" in detail
     assert triggers(family) == {}
@@ -686,9 +686,7 @@ def test_unprotect_gives_up_on_a_busy_table_too(family: Connection, db: Database
         busy(db, "parent") as holder,
         longest_wait(clerk, "delete from grandchild where id = (select max(id) from grandchild)") as waited,
     ):
-        detail = refused(
-            keeper, "GR006", "select grace.unprotect('parent', wait => '1 second')", observer=family
-        )
+        detail = refused(keeper, "GR006", "select grace.unprotect('parent', wait => '1 second')", observer=family)
     assert f"process {holder.info.backend_pid} " in detail
     assert triggers(family)["parent"] == 2
     assert waited[0] < LONGEST_WAIT
@@ -737,16 +735,8 @@ def test_a_member_of_grace_admin_without_the_right_on_the_table_is_refused(
 
 
 @pytest.mark.parametrize("group", [None, "grace_operator", "grace_auditor"])
-@pytest.mark.parametrize(
-    "call",
-    [
-        "select * from grace.protect('parent')",
-        "select grace.set_retention('child', '1 second')",
-        "select grace.unprotect('child', 'discard')",
-    ],
-)
 def test_nobody_else_may_even_if_he_owns_the_tables(
-    family: Connection, db: Database, role: MakeRole, call: str, group: str | None
+    family: Connection, db: Database, role: MakeRole, group: str | None
 ) -> None:
     protect(family, "child")
     name = role("app")
@@ -755,8 +745,13 @@ def test_nobody_else_may_even_if_he_owns_the_tables(
     for table in ("parent", "child", "grandchild"):
         family.execute(f"alter table {table} owner to {name}")
     before = fingerprint(family)
-    with pytest.raises(errors.InsufficientPrivilege):
-        db.connect(user=name).execute(call)
+    for call in (
+        "select * from grace.protect('parent')",
+        "select grace.set_retention('child', '1 second')",
+        "select grace.unprotect('child', 'discard')",
+    ):
+        with pytest.raises(errors.InsufficientPrivilege):
+            db.connect(user=name).execute(call)
     assert fingerprint(family) == before
 
 
@@ -782,7 +777,7 @@ def test_protecting_after_unprotect_keeps_the_buffer_and_takes_the_new_retention
     assert outcomes == {"grandchild": Outcome("grace_buffer.grandchild", "protected", None)}
     family.execute("delete from grandchild where id = 2")
     assert buffered(family, "grandchild") == [
-        {"id": 1, "child_id": 1, "note": None},
+        {"id": 1, "child_id": 1, "note": "n"},
         {"id": 2, "child_id": 2, "note": "n"},
     ]
     assert value(family, "select retention from grace.protected") == timedelta(days=5)
@@ -807,10 +802,10 @@ def test_unprotect_takes_the_triggers_from_every_partition(measurements: Connect
     assert triggers(measurements) == {}
 
 
-@pytest.mark.parametrize("buffer", ["drop", "KEEP", "", None])
-def test_unprotect_refuses_what_it_does_not_understand(family: Connection, buffer: str | None) -> None:
+def test_unprotect_refuses_what_it_does_not_understand(family: Connection) -> None:
     protect(family, "parent")
-    refused(family, "22023", "select grace.unprotect('parent', %s)", buffer)
+    for buffer in ("drop", "KEEP", "", None):
+        refused(family, "22023", "select grace.unprotect('parent', %s)", buffer)
     assert triggers(family)["parent"] == 2
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
-from pg_grace.demo import run
+from pg_grace.demo import Demo
 
 
 @click.command()
-@click.option("--keep-open", is_flag=True, help="Leave the server running at the end, until Enter is pressed.")
-def demo(*, keep_open: bool) -> None:
+@click.option(
+    "--pause/--no-pause",
+    default=None,
+    help="Wait for Enter at the end, with the server still there to try things on. [default: on a terminal]",
+)
+def demo(*, pause: bool | None) -> None:
     """Show on a throwaway server what pg_grace does: protect, delete, look, restore, purge."""
-    run(keep_open=keep_open)
+    Demo(pause=sys.stdin.isatty() if pause is None else pause).run()

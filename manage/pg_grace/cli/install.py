@@ -12,8 +12,13 @@ from psycopg import sql
 from pg_grace import __version__, files, migrate
 from pg_grace.cli.options import Settings, confirm, connected, yes_option
 from pg_grace.connection import Connection, connect
-from pg_grace.errors import CommandError, Exit, from_server
+from pg_grace.errors import CommandError, Exit, describe, from_server
 from pg_grace.output import note
+
+_RIGHTS = (
+    "Install as a superuser, or as the tables' owner with CREATEROLE and CREATE on the database. Whoever has"
+    " installed it brings it up to date."
+)
 
 
 def _install(settings: Settings) -> None:
@@ -21,6 +26,8 @@ def _install(settings: Settings) -> None:
         with connect(settings.target) as connection:
             before = migrate.installed_revision(connection)
             schedule = migrate.install(connection)
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise CommandError(describe(error, hint=_RIGHTS), Exit.REFUSED) from error
     except psycopg.Error as error:
         raise from_server(error) from error
     revision = migrate.newest_revision()

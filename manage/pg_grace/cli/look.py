@@ -29,6 +29,18 @@ DELETION_COLUMNS = (
 )
 
 
+DELETIONS_ON_TERMINAL = {
+    "id": "id",
+    "deleted_at": "deleted at",
+    "target": "table",
+    "row_count": "rows",
+    "restored_count": "restored",
+    "deleted_by": "by",
+    "application_name": "application",
+    "reason": "reason",
+}
+
+
 @click.command()
 @connected
 def tables(connection: Connection, settings: Settings) -> None:
@@ -78,7 +90,7 @@ def deletions(
         " order by d.id desc, d.target::text limit %(more)s",
         values,
     ).fetchall()
-    print_rows(rows[:limit], DELETION_COLUMNS, settings.output_format)
+    print_rows(rows[:limit], DELETION_COLUMNS, settings.output_format, DELETIONS_ON_TERMINAL)
     if len(rows) > limit:
         note(f"there are more than these {limit}; narrow the search, or say --limit")
 
