@@ -13,8 +13,8 @@ from pg_grace.connection import Connection, Target, connect
 
 FOLDER = Path(__file__).parent
 _ROUTINES = """
-select p.proname as name, pg_get_function_identity_arguments(p.oid) as identity, pg_get_function_arguments(p.oid) as arguments,
-  pg_get_function_result(p.oid) as result, obj_description(p.oid, 'pg_proc') as comment, p.prokind::text as kind
+select p.proname as name, pg_get_function_arguments(p.oid) as arguments, pg_get_function_result(p.oid) as result,
+  obj_description(p.oid, 'pg_proc') as comment, p.prokind::text as kind
 from pg_proc p
 where p.pronamespace = 'grace'::regnamespace and p.proname !~ '^_'
 order by p.proname
@@ -26,7 +26,8 @@ where c.relnamespace = 'grace'::regnamespace and c.relkind = 'v'
 order by c.relname
 """
 _COLUMNS = """
-select a.attname as name, format_type(a.atttypid, a.atttypmod) as type, coalesce(col_description(a.attrelid, a.attnum), '') as comment
+select a.attname as name, format_type(a.atttypid, a.atttypmod) as type,
+  coalesce(col_description(a.attrelid, a.attnum), '') as comment
 from pg_attribute a
 where a.attrelid = %s and a.attnum > 0
 order by a.attnum
@@ -41,18 +42,15 @@ def sql_reference(connection: Connection) -> str:
         "Generated from the comments on the objects; `\\df+ grace.*` in psql shows the same.",
         "",
     ]
-    for routine in connection.execute(_ROUTINES.encode()):
+    for routine in connection.execute(_ROUTINES.encode()).fetchall():
         call = "call " if routine["kind"] == "p" else ""
         result = f" → {routine['result']}" if routine["result"] else ""
-        lines += [
-            f"## {routine['name']}", "", "```", f"{call}grace.{routine['name']}({routine['arguments']}){result}", "```", "",
-            routine["comment"], "",
-        ]  # fmt: skip
+        signature = f"{call}grace.{routine['name']}({routine['arguments']}){result}"
+        lines += [f"## {routine['name']}", "", "```", signature, "```", "", routine["comment"], ""]
     for view in connection.execute(_VIEWS.encode()).fetchall():
         lines += [f"## {view['name']} (view)", "", view["comment"], "", "| Column | Type | |", "|---|---|---|"]
-        lines += [
-            f"| `{c['name']}` | {c['type']} | {c['comment']} |" for c in connection.execute(_COLUMNS, (view["oid"],))
-        ]
+        for column in connection.execute(_COLUMNS, (view["oid"],)).fetchall():
+            lines.append(f"| `{column['name']}` | {column['type']} | {column['comment']} |")
         lines.append("")
     return "\n".join(lines)
 
