@@ -30,7 +30,8 @@ end
 $$;
 
 -- The three group roles that pg_grace grants to. They belong to the cluster, not to one database,
--- so one that is there already (another database uses pg_grace) is left as it is.
+-- so one that is there already (another database uses pg_grace) is left as it is. An administrator is an operator and an
+-- auditor as well.
 do $$
 declare
   wanted record;
@@ -44,10 +45,21 @@ begin
     ) as r (name, comment)
   loop
     if not exists (select from pg_catalog.pg_roles where rolname = wanted.name) then
-      execute format('create role %I nologin', wanted.name);
-      execute format('comment on role %I is %L', wanted.name, wanted.comment);
+      begin
+        execute format('create role %I nologin', wanted.name);
+        execute format('comment on role %I is %L', wanted.name, wanted.comment);
+      exception when duplicate_object or unique_violation then
+        null; -- another database was quicker
+      end;
     end if;
   end loop;
+  -- Asked first: granting again would take ADMIN OPTION, which the role that installs into a second database lacks.
+  if not pg_catalog.pg_has_role('grace_admin', 'grace_operator', 'member') then
+    grant grace_operator to grace_admin;
+  end if;
+  if not pg_catalog.pg_has_role('grace_admin', 'grace_auditor', 'member') then
+    grant grace_auditor to grace_admin;
+  end if;
 end
 $$;
 
@@ -395,7 +407,7 @@ begin
   if v_remembered <> '' then
     v_claim := split_part(v_remembered, '/', 1);
     if v_remembered = v_claim || '/' || md5(v_key || v_claim || v_key) then
-      v_result.deletion := split_part(v_claim, ' ', 1);
+      v_result.deletion := split_part(v_claim, ' ', 1)::bigint;
       v_result.deleted_at := 'epoch'::timestamptz + split_part(v_claim, ' ', 2)::bigint * interval '1 microsecond';
       return v_result;
     end if;
@@ -927,7 +939,7 @@ as $$
 declare
   v_name name;
   v_column pg_attribute;
-  v_result smallint [] := '{}';
+  v_result smallint [] := array[]::smallint [];
 begin
   foreach v_name in array coalesce(exclude_columns, '{}') loop
     select a.* into v_column
@@ -1188,6 +1200,45 @@ begin
 end
 $$;
 
+-- capture/drop_triggers.sql
+-- Stops capturing, on one protected table or (null) on all. Waits for the deletes that are under way.
+create or replace function grace_internal.drop_triggers(only_id integer, max_wait interval)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_relations oid [];
+  v_trigger record;
+begin
+  select array_agg(distinct t.tgrelid) into v_relations
+  from pg_trigger t
+  where t.tgfoid in (select grace_internal.capture_functions(only_id));
+  if v_relations is not null then
+    perform grace_internal.lock_for_ddl(v_relations, 'access exclusive', max_wait);
+    for v_trigger in
+      select t.tgname as name, grace_internal.qualified_name(t.tgrelid) as relation
+      from pg_trigger t
+      where t.tgfoid in (select grace_internal.capture_functions(only_id))
+    loop
+      execute format('drop trigger %I on %s', v_trigger.name, v_trigger.relation);
+    end loop;
+  end if;
+end
+$$;
+
+create or replace function grace_internal.capture_functions(only_id integer)
+returns setof oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select f.oid
+  from pg_proc f
+  where f.pronamespace = 'grace_internal'::regnamespace
+    and f.prorettype = 'trigger'::regtype
+    and (only_id is null or f.proname = 'capture_' || only_id)
+$$;
+
 -- capture/protect.sql
 -- Everything that takes time (checking, buffers, functions) comes before the lock; under the lock only the triggers
 -- are created.
@@ -1205,7 +1256,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_table regclass;
-  v_ids integer [] := '{}';
+  v_ids integer [] := array[]::integer [];
   v_id integer;
   v_active boolean;
   v_retention interval;
@@ -1328,8 +1379,6 @@ as $$
 declare
   v_id integer := grace_internal.protected_id(target);
   v_root regclass;
-  v_relations oid [];
-  v_relation oid;
 begin
   if buffer is null or buffer not in ('keep', 'discard') then
     raise exception 'buffer can''t be %', coalesce(quote_literal(buffer), 'null')
@@ -1340,18 +1389,7 @@ begin
   perform grace_internal.require_table_right(target);
   select p.target into v_root from grace_internal.protected p where p.id = v_id for update;
 
-  select array_agg(t.tgrelid) into v_relations
-  from pg_trigger t
-  where t.tgname in ('zz_grace_delete', 'zz_grace_truncate')
-    and t.tgfoid = to_regprocedure(format('grace_internal.%I()', 'capture_' || v_id));
-  if v_relations is not null then
-    perform grace_internal.lock_for_ddl(v_relations, 'access exclusive', wait);
-    for v_relation in select distinct r from unnest(v_relations) r loop
-      execute format('drop trigger if exists zz_grace_delete on %s', grace_internal.qualified_name(v_relation));
-      execute format('drop trigger if exists zz_grace_truncate on %s', grace_internal.qualified_name(v_relation));
-    end loop;
-  end if;
-
+  perform grace_internal.drop_triggers(v_id, wait);
   update grace_internal.protected p set active = false where p.id = v_id;
   if buffer = 'discard' then
     perform grace_internal.drop_buffer(v_id);
@@ -1624,7 +1662,7 @@ declare
   v_target regclass := (select p.target from grace_internal.protected p where p.id = protected_id);
   v_names name [];
   v_key jsonb;
-  v_result jsonb := '[]';
+  v_result jsonb := jsonb_build_array();
 begin
   select grace_internal.column_names(i.indrelid, i.indkey::smallint []) into v_names
   from pg_index i
@@ -2015,7 +2053,6 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_target regclass := (select p.target from grace_internal.protected p where p.id = protected_id);
-  v_name text := grace_internal.qualified_name(v_target);
   v_key text := grace_internal.key_expression(v_target);
   v_row record;
 begin
@@ -2344,7 +2381,6 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_buffer name := (select p.buffer from grace_internal.protected p where p.id = protected_id);
   v_key_columns text;
   v_picks grace._row_ref [];
   v_missing text;
@@ -2943,9 +2979,9 @@ begin
   if v_database <> current_database() then
     return format(
       'pg_cron runs in database "%s" (cron.database_name), not here, so nothing is purged by itself. There, run: '
-      'select cron.schedule_in_database(''pg_grace: purge %s'', ''5 0 * * *'', ''call grace.purge()'', %L); '
-      'or set cron.database_name = ''%s'', restart and install again.',
-      v_database, current_database(), current_database(), current_database()
+      'select cron.schedule_in_database(%L, ''5 0 * * *'', ''call grace.purge()'', %L); '
+      'or set cron.database_name = %L, restart and install again.',
+      v_database, 'pg_grace: purge ' || current_database(), current_database(), current_database()
     );
   end if;
   return 'pg_cron is preloaded, but its extension is missing in this database, so nothing is purged by itself. '
@@ -2987,35 +3023,33 @@ revoke all on all tables in schema grace, grace_internal from public;
 revoke all on all routines in schema grace, grace_internal from public;
 
 grant usage on schema grace to grace_admin, grace_operator, grace_auditor;
-grant usage on schema grace_buffer to grace_operator;
-grant grace_operator, grace_auditor to grace_admin;
+grant usage on schema grace_buffer to grace_operator, grace_auditor;
 
 grant select on grace.deletions, grace.protected, grace.runs, grace.expired to grace_operator, grace_auditor;
-grant execute on function
-  grace.jobs(), grace._protected_state(integer), grace._is_running(integer), grace._expired_before(integer)
-to grace_operator, grace_auditor;
-grant execute on function grace.table_named(text), grace._table_name(oid) to grace_operator, grace_auditor;
+grant select on grace.alembic_version to grace_operator, grace_auditor;
+grant execute on function grace.jobs() to grace_operator, grace_auditor;
+grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
+grant execute on function grace._is_running(integer) to grace_operator, grace_auditor;
+grant execute on function grace._expired_before(integer) to grace_operator, grace_auditor;
+grant execute on function grace.table_named(text) to grace_operator, grace_auditor;
+grant execute on function grace._table_name(oid) to grace_operator, grace_auditor;
 
 grant usage on sequence grace_internal.progress to grace_operator;
-grant execute on function
-  grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint),
-  grace.restore(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean),
-  grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name),
-  grace._restore_plan(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean),
-  grace._refuse_restore(jsonb),
-  grace._restore_progress(),
-  grace._restore_done(grace._restore_plan, bigint [])
-to grace_operator;
+grant execute on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint) to grace_operator;
+grant execute on function grace.restore(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) to grace_operator;
+grant execute on function grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name) to grace_operator;
+grant execute on function grace._restore_plan(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) to grace_operator;
+grant execute on function grace._refuse_restore(jsonb) to grace_operator;
+grant execute on function grace._restore_progress() to grace_operator;
+grant execute on function grace._restore_done(grace._restore_plan, bigint []) to grace_operator;
 
-grant execute on function
-  grace.protect(regclass, interval, boolean, name [], interval),
-  grace.unprotect(regclass, text, interval),
-  grace.set_retention(regclass, interval),
-  grace._purge_begin(regclass),
-  grace._purge_work(regclass),
-  grace._purge_slice(bigint, grace._purge_item),
-  grace._purge_end(bigint)
-to grace_admin;
+grant execute on function grace.protect(regclass, interval, boolean, name [], interval) to grace_admin;
+grant execute on function grace.unprotect(regclass, text, interval) to grace_admin;
+grant execute on function grace.set_retention(regclass, interval) to grace_admin;
+grant execute on function grace._purge_begin(regclass) to grace_admin;
+grant execute on function grace._purge_work(regclass) to grace_admin;
+grant execute on function grace._purge_slice(bigint, grace._purge_item) to grace_admin;
+grant execute on function grace._purge_end(bigint) to grace_admin;
 grant execute on procedure grace.purge(regclass) to grace_admin;
 
 select grace_internal.ensure_jobs() as schedule;

@@ -9,8 +9,6 @@ as $$
 declare
   v_id integer := grace_internal.protected_id(target);
   v_root regclass;
-  v_relations oid [];
-  v_relation oid;
 begin
   if buffer is null or buffer not in ('keep', 'discard') then
     raise exception 'buffer can''t be %', coalesce(quote_literal(buffer), 'null')
@@ -21,18 +19,7 @@ begin
   perform grace_internal.require_table_right(target);
   select p.target into v_root from grace_internal.protected p where p.id = v_id for update;
 
-  select array_agg(t.tgrelid) into v_relations
-  from pg_trigger t
-  where t.tgname in ('zz_grace_delete', 'zz_grace_truncate')
-    and t.tgfoid = to_regprocedure(format('grace_internal.%I()', 'capture_' || v_id));
-  if v_relations is not null then
-    perform grace_internal.lock_for_ddl(v_relations, 'access exclusive', wait);
-    for v_relation in select distinct r from unnest(v_relations) r loop
-      execute format('drop trigger if exists zz_grace_delete on %s', grace_internal.qualified_name(v_relation));
-      execute format('drop trigger if exists zz_grace_truncate on %s', grace_internal.qualified_name(v_relation));
-    end loop;
-  end if;
-
+  perform grace_internal.drop_triggers(v_id, wait);
   update grace_internal.protected p set active = false where p.id = v_id;
   if buffer = 'discard' then
     perform grace_internal.drop_buffer(v_id);

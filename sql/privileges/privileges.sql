@@ -4,11 +4,10 @@ revoke all on all tables in schema grace, grace_internal from public;
 revoke all on all routines in schema grace, grace_internal from public;
 
 grant usage on schema grace to grace_admin, grace_operator, grace_auditor;
-grant usage on schema grace_buffer to grace_operator;
-grant grace_operator to grace_admin;
-grant grace_auditor to grace_admin;
+grant usage on schema grace_buffer to grace_operator, grace_auditor;
 
 grant select on grace.deletions, grace.protected, grace.runs, grace.expired to grace_operator, grace_auditor;
+grant select on grace.alembic_version to grace_operator, grace_auditor;
 grant execute on function grace.jobs() to grace_operator, grace_auditor;
 grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
 grant execute on function grace._is_running(integer) to grace_operator, grace_auditor;

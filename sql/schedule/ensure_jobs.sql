@@ -28,9 +28,9 @@ begin
   if v_database <> current_database() then
     return format(
       'pg_cron runs in database "%s" (cron.database_name), not here, so nothing is purged by itself. There, run: '
-      'select cron.schedule_in_database(''pg_grace: purge %s'', ''5 0 * * *'', ''call grace.purge()'', %L); '
-      'or set cron.database_name = ''%s'', restart and install again.',
-      v_database, current_database(), current_database(), current_database()
+      'select cron.schedule_in_database(%L, ''5 0 * * *'', ''call grace.purge()'', %L); '
+      'or set cron.database_name = %L, restart and install again.',
+      v_database, 'pg_grace: purge ' || current_database(), current_database(), current_database()
     );
   end if;
   return 'pg_cron is preloaded, but its extension is missing in this database, so nothing is purged by itself. '

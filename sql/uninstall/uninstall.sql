@@ -1,13 +1,14 @@
 -- Takes pg_grace out of the database: triggers, jobs, schemas, and the roles if no other database has use for them.
+-- The deletes that are under way are waited for before it looks whether anything is left in the buffer.
 -- Errors: GR006 when a table is too busy, GR013 when rows can still be restored and grace.discard_buffer is not "on".
 do $$
 declare
   v_left text;
-  v_triggers oid [];
-  v_trigger record;
   v_role name;
 begin
   perform pg_catalog.set_config('client_min_messages', 'warning', true);
+  perform grace_internal.drop_triggers(null, interval '60 seconds');
+
   select string_agg(format('%s: %s', p.target, p.buffered_rows), ', ' order by p.target::text) into v_left
   from grace.protected p
   where p.buffered_rows > 0;
@@ -16,22 +17,6 @@ begin
       using errcode = 'GR013',
       detail = 'Rows in the buffer: ' || v_left,
       hint = 'Restore them, or run pg_grace uninstall with --export DIR or --discard-buffer (in psql: set grace.discard_buffer = on).';
-  end if;
-
-  select array_agg(distinct t.tgrelid) into v_triggers
-  from pg_catalog.pg_trigger t
-  join pg_catalog.pg_proc f on f.oid = t.tgfoid
-  where f.pronamespace = 'grace_internal'::regnamespace and not t.tgisinternal;
-  if v_triggers is not null then
-    perform grace_internal.lock_for_ddl(v_triggers, 'access exclusive', interval '60 seconds');
-    for v_trigger in
-      select t.tgname, grace_internal.qualified_name(t.tgrelid) as relation
-      from pg_catalog.pg_trigger t
-      join pg_catalog.pg_proc f on f.oid = t.tgfoid
-      where f.pronamespace = 'grace_internal'::regnamespace and not t.tgisinternal
-    loop
-      execute format('drop trigger %I on %s', v_trigger.tgname, v_trigger.relation);
-    end loop;
   end if;
 
   if to_regclass('cron.job') is not null then

@@ -624,7 +624,8 @@ FORBIDDEN = [
 ]
 
 
-def test_an_application_gets_at_nothing_of_ours(t: Connection, db: Database, role: MakeRole) -> None:
+@pytest.mark.usefixtures("t")
+def test_an_application_gets_at_nothing_of_ours(db: Database, role: MakeRole) -> None:
     app = app_session(db, role, "all on t", "all on schema public")
     app.execute("delete from t where id = 1")
     for query in FORBIDDEN:

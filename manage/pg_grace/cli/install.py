@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import click
 import psycopg
@@ -97,24 +98,29 @@ def uninstall(
     """Take pg_grace out of a database and leave it as it was."""
     if migrate.installed_revision(connection) is None:
         raise CommandError("pg_grace is not installed in this database", Exit.REFUSED)
-    rows = connection.execute(
-        "select target::text as target, buffer::oid as buffer, buffered_rows, oldest from grace.protected"
-        " where buffered_rows > 0 order by target::text"
-    ).fetchall()
-    total = sum(row["buffered_rows"] for row in rows)
     if dry_run:
+        rows = _buffered(connection)
+        total = sum(row["buffered_rows"] for row in rows)
         note(f"would remove pg_grace; {total} deleted rows of {len(rows)} tables can still be restored")
         return
     confirm("Remove pg_grace from this database?", yes=yes)
     with connection.transaction():
         if export_to is not None:
             export_to.mkdir(parents=True, exist_ok=True)
-            for row in rows:
+            connection.execute("select grace_internal.drop_triggers(null, interval '60 seconds')")
+            for row in _buffered(connection):
                 _export(connection, row["buffer"], row["oldest"], export_to)
         if discard_buffer or export_to is not None:
             connection.execute("select set_config('grace.discard_buffer', 'on', true)")
         connection.execute(files.sql("uninstall/uninstall.sql").encode())
     note("pg_grace is uninstalled")
+
+
+def _buffered(connection: Connection) -> list[dict[str, Any]]:
+    return connection.execute(
+        "select buffer::oid as buffer, buffered_rows, oldest from grace.protected"
+        " where buffered_rows > 0 order by target::text"
+    ).fetchall()
 
 
 def _export(connection: Connection, buffer: int, oldest: datetime, folder: Path) -> None:
