@@ -351,13 +351,19 @@ end
 $$;
 
 -- capture/live_columns.sql
--- The columns of a table that a buffer mirrors: all but dropped ones and virtual generated ones, which hold no value.
+-- The columns of a table that a buffer mirrors, with the names they have there: all but dropped ones and virtual generated
+-- ones, which hold no value.
 create or replace function grace_internal.live_columns(relation oid)
-returns table (attnum smallint, attname name, type oid, type_name text)
+returns table (attnum smallint, attname name, buffer_column name, type oid, type_name text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select a.attnum, a.attname, b.type, format_type(b.type, -1)
+  select
+    a.attnum,
+    a.attname,
+    case when a.attname in ('grace_deletion', 'grace_deleted_at') then a.attname || '_column' else a.attname end,
+    b.type,
+    format_type(b.type, -1)
   from pg_attribute a
   cross join lateral grace_internal.base_type(a.atttypid) as b (type)
   where a.attrelid = relation
@@ -447,7 +453,7 @@ as $$
   select exists (
     select
     from (
-      select l.attnum, l.attname, l.type
+      select l.attnum, l.buffer_column, l.type
       from grace_internal.protected p
       cross join lateral grace_internal.live_columns(p.target) l
       where p.id = columns_differ.protected_id and not l.attnum = any (p.excluded)
@@ -457,8 +463,57 @@ as $$
       from grace_internal.protected_column c
       where c.protected_id = columns_differ.protected_id and c.ended_at is null
     ) as c on c.attnum = l.attnum
-    where l.attname is distinct from c.buffer_column or l.type is distinct from c.type
+    where l.buffer_column is distinct from c.buffer_column or l.type is distinct from c.type
   )
+$$;
+
+-- capture/columns_unchanged.sql
+-- Labelled IMMUTABLE so that the planner evaluates it when it plans the capture function's first statement. That statement
+-- reads the transition table, so its plan depends on the table itself: any DDL on the table makes every session plan, and so
+-- evaluate, anew. Between two changes of the table the answer costs nothing. Errors: 40001 when the table has changed behind
+-- this transaction's snapshot, with which the catalog can't be read as it is now.
+create or replace function grace_internal.columns_unchanged(protected_id integer)
+returns boolean
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform grace_internal.refuse_old_snapshot(protected_id);
+  end if;
+  return not grace_internal.columns_differ(protected_id);
+end
+$$;
+
+-- What is read with the snapshot is compared to what PostgreSQL's caches say, which are always up to date.
+create or replace function grace_internal.refuse_old_snapshot(protected_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_table regclass := (select p.target from grace_internal.protected p where p.id = protected_id);
+begin
+  if exists (
+    select
+    from grace_internal.partition_tree(v_table) as t (relation)
+    join pg_class c on c.oid = t.relation
+    where has_column_privilege(c.oid, (c.relnatts + 1)::smallint, 'select') is not null
+      or pg_relation_filenode(c.oid) is distinct from nullif(c.relfilenode, 0)
+      or exists (
+        select
+        from pg_attribute a
+        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+          and (pg_identify_object('pg_class'::regclass, c.oid, a.attnum)).identity
+            is distinct from format('%s.%I', grace_internal.qualified_name(c.oid), a.attname)
+      )
+  ) then
+    raise exception 'could not serialize access: table % was changed after this transaction began', v_table
+      using errcode = 'serialization_failure',
+      detail = 'What this transaction sees of the catalog no longer matches the table, so a deleted row could not be captured whole.',
+      hint = 'Run the transaction again.';
+  end if;
+end
 $$;
 
 -- capture/insert_statement.sql
@@ -485,49 +540,36 @@ as $$
 $$;
 
 -- capture/generate_capture.sql
--- Writes the trigger function of one protected table: static and typed, so that capturing costs no planning. Its
--- first test is the cheapest that finds an added column or a rewritten table (TRUNCATE and VACUUM FULL are false
--- alarms); then the statement is made anew from the catalog, so that no column's value is ever left out.
+-- Writes the trigger function of one protected table: static and typed, so that capturing costs no planning. Where the table
+-- is no longer what it was when the function was written, the statement is made anew from the catalog, so that no column's
+-- value is ever left out. The body is quoted as a literal: it holds names that somebody else chose.
 create or replace function grace_internal.generate_capture(protected_id integer)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
-as $$
+as $generate$
 declare
-  v_protected grace_internal.protected;
-  v_changed text;
+  v_body text;
 begin
-  select p.* into strict v_protected from grace_internal.protected p where p.id = protected_id;
-
-  if (select c.relkind from pg_class c where c.oid = v_protected.target) = 'p' then
-    v_changed := $check$has_column_privilege(tg_relid, tg_argv[0]::smallint, 'select') is not null$check$;
-  else
-    v_changed := format(
-      $check$has_column_privilege(tg_relid, %s::smallint, 'select') is not null
-    or pg_relation_filenode(tg_relid) is distinct from %s$check$,
-      (select c.relnatts + 1 from pg_class c where c.oid = v_protected.target),
-      pg_relation_filenode(v_protected.target)
-    );
-  end if;
-
-  execute format(
-    $create$
-create or replace function grace_internal.%I()
-returns trigger
-language plpgsql
-security definer -- the role that deletes needs no right on the buffer
-set search_path = pg_catalog, pg_temp
-as $capture$
+  v_body := format(
+    $body$
 declare
-  v_deletion grace_internal.deletion_ref := grace_internal.deletion_in_progress();
+  v_unchanged boolean;
+  v_deletion grace_internal.deletion_ref;
   v_rows bigint;
 begin
-  if tg_op = 'TRUNCATE'
-    or %s
-  then
-    execute grace_internal.capture_statement(%s, tg_relid, tg_op) using v_deletion.deletion, v_deletion.deleted_at;
+  if tg_op = 'DELETE' then
+    select grace_internal.columns_unchanged(%1$s) into v_unchanged from grace_gone limit 1;
+    if v_unchanged is null then
+      return null;
+    end if;
+  end if;
+
+  v_deletion := grace_internal.deletion_in_progress();
+  if v_unchanged then
+    %2$s;
   else
-    %s;
+    execute grace_internal.capture_statement(%1$s, tg_relid, tg_op) using v_deletion.deletion, v_deletion.deleted_at;
   end if;
   get diagnostics v_rows = row_count;
 
@@ -537,28 +579,33 @@ begin
       role, login, application_name, client_addr, reason
     )
     values (
-      v_deletion.deletion, v_deletion.deleted_at, %s, v_rows, tg_op,
+      v_deletion.deletion, v_deletion.deleted_at, %1$s, v_rows, tg_op,
       coalesce(nullif(current_setting('role'), 'none'), session_user), session_user,
       current_setting('application_name'), inet_client_addr(), nullif(current_setting('grace.reason', true), '')
     );
   end if;
   return null;
 end
-$capture$
-    $create$,
-    'capture_' || protected_id,
-    v_changed,
+$body$,
     protected_id,
-    grace_internal.insert_statement(protected_id, 'grace_gone', 'v_deletion.deletion', 'v_deletion.deleted_at'),
-    protected_id
+    grace_internal.insert_statement(protected_id, 'grace_gone', 'v_deletion.deletion', 'v_deletion.deleted_at')
+  );
+  execute format(
+    'create or replace function grace_internal.%1$I() returns trigger language plpgsql '
+    'security definer ' -- the role that deletes needs no right on the buffer
+    'set search_path = pg_catalog, pg_temp as %2$L',
+    'capture_' || protected_id, v_body
   );
   execute format('revoke all on function grace_internal.%I() from public', 'capture_' || protected_id);
   execute format(
     'comment on function grace_internal.%I() is %L',
-    'capture_' || protected_id, 'pg_grace: captures what is deleted from ' || v_protected.target_name
+    'capture_' || protected_id,
+    'pg_grace: captures what is deleted from ' || (
+      select p.target_name from grace_internal.protected p where p.id = protected_id
+    )
   );
 end
-$$;
+$generate$;
 
 -- capture/free_column_name.sql
 -- A name for a buffer column that makes room: amount -> amount_former1.
@@ -673,30 +720,30 @@ begin
   select exists (select from ended) into v_changed;
 
   for v_column in
-    select l.attname, l.attnum, l.type, l.type_name, c.buffer_column
+    select l.buffer_column as wanted, l.attnum, l.type, l.type_name, c.buffer_column
     from grace_internal.live_columns(v_protected.target) l
     left join grace_internal.protected_column c
       on c.protected_id = v_protected.id and c.attnum = l.attnum and c.ended_at is null
     where not l.attnum = any (v_protected.excluded)
-      and c.buffer_column is distinct from l.attname
+      and c.buffer_column is distinct from l.buffer_column
     order by l.attnum
   loop
     v_changed := true;
-    perform grace_internal.make_room(v_protected.id, v_column.attname);
+    perform grace_internal.make_room(v_protected.id, v_column.wanted);
     if v_column.buffer_column is null then
       execute format(
-        'alter table %s add column %I %s default %L', v_buffer, v_column.attname, v_column.type_name,
+        'alter table %s add column %I %s default %L', v_buffer, v_column.wanted, v_column.type_name,
         grace_internal.missing_value(v_protected.target, v_column.attnum)
       );
-      execute format('alter table %s alter column %I drop default', v_buffer, v_column.attname);
+      execute format('alter table %s alter column %I drop default', v_buffer, v_column.wanted);
       insert into grace_internal.protected_column (protected_id, buffer_column, attnum, type)
-      values (v_protected.id, v_column.attname, v_column.attnum, v_column.type);
+      values (v_protected.id, v_column.wanted, v_column.attnum, v_column.type);
     else
       perform grace_internal.rename_buffer_column(
         v_protected.id,
         (select c.buffer_column from grace_internal.protected_column c
          where c.protected_id = v_protected.id and c.attnum = v_column.attnum and c.ended_at is null),
-        v_column.attname
+        v_column.wanted
       );
     end if;
   end loop;
@@ -894,7 +941,7 @@ begin
   returning id into v_id;
 
   insert into grace_internal.protected_column (protected_id, buffer_column, attnum, type)
-  select v_id, l.attname, l.attnum, l.type
+  select v_id, l.buffer_column, l.attnum, l.type
   from grace_internal.live_columns(target) l
   where not l.attnum = any (excluded);
 
@@ -903,7 +950,7 @@ begin
     'partition by range (grace_deleted_at)',
     v_buffer,
     (
-      select string_agg(format('%I %s, ', l.attname, l.type_name), '' order by l.attnum)
+      select string_agg(format('%I %s, ', l.buffer_column, l.type_name), '' order by l.attnum)
       from grace_internal.live_columns(target) l
       where not l.attnum = any (excluded)
     )
@@ -1102,7 +1149,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_until timestamptz := clock_timestamp() + max_wait;
+  v_until timestamptz := clock_timestamp() + coalesce(max_wait, interval '60 seconds');
   v_next_notice timestamptz := clock_timestamp();
   v_before text := current_setting('lock_timeout');
   v_statement text;
@@ -1164,10 +1211,10 @@ as $$
 $$;
 
 -- capture/create_triggers.sql
--- The two triggers on every relation of the tree that lacks them. ENABLE ALWAYS: a session with
+-- The two triggers on every relation of the tree that lacks them; with repair also where they are disabled. ENABLE ALWAYS: a session with
 -- session_replication_role = replica deletes for good otherwise. Named to fire last, so that what other
 -- BEFORE TRUNCATE triggers still write is captured as well.
-create or replace function grace_internal.create_triggers(protected_id integer)
+create or replace function grace_internal.create_triggers(protected_id integer, repair boolean)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -1177,16 +1224,17 @@ declare
   v_name text;
 begin
   for v_relation in
-    select t.relation, grace_internal.qualified_name(t.relation) as name, c.relnatts + 1 as next_column
+    select grace_internal.qualified_name(t.relation) as name
     from grace_internal.protected p
     cross join lateral grace_internal.partition_tree(p.target) as t (relation)
-    join pg_class c on c.oid = t.relation
-    where p.id = protected_id and not grace_internal.has_capture_triggers(t.relation)
+    where p.id = protected_id
+      and not grace_internal.has_capture_triggers(t.relation)
+      and (repair or not exists (select from pg_trigger g where g.tgrelid = t.relation and g.tgname = 'zz_grace_delete'))
   loop
     execute format(
       'create or replace trigger zz_grace_delete after delete on %s referencing old table as grace_gone '
-      'for each statement execute function grace_internal.%I(%L)',
-      v_relation.name, 'capture_' || protected_id, v_relation.next_column
+      'for each statement execute function grace_internal.%I()',
+      v_relation.name, 'capture_' || protected_id
     );
     execute format(
       'create or replace trigger zz_grace_truncate before truncate on %s '
@@ -1237,6 +1285,65 @@ as $$
   where f.pronamespace = 'grace_internal'::regnamespace
     and f.prorettype = 'trigger'::regtype
     and (only_id is null or f.proname = 'capture_' || only_id)
+$$;
+
+-- capture/follow_table.sql
+-- Brings buffer, capture function and triggers up to date with a table. A trigger that somebody has disabled is only
+-- enabled again with repair.
+create or replace function grace_internal.follow_table(protected_id integer, repair boolean)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if grace_internal.columns_differ(protected_id) then
+    perform grace_internal.sync_columns(protected_id);
+    perform grace_internal.generate_capture(protected_id);
+  end if;
+  perform grace_internal.create_triggers(protected_id, repair);
+end
+$$;
+
+-- capture/follow_ddl.sql
+-- Event trigger: what the application's DDL does to a protected table is followed in the same transaction. It must never be
+-- what makes that DDL fail or wait: where a lock is not free at once, the next capture or purge does it.
+create or replace function grace_internal.follow_ddl()
+returns event_trigger
+language plpgsql
+security definer -- whoever changes a table need have no right on its buffer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms'
+as $$
+declare
+  v_id integer;
+begin
+  for v_id in
+    select distinct p.id
+    from pg_event_trigger_ddl_commands() d
+    join grace_internal.protected p on p.target = coalesce(pg_partition_root(d.objid), d.objid::regclass)
+    where d.classid = 'pg_class'::regclass and p.active
+  loop
+    begin
+      perform grace_internal.follow_table(v_id, repair => false);
+    exception when lock_not_available or object_in_use then
+      raise warning 'the buffer of % could not be brought up to date now; the next capture does it',
+        (select p.target_name from grace_internal.protected p where p.id = v_id);
+    end;
+  end loop;
+end
+$$;
+
+-- Only a superuser can create event triggers. Without them captures follow added, dropped, renamed and retyped columns all
+-- the same; a new partition gets its triggers with the next purge.
+do $$
+begin
+  if (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user) then
+    drop event trigger if exists grace_follow_ddl;
+    create event trigger grace_follow_ddl on ddl_command_end
+    when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')
+    execute function grace_internal.follow_ddl();
+  end if;
+end
 $$;
 
 -- capture/protect.sql
@@ -1290,8 +1397,7 @@ begin
 
     select p.id, p.active, p.retention into v_id, v_active, v_retention
     from grace_internal.protected p
-    where p.target = v_table
-    for update;
+    where p.target = v_table;
     if not found then
       v_id := grace_internal.create_buffer(
         v_table, retention, grace_internal.check_excluded(v_table, case v_table when target then exclude_columns end)
@@ -1308,7 +1414,7 @@ begin
       update grace_internal.protected p set active = true, retention = protect.retention where p.id = v_id;
       status := 'protected';
     end if;
-    if status = 'protected' or grace_internal.columns_differ(v_id) then
+    if status = 'protected' then
       perform grace_internal.sync_columns(v_id);
       perform grace_internal.generate_capture(v_id);
     end if;
@@ -1324,13 +1430,11 @@ begin
 
   if v_relations is not null then
     perform grace_internal.lock_for_ddl(v_relations, 'share row exclusive', wait);
-    foreach v_id in array v_ids loop
-      if grace_internal.columns_differ(v_id) then
-        perform grace_internal.sync_columns(v_id);
-      end if;
-      perform grace_internal.generate_capture(v_id);
-      perform grace_internal.create_triggers(v_id);
-    end loop;
+  end if;
+  foreach v_id in array v_ids loop
+    perform grace_internal.follow_table(v_id, repair => true);
+  end loop;
+  if v_relations is not null then
     insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
     values (
       'protect', target, 'done', clock_timestamp(), jsonb_build_object('retention', retention),
@@ -2726,7 +2830,7 @@ begin
     return true;
   end if;
   if exists (select from pg_class c where c.oid = v_target) then
-    perform grace_internal.create_triggers(protected_id);
+    perform grace_internal.follow_table(protected_id, repair => false);
   end if;
   return false;
 end

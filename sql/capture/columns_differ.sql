@@ -7,7 +7,7 @@ as $$
   select exists (
     select
     from (
-      select l.attnum, l.attname, l.type
+      select l.attnum, l.buffer_column, l.type
       from grace_internal.protected p
       cross join lateral grace_internal.live_columns(p.target) l
       where p.id = columns_differ.protected_id and not l.attnum = any (p.excluded)
@@ -17,6 +17,6 @@ as $$
       from grace_internal.protected_column c
       where c.protected_id = columns_differ.protected_id and c.ended_at is null
     ) as c on c.attnum = l.attnum
-    where l.attname is distinct from c.buffer_column or l.type is distinct from c.type
+    where l.buffer_column is distinct from c.buffer_column or l.type is distinct from c.type
   )
 $$;

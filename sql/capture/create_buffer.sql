@@ -18,7 +18,7 @@ begin
   returning id into v_id;
 
   insert into grace_internal.protected_column (protected_id, buffer_column, attnum, type)
-  select v_id, l.attname, l.attnum, l.type
+  select v_id, l.buffer_column, l.attnum, l.type
   from grace_internal.live_columns(target) l
   where not l.attnum = any (excluded);
 
@@ -27,7 +27,7 @@ begin
     'partition by range (grace_deleted_at)',
     v_buffer,
     (
-      select string_agg(format('%I %s, ', l.attname, l.type_name), '' order by l.attnum)
+      select string_agg(format('%I %s, ', l.buffer_column, l.type_name), '' order by l.attnum)
       from grace_internal.live_columns(target) l
       where not l.attnum = any (excluded)
     )

@@ -1,7 +1,7 @@
--- The two triggers on every relation of the tree that lacks them. ENABLE ALWAYS: a session with
+-- The two triggers on every relation of the tree that lacks them; with repair also where they are disabled. ENABLE ALWAYS: a session with
 -- session_replication_role = replica deletes for good otherwise. Named to fire last, so that what other
 -- BEFORE TRUNCATE triggers still write is captured as well.
-create or replace function grace_internal.create_triggers(protected_id integer)
+create or replace function grace_internal.create_triggers(protected_id integer, repair boolean)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -11,16 +11,17 @@ declare
   v_name text;
 begin
   for v_relation in
-    select t.relation, grace_internal.qualified_name(t.relation) as name, c.relnatts + 1 as next_column
+    select grace_internal.qualified_name(t.relation) as name
     from grace_internal.protected p
     cross join lateral grace_internal.partition_tree(p.target) as t (relation)
-    join pg_class c on c.oid = t.relation
-    where p.id = protected_id and not grace_internal.has_capture_triggers(t.relation)
+    where p.id = protected_id
+      and not grace_internal.has_capture_triggers(t.relation)
+      and (repair or not exists (select from pg_trigger g where g.tgrelid = t.relation and g.tgname = 'zz_grace_delete'))
   loop
     execute format(
       'create or replace trigger zz_grace_delete after delete on %s referencing old table as grace_gone '
-      'for each statement execute function grace_internal.%I(%L)',
-      v_relation.name, 'capture_' || protected_id, v_relation.next_column
+      'for each statement execute function grace_internal.%I()',
+      v_relation.name, 'capture_' || protected_id
     );
     execute format(
       'create or replace trigger zz_grace_truncate before truncate on %s '

@@ -7,7 +7,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_until timestamptz := clock_timestamp() + max_wait;
+  v_until timestamptz := clock_timestamp() + coalesce(max_wait, interval '60 seconds');
   v_next_notice timestamptz := clock_timestamp();
   v_before text := current_setting('lock_timeout');
   v_statement text;

@@ -48,8 +48,7 @@ begin
 
     select p.id, p.active, p.retention into v_id, v_active, v_retention
     from grace_internal.protected p
-    where p.target = v_table
-    for update;
+    where p.target = v_table;
     if not found then
       v_id := grace_internal.create_buffer(
         v_table, retention, grace_internal.check_excluded(v_table, case v_table when target then exclude_columns end)
@@ -66,7 +65,7 @@ begin
       update grace_internal.protected p set active = true, retention = protect.retention where p.id = v_id;
       status := 'protected';
     end if;
-    if status = 'protected' or grace_internal.columns_differ(v_id) then
+    if status = 'protected' then
       perform grace_internal.sync_columns(v_id);
       perform grace_internal.generate_capture(v_id);
     end if;
@@ -82,13 +81,11 @@ begin
 
   if v_relations is not null then
     perform grace_internal.lock_for_ddl(v_relations, 'share row exclusive', wait);
-    foreach v_id in array v_ids loop
-      if grace_internal.columns_differ(v_id) then
-        perform grace_internal.sync_columns(v_id);
-      end if;
-      perform grace_internal.generate_capture(v_id);
-      perform grace_internal.create_triggers(v_id);
-    end loop;
+  end if;
+  foreach v_id in array v_ids loop
+    perform grace_internal.follow_table(v_id, repair => true);
+  end loop;
+  if v_relations is not null then
     insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
     values (
       'protect', target, 'done', clock_timestamp(), jsonb_build_object('retention', retention),

@@ -32,30 +32,30 @@ begin
   select exists (select from ended) into v_changed;
 
   for v_column in
-    select l.attname, l.attnum, l.type, l.type_name, c.buffer_column
+    select l.buffer_column as wanted, l.attnum, l.type, l.type_name, c.buffer_column
     from grace_internal.live_columns(v_protected.target) l
     left join grace_internal.protected_column c
       on c.protected_id = v_protected.id and c.attnum = l.attnum and c.ended_at is null
     where not l.attnum = any (v_protected.excluded)
-      and c.buffer_column is distinct from l.attname
+      and c.buffer_column is distinct from l.buffer_column
     order by l.attnum
   loop
     v_changed := true;
-    perform grace_internal.make_room(v_protected.id, v_column.attname);
+    perform grace_internal.make_room(v_protected.id, v_column.wanted);
     if v_column.buffer_column is null then
       execute format(
-        'alter table %s add column %I %s default %L', v_buffer, v_column.attname, v_column.type_name,
+        'alter table %s add column %I %s default %L', v_buffer, v_column.wanted, v_column.type_name,
         grace_internal.missing_value(v_protected.target, v_column.attnum)
       );
-      execute format('alter table %s alter column %I drop default', v_buffer, v_column.attname);
+      execute format('alter table %s alter column %I drop default', v_buffer, v_column.wanted);
       insert into grace_internal.protected_column (protected_id, buffer_column, attnum, type)
-      values (v_protected.id, v_column.attname, v_column.attnum, v_column.type);
+      values (v_protected.id, v_column.wanted, v_column.attnum, v_column.type);
     else
       perform grace_internal.rename_buffer_column(
         v_protected.id,
         (select c.buffer_column from grace_internal.protected_column c
          where c.protected_id = v_protected.id and c.attnum = v_column.attnum and c.ended_at is null),
-        v_column.attname
+        v_column.wanted
       );
     end if;
   end loop;

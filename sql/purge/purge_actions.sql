@@ -92,7 +92,7 @@ begin
     return true;
   end if;
   if exists (select from pg_class c where c.oid = v_target) then
-    perform grace_internal.create_triggers(protected_id);
+    perform grace_internal.follow_table(protected_id, repair => false);
   end if;
   return false;
 end

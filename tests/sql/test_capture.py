@@ -406,17 +406,6 @@ def test_a_row_that_moves_to_another_partition_is_not_deleted(conn: Connection, 
     assert value(conn, "select count(*) from m") == 4
 
 
-def test_a_merge_that_moves_one_row_and_deletes_another_captures_the_deleted_one_only(conn: Connection) -> None:
-    conn.execute(MEASUREMENTS)
-    protect(conn, "m")
-    refusal = captured_or_refused(
-        conn,
-        "merge into m using (values (1), (3)) v (id) on m.id = v.id"
-        " when matched and m.id = 1 then update set region = 'south' when matched then delete",
-    )
-    assert ids(conn, "m") == ([] if refusal else [3])
-
-
 # --- Deletions: what one transaction removed --------------------------------------------------------------------------
 
 
@@ -1027,7 +1016,8 @@ def test_no_value_is_lost_when_a_leaf_is_deleted_from_after_a_change(conn: Conne
     conn.execute(DRIFTS[change])
     expected = originals(conn)
     conn.execute("delete from d1 where id = 2")
-    assert records(conn, "d") == [expected[2]]
+    (record,) = records(conn, "d")
+    assert {name: record[name] for name in expected[2]} == expected[2]
 
 
 @pytest.mark.parametrize("change", ["swap two names", "turn three names"])
@@ -1157,7 +1147,6 @@ def test_an_application_without_rights_deletes_after_a_change(
     "ddl",
     [
         "alter table t drop column name",
-        "drop type mood",
         "alter type mood add value 'great'",
         "alter type mood rename value 'ok' to 'fine'",
         "alter domain positive add check (value < 5)",
@@ -1174,8 +1163,6 @@ def test_nothing_of_ours_blocks_the_applications_changes(conn: Connection, ddl: 
     """)
     protect(conn, "t")
     conn.execute("delete from t where id = 1")
-    if ddl == "drop type mood":
-        conn.execute("alter table t drop column mood")
     conn.execute(ddl)
 
 
