@@ -385,7 +385,7 @@ as $$
   select t.relid::oid from pg_partition_tree(root) t
 $$;
 
--- capture/deletion_in_progress.sql
+-- capture/remembered_deletion.sql
 do $$
 begin
   if to_regtype('grace_internal.deletion_ref') is null then
@@ -394,37 +394,38 @@ begin
 end
 $$;
 
--- The deletion of the current transaction: all its captures, in every table, share one id and one time.
--- It is remembered in a transaction-local setting, which a rollback to savepoint takes back together with what was
--- captured since. The setting is signed, and bound to the transaction, because any user can write a setting: a forged
--- one is ignored, so nobody joins another transaction's deletion. No table is read, which would make serializable
--- transactions that have nothing to do with each other fail.
-create or replace function grace_internal.deletion_in_progress()
+-- The deletion of the current transaction: all its captures, in every table, share one id and one time. The first capture
+-- remembers them in the transaction-local setting grace.deletion, which a rollback to savepoint takes back together with
+-- what was captured since. The setting is signed, and bound to the transaction, because any user can write a setting: for
+-- a forged one the answer is null, so nobody joins another transaction's deletion or changes its time. No table is read,
+-- which would make serializable transactions that have nothing to do with each other fail.
+-- The setting is "id time signature", the time as PostgreSQL sends it, in hexadecimal digits.
+create or replace function grace_internal.remembered_deletion(setting text)
 returns grace_internal.deletion_ref
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_remembered text := current_setting('grace.deletion', true);
-  v_key text := pg_sequence_last_value('grace_internal.signing_key')::text || pg_current_xact_id()::text;
-  v_claim text;
+  v_claim text := split_part(setting, ' ', 1) || ' ' || split_part(setting, ' ', 2);
   v_result grace_internal.deletion_ref;
 begin
-  if v_remembered <> '' then
-    v_claim := split_part(v_remembered, '/', 1);
-    if v_remembered = v_claim || '/' || md5(v_key || v_claim || v_key) then
-      v_result.deletion := split_part(v_claim, ' ', 1)::bigint;
-      v_result.deleted_at := 'epoch'::timestamptz + split_part(v_claim, ' ', 2)::bigint * interval '1 microsecond';
-      return v_result;
-    end if;
+  if setting = v_claim || ' ' || grace_internal.signature(v_claim) then
+    v_result.deletion := split_part(setting, ' ', 1)::bigint;
+    v_result.deleted_at := timestamptz '2000-01-01 00:00+00'
+      + ('x' || split_part(setting, ' ', 2))::bit (64)::bigint * interval '1 microsecond';
   end if;
-
-  v_result.deletion := nextval('grace_internal.deletion_id');
-  v_result.deleted_at := clock_timestamp();
-  v_claim := v_result.deletion || ' ' || (extract(epoch from v_result.deleted_at) * 1000000)::bigint;
-  perform set_config('grace.deletion', v_claim || '/' || md5(v_key || v_claim || v_key), true);
   return v_result;
 end
+$$;
+
+create or replace function grace_internal.signature(claim text)
+returns text
+language sql
+as $$
+  select pg_catalog.md5(pg_catalog.concat(
+    pg_catalog.pg_sequence_last_value('grace_internal.signing_key'), claim, ' ', pg_catalog.pg_current_xact_id(),
+    pg_catalog.pg_sequence_last_value('grace_internal.signing_key')
+  ))
 $$;
 
 -- capture/has_capture_triggers.sql
@@ -553,9 +554,13 @@ declare
 begin
   v_body := format(
     $body$
+<<grace>> -- qualifies the variables: a column may be called like one
 declare
   v_unchanged boolean;
-  v_deletion grace_internal.deletion_ref;
+  v_setting text := current_setting('grace.deletion', true);
+  v_remembered grace_internal.deletion_ref;
+  v_deletion bigint;
+  v_deleted_at timestamptz;
   v_rows bigint;
 begin
   if tg_op = 'DELETE' then
@@ -565,11 +570,22 @@ begin
     end if;
   end if;
 
-  v_deletion := grace_internal.deletion_in_progress();
+  if v_setting <> '' then
+    v_remembered := grace_internal.remembered_deletion(v_setting);
+    v_deletion := v_remembered.deletion;
+    v_deleted_at := v_remembered.deleted_at;
+  end if;
+  if v_deletion is null then
+    v_deletion := nextval('grace_internal.deletion_id');
+    v_deleted_at := clock_timestamp();
+    v_setting := concat(v_deletion, ' ', encode(timestamptz_send(v_deleted_at), 'hex'));
+    v_setting := set_config('grace.deletion', v_setting || ' ' || grace_internal.signature(v_setting), true);
+  end if;
+
   if v_unchanged then
     %2$s;
   else
-    execute grace_internal.capture_statement(%1$s, tg_relid, tg_op) using v_deletion.deletion, v_deletion.deleted_at;
+    execute grace_internal.capture_statement(%1$s, tg_relid, tg_op) using v_deletion, v_deleted_at;
   end if;
   get diagnostics v_rows = row_count;
 
@@ -579,7 +595,7 @@ begin
       role, login, application_name, client_addr, reason
     )
     values (
-      v_deletion.deletion, v_deletion.deleted_at, %1$s, v_rows, tg_op,
+      v_deletion, v_deleted_at, %1$s, v_rows, tg_op,
       coalesce(nullif(current_setting('role'), 'none'), session_user), session_user,
       current_setting('application_name'), inet_client_addr(), nullif(current_setting('grace.reason', true), '')
     );
@@ -588,7 +604,7 @@ begin
 end
 $body$,
     protected_id,
-    grace_internal.insert_statement(protected_id, 'grace_gone', 'v_deletion.deletion', 'v_deletion.deleted_at')
+    grace_internal.insert_statement(protected_id, 'grace_gone', 'grace.v_deletion', 'grace.v_deleted_at')
   );
   execute format(
     'create or replace function grace_internal.%1$I() returns trigger language plpgsql '
@@ -2657,6 +2673,7 @@ as $$
 declare
   v_run bigint;
   v_id integer;
+  v_source text;
   v_taken bigint;
   v_total bigint := 0;
 begin
@@ -2666,14 +2683,24 @@ begin
 
   for i in 1 .. cardinality(plan.protected_ids) loop
     v_id := plan.protected_ids[i];
-    execute format(
-      'with taken as (delete %s returning b.grace_deletion, b.grace_deleted_at), '
-      'noted as (insert into grace_internal.restored (run_id, deletion, deleted_at, protected_id, row_count) '
-      'select $2, t.grace_deletion, min(t.grace_deleted_at), $3, count(*) from taken t group by t.grace_deletion '
-      'returning row_count) select coalesce(sum(n.row_count), 0) from noted n',
-      grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null, 'using')
-    )
-    into v_taken using plan.picks, v_run, v_id;
+    v_source := grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null, 'using');
+    if plan.picks is null and cardinality(plan.deletions) = 1 then
+      execute 'delete ' || v_source;
+      get diagnostics v_taken = row_count;
+      insert into grace_internal.restored (run_id, deletion, deleted_at, protected_id, row_count)
+      select v_run, c.deletion, c.deleted_at, v_id, v_taken
+      from grace_internal.capture c
+      where c.deletion = plan.deletions[1]
+      limit 1;
+    else
+      execute format(
+        'with taken as (delete %s returning b.grace_deletion, b.grace_deleted_at), '
+        'noted as (insert into grace_internal.restored (run_id, deletion, deleted_at, protected_id, row_count) '
+        'select $2, t.grace_deletion, min(t.grace_deleted_at), $3, count(*) from taken t group by t.grace_deletion '
+        'returning row_count) select coalesce(sum(n.row_count), 0) from noted n', v_source
+      )
+      into v_taken using plan.picks, v_run, v_id;
+    end if;
     if v_taken is distinct from inserted[i] then
       raise exception 'nothing was restored: % took % of % rows', plan.targets[i], inserted[i], v_taken
         using errcode = 'GR012',
@@ -2747,8 +2774,8 @@ as $$
   where l.leaf = leaf_is_expired.leaf
 $$;
 
--- Counted before the lock: nothing is added to a day that is over by its retention, and nothing of it is restored.
--- TRUNCATE locks the leaf alone, so nobody who deletes from the table waits.
+-- TRUNCATE locks the leaf alone, so nobody who deletes from the table waits. How many rows go is taken from the log, which
+-- is trimmed later: counting them would take longer than all the rest.
 create or replace function grace_internal.empty_leaf(protected_id integer, leaf oid)
 returns bigint
 language plpgsql
@@ -2757,9 +2784,23 @@ as $$
 declare
   v_rows bigint := 0;
 begin
-  if grace_internal.leaf_is_expired(protected_id, leaf) then
-    execute format('select count(*) from %s', grace_internal.qualified_name(leaf)) into v_rows;
+  if grace_internal.leaf_is_expired(protected_id, leaf) and pg_relation_size(leaf) > 0 then
     execute format('truncate %s', grace_internal.qualified_name(leaf));
+    select
+      coalesce((
+        select sum(c.row_count)
+        from grace_internal.capture c
+        where c.protected_id = empty_leaf.protected_id
+          and c.deleted_at >= l.lower_bound and c.deleted_at < l.upper_bound
+      ), 0) - coalesce((
+        select sum(r.row_count)
+        from grace_internal.restored r
+        where r.protected_id = empty_leaf.protected_id
+          and r.deleted_at >= l.lower_bound and r.deleted_at < l.upper_bound
+      ), 0)
+    into v_rows
+    from grace_internal.leaves(protected_id) l
+    where l.leaf = empty_leaf.leaf;
   end if;
   return v_rows;
 end
@@ -2836,6 +2877,7 @@ begin
 end
 $$;
 
+-- A leaf that could not be emptied yet is counted by the log.
 create or replace function grace_internal.trim_log(protected_id integer, max_rows integer)
 returns boolean
 language plpgsql
@@ -2844,6 +2886,13 @@ as $$
 declare
   v_rows bigint;
 begin
+  if exists (
+    select
+    from grace_internal.leaves(protected_id) l
+    where grace_internal.leaf_is_expired(protected_id, l.leaf) and pg_relation_size(l.leaf) > 0
+  ) then
+    return false;
+  end if;
   delete from grace_internal.capture c
   where c.ctid = any (array(
     select e.ctid

@@ -11,9 +11,13 @@ declare
 begin
   v_body := format(
     $body$
+<<grace>> -- qualifies the variables: a column may be called like one
 declare
   v_unchanged boolean;
-  v_deletion grace_internal.deletion_ref;
+  v_setting text := current_setting('grace.deletion', true);
+  v_remembered grace_internal.deletion_ref;
+  v_deletion bigint;
+  v_deleted_at timestamptz;
   v_rows bigint;
 begin
   if tg_op = 'DELETE' then
@@ -23,11 +27,22 @@ begin
     end if;
   end if;
 
-  v_deletion := grace_internal.deletion_in_progress();
+  if v_setting <> '' then
+    v_remembered := grace_internal.remembered_deletion(v_setting);
+    v_deletion := v_remembered.deletion;
+    v_deleted_at := v_remembered.deleted_at;
+  end if;
+  if v_deletion is null then
+    v_deletion := nextval('grace_internal.deletion_id');
+    v_deleted_at := clock_timestamp();
+    v_setting := concat(v_deletion, ' ', encode(timestamptz_send(v_deleted_at), 'hex'));
+    v_setting := set_config('grace.deletion', v_setting || ' ' || grace_internal.signature(v_setting), true);
+  end if;
+
   if v_unchanged then
     %2$s;
   else
-    execute grace_internal.capture_statement(%1$s, tg_relid, tg_op) using v_deletion.deletion, v_deletion.deleted_at;
+    execute grace_internal.capture_statement(%1$s, tg_relid, tg_op) using v_deletion, v_deleted_at;
   end if;
   get diagnostics v_rows = row_count;
 
@@ -37,7 +52,7 @@ begin
       role, login, application_name, client_addr, reason
     )
     values (
-      v_deletion.deletion, v_deletion.deleted_at, %1$s, v_rows, tg_op,
+      v_deletion, v_deleted_at, %1$s, v_rows, tg_op,
       coalesce(nullif(current_setting('role'), 'none'), session_user), session_user,
       current_setting('application_name'), inet_client_addr(), nullif(current_setting('grace.reason', true), '')
     );
@@ -46,7 +61,7 @@ begin
 end
 $body$,
     protected_id,
-    grace_internal.insert_statement(protected_id, 'grace_gone', 'v_deletion.deletion', 'v_deletion.deleted_at')
+    grace_internal.insert_statement(protected_id, 'grace_gone', 'grace.v_deletion', 'grace.v_deleted_at')
   );
   execute format(
     'create or replace function grace_internal.%1$I() returns trigger language plpgsql '

@@ -9,8 +9,8 @@ as $$
   where l.leaf = leaf_is_expired.leaf
 $$;
 
--- Counted before the lock: nothing is added to a day that is over by its retention, and nothing of it is restored.
--- TRUNCATE locks the leaf alone, so nobody who deletes from the table waits.
+-- TRUNCATE locks the leaf alone, so nobody who deletes from the table waits. How many rows go is taken from the log, which
+-- is trimmed later: counting them would take longer than all the rest.
 create or replace function grace_internal.empty_leaf(protected_id integer, leaf oid)
 returns bigint
 language plpgsql
@@ -19,9 +19,23 @@ as $$
 declare
   v_rows bigint := 0;
 begin
-  if grace_internal.leaf_is_expired(protected_id, leaf) then
-    execute format('select count(*) from %s', grace_internal.qualified_name(leaf)) into v_rows;
+  if grace_internal.leaf_is_expired(protected_id, leaf) and pg_relation_size(leaf) > 0 then
     execute format('truncate %s', grace_internal.qualified_name(leaf));
+    select
+      coalesce((
+        select sum(c.row_count)
+        from grace_internal.capture c
+        where c.protected_id = empty_leaf.protected_id
+          and c.deleted_at >= l.lower_bound and c.deleted_at < l.upper_bound
+      ), 0) - coalesce((
+        select sum(r.row_count)
+        from grace_internal.restored r
+        where r.protected_id = empty_leaf.protected_id
+          and r.deleted_at >= l.lower_bound and r.deleted_at < l.upper_bound
+      ), 0)
+    into v_rows
+    from grace_internal.leaves(protected_id) l
+    where l.leaf = empty_leaf.leaf;
   end if;
   return v_rows;
 end
@@ -98,6 +112,7 @@ begin
 end
 $$;
 
+-- A leaf that could not be emptied yet is counted by the log.
 create or replace function grace_internal.trim_log(protected_id integer, max_rows integer)
 returns boolean
 language plpgsql
@@ -106,6 +121,13 @@ as $$
 declare
   v_rows bigint;
 begin
+  if exists (
+    select
+    from grace_internal.leaves(protected_id) l
+    where grace_internal.leaf_is_expired(protected_id, l.leaf) and pg_relation_size(l.leaf) > 0
+  ) then
+    return false;
+  end if;
   delete from grace_internal.capture c
   where c.ctid = any (array(
     select e.ctid

@@ -93,6 +93,7 @@ as $$
 declare
   v_run bigint;
   v_id integer;
+  v_source text;
   v_taken bigint;
   v_total bigint := 0;
 begin
@@ -102,14 +103,24 @@ begin
 
   for i in 1 .. cardinality(plan.protected_ids) loop
     v_id := plan.protected_ids[i];
-    execute format(
-      'with taken as (delete %s returning b.grace_deletion, b.grace_deleted_at), '
-      'noted as (insert into grace_internal.restored (run_id, deletion, deleted_at, protected_id, row_count) '
-      'select $2, t.grace_deletion, min(t.grace_deleted_at), $3, count(*) from taken t group by t.grace_deletion '
-      'returning row_count) select coalesce(sum(n.row_count), 0) from noted n',
-      grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null, 'using')
-    )
-    into v_taken using plan.picks, v_run, v_id;
+    v_source := grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null, 'using');
+    if plan.picks is null and cardinality(plan.deletions) = 1 then
+      execute 'delete ' || v_source;
+      get diagnostics v_taken = row_count;
+      insert into grace_internal.restored (run_id, deletion, deleted_at, protected_id, row_count)
+      select v_run, c.deletion, c.deleted_at, v_id, v_taken
+      from grace_internal.capture c
+      where c.deletion = plan.deletions[1]
+      limit 1;
+    else
+      execute format(
+        'with taken as (delete %s returning b.grace_deletion, b.grace_deleted_at), '
+        'noted as (insert into grace_internal.restored (run_id, deletion, deleted_at, protected_id, row_count) '
+        'select $2, t.grace_deletion, min(t.grace_deleted_at), $3, count(*) from taken t group by t.grace_deletion '
+        'returning row_count) select coalesce(sum(n.row_count), 0) from noted n', v_source
+      )
+      into v_taken using plan.picks, v_run, v_id;
+    end if;
     if v_taken is distinct from inserted[i] then
       raise exception 'nothing was restored: % took % of % rows', plan.targets[i], inserted[i], v_taken
         using errcode = 'GR012',
