@@ -29,7 +29,10 @@ def capture(connection: Connection, rounds: int) -> list[Result]:
     """100,000 rows in one DELETE: a whole table, and a tenth of one by an indexed date."""
     whole = _capture(connection, rounds, "whole", ROWS, "")
     tenth = _capture(
-        connection, rounds, "tenth", TABLE_ROWS,
+        connection,
+        rounds,
+        "tenth",
+        TABLE_ROWS,
         "where ordered_on >= date '2020-01-01' + 400 and ordered_on < date '2020-01-01' + 500",
     )
     return whole + tenth
@@ -117,11 +120,22 @@ def _by_pgbench(cluster: Cluster, table: str, first: int) -> float:
         script.write_text(f"\\set n :n + 1\ndelete from {table} where id = :n;\n", encoding="utf-8")
         done = subprocess.run(
             [
-                str(cluster.binaries / "pgbench"), "--no-vacuum", "--protocol=prepared", "--client=1",
-                f"--transactions={SINGLES}", f"--define=n={first - 1}", f"--file={script}",
-                "--host=127.0.0.1", f"--port={cluster.port}", f"--username={cluster.superuser}", "postgres",
+                str(cluster.binaries / "pgbench"),
+                "--no-vacuum",
+                "--protocol=prepared",
+                "--client=1",
+                f"--transactions={SINGLES}",
+                f"--define=n={first - 1}",
+                f"--file={script}",
+                "--host=127.0.0.1",
+                f"--port={cluster.port}",
+                f"--username={cluster.superuser}",
+                "postgres",
             ],
-            capture_output=True, text=True, check=True, env={**os.environ, "PGOPTIONS": "-c synchronous_commit=off"},
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PGOPTIONS": "-c synchronous_commit=off"},
         )
     rate = re.search(r"^tps = ([\d.]+)", done.stdout, re.MULTILINE)
     assert rate is not None, done.stdout
@@ -166,7 +180,8 @@ def _create_family(connection: Connection, name: str) -> None:
         connection,
         "create table {child} (id bigint primary key, order_id bigint not null references {parent} on delete cascade, "
         "product text not null, quantity integer not null, price numeric(10, 2) not null)",
-        parent=parent, child=child,
+        parent=parent,
+        child=child,
     )
     execute(connection, "create index on {child} (order_id)", child=child)
 

@@ -73,7 +73,12 @@ def compare(
     scale = {"ms": 1e3, "µs": 1e6}[unit] / per
     return [
         Result(
-            benchmark, name, value * scale, unit, value / base, limits.get(name),
+            benchmark,
+            name,
+            value * scale,
+            unit,
+            value / base,
+            limits.get(name),
             f"{limits[name]:g}" if name in limits else "",
         )
         for name, value in medians.items()

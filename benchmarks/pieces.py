@@ -32,13 +32,15 @@ def pieces(connection: Connection, rounds: int) -> list[Result]:
                 connection,
                 "create function {function}() returns trigger language plpgsql security definer "
                 f"set search_path = public, pg_temp as $$begin {body} return null; end$$",
-                function=f"piece_{number}", log=log,
+                function=f"piece_{number}",
+                log=log,
             )
             execute(
                 connection,
                 f"create trigger piece after delete on {{table}} {referencing} for each statement "
                 "execute function {function}()",
-                table=table, function=f"piece_{number}",
+                table=table,
+                function=f"piece_{number}",
             )
         variants.append(_variant(connection, name, table))
     create(connection, "piece_ours", "piece_source")
@@ -59,8 +61,10 @@ def _create_log(connection: Connection, name: str, *, partitioned: bool) -> None
     execute(connection, f"create table {{log}} ({columns}) {by_time}", log=name)
     if partitioned:
         execute(
-            connection, "create table {leaf} partition of {log} for values from (minvalue) to (maxvalue)",
-            leaf=f"{name}_leaf", log=name,
+            connection,
+            "create table {leaf} partition of {log} for values from (minvalue) to (maxvalue)",
+            leaf=f"{name}_leaf",
+            log=name,
         )
 
 
@@ -76,6 +80,4 @@ def _variant(connection: Connection, name: str, table: str) -> Variant:
 
 
 def _insert_alone(connection: Connection) -> None:
-    execute(
-        connection, "insert into {log} select *, 1, now() from {source}", log="piece_alone", source="piece_source"
-    )
+    execute(connection, "insert into {log} select *, 1, now() from {source}", log="piece_alone", source="piece_source")

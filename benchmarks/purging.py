@@ -38,7 +38,8 @@ def purge(connection: Connection, rounds: int) -> list[Result]:
         connection,
         [
             Variant(
-                "batched DELETE", lambda: _fill_plain(connection, plain, source),
+                "batched DELETE",
+                lambda: _fill_plain(connection, plain, source),
                 lambda: measured("batched DELETE", "delete"),
             ),
             Variant(
@@ -69,8 +70,10 @@ def _position(connection: Connection) -> int:
 def _fill_plain(connection: Connection, plain: str, source: str) -> None:
     execute(connection, "truncate {plain}", plain=plain)
     execute(
-        connection, "insert into {plain} select s.*, 1, now() - interval '40 days' from {source} s",
-        plain=plain, source=source,
+        connection,
+        "insert into {plain} select s.*, 1, now() - interval '40 days' from {source} s",
+        plain=plain,
+        source=source,
     )
     execute(connection, "vacuum (analyze) {plain}", plain=plain)
 
@@ -81,14 +84,13 @@ def _fill_expired_day(connection: Connection, table: str, source: str) -> None:
     Nobody can delete in the past, and a leaf's day is its name; so a superuser writes where only captures do.
     """
     number = protected_number(connection, table)
-    connection.execute(
-        "select grace_internal.create_partition(%s, (now() at time zone 'UTC')::date - 40)", [number]
-    )
+    connection.execute("select grace_internal.create_partition(%s, (now() at time zone 'UTC')::date - 40)", [number])
     rows = execute(
         connection,
         "insert into {buffer} select s.*, 1, date_trunc('day', now(), 'UTC') - interval '39 days 12 hours' "
         "from {source} s",
-        buffer=f"grace_buffer.{table}", source=source,
+        buffer=f"grace_buffer.{table}",
+        source=source,
     )
     connection.execute(
         "insert into grace_internal.capture (deletion, deleted_at, protected_id, row_count, operation, role, login) "

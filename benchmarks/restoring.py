@@ -27,7 +27,8 @@ def restore(connection: Connection, rounds: int) -> list[Result]:
         execute(
             connection,
             "with gone as (delete from {table} returning *) insert into {log} select gone.*, now() from gone",
-            table=hand, log=log,
+            table=hand,
+            log=log,
         )
         vacuum(connection, hand, log)
 
@@ -35,13 +36,12 @@ def restore(connection: Connection, rounds: int) -> list[Result]:
         execute(connection, "insert into {table} select * from {copy}", table=bare, copy=copy)
 
     def move_back() -> None:
-        columns = (
-            "id, customer_id, product_id, ordered_on, status, reference, note, quantity, unit_price, changed_at"
-        )
+        columns = "id, customer_id, product_id, ordered_on, status, reference, note, quantity, unit_price, changed_at"
         execute(
             connection,
             f"with back as (delete from {{log}} returning {columns}) insert into {{table}} select * from back",
-            table=hand, log=log,
+            table=hand,
+            log=log,
         )
 
     def restore_last() -> None:

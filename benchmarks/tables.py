@@ -28,9 +28,7 @@ def execute(connection: Connection, query: str, **names: str) -> int:
 def create(connection: Connection, *names: str) -> None:
     """Create empty tables with a primary key and an index on the date."""
     for name in names:
-        connection.execute(
-            sql.SQL("create table {} ({}, primary key (id))").format(sql.Identifier(name), COLUMNS)
-        )
+        connection.execute(sql.SQL("create table {} ({}, primary key (id))").format(sql.Identifier(name), COLUMNS))
         execute(connection, "create index on {table} (ordered_on)", table=name)
 
 

@@ -41,7 +41,9 @@ def _text(value: Any) -> str:
 
 
 def interval(value: datetime.timedelta) -> str:
-    """Return a duration as a person reads it: "30 days", "2:00:00"."""
+    """Return a duration as a person reads it: "30 days", "2:00:00", "0.025 s"."""
+    if value.microseconds and value < datetime.timedelta(minutes=1):
+        return f"{value.total_seconds():.3f} s"
     days, rest = value.days, datetime.timedelta(seconds=value.seconds)
     words = f"{days} day{'' if days == 1 else 's'}" if days else ""
     return f"{words} {rest}".strip() if rest or not days else words

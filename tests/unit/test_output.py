@@ -30,7 +30,8 @@ def printed(capsys: pytest.CaptureFixture[str], value: Any, output_format: str) 
         (datetime.timedelta(days=30), "30 days"),
         (datetime.timedelta(hours=2), "2:00:00"),
         (datetime.timedelta(days=1, seconds=61), "1 day 0:01:01"),
-        (datetime.timedelta(seconds=1, microseconds=999), "0:00:01"),
+        (datetime.timedelta(seconds=1, microseconds=999), "1.001 s"),
+        (datetime.timedelta(seconds=5), "0:00:05"),
     ],
 )
 def test_a_duration_reads_as_a_person_says_it(duration: datetime.timedelta, words: str) -> None:
