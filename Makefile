@@ -16,7 +16,7 @@ setup:
 	@manage/setup.sh $(VENV) test
 
 test: setup lint
-	@$(PYTHON) -m pytest
+	@$(PYTHON) -m pytest -n auto --dist loadfile
 
 bench: setup
 	@$(PYTHON) -m benchmarks

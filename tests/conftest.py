@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ from pg_grace.connection import Connection, Target, connect
 from tests.server import Server, running_server
 
 _numbers = itertools.count(1)
+
+# Several workers of pytest-xdist may share one server.
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+_TEMPLATE = f"grace_template_{_WORKER}"
 
 
 @dataclass
@@ -62,7 +67,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @contextmanager
 def _new_database(server: Server, template: str | None) -> Iterator[Database]:
-    name = f"test_{next(_numbers)}"
+    name = f"test_{_WORKER}_{next(_numbers)}"
     with psycopg.connect(server.dsn, autocommit=True) as admin:
         admin.execute(f"drop database if exists {name} with (force)")
         admin.execute(f"create database {name} template {template or 'template0'}")
@@ -79,12 +84,12 @@ def _new_database(server: Server, template: str | None) -> Iterator[Database]:
 def template(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
     request.config.pg_grace_server = f"{server.version()}, {server.kind}"  # type: ignore[attr-defined]
     with psycopg.connect(server.dsn, autocommit=True) as admin:
-        admin.execute("drop database if exists grace_template")
-        admin.execute("create database grace_template")
-        with connect(Target(server.conninfo("grace_template"))) as connection:
+        admin.execute(f"drop database if exists {_TEMPLATE}")
+        admin.execute(f"create database {_TEMPLATE}")
+        with connect(Target(server.conninfo(_TEMPLATE))) as connection:
             migrate.install(connection)
-        yield "grace_template"
-        admin.execute("drop database grace_template")
+        yield _TEMPLATE
+        admin.execute(f"drop database {_TEMPLATE}")
 
 
 @pytest.fixture
@@ -113,7 +118,7 @@ def role(server: Server) -> Iterator[Any]:
     made: list[str] = []
 
     def make(name: str, options: str = "login") -> str:
-        full = f"{name}_{next(_numbers)}"
+        full = f"{name}_{_WORKER}_{next(_numbers)}"
         with psycopg.connect(server.dsn, autocommit=True) as admin:
             admin.execute(f"create role {full} {options}")
         made.append(full)

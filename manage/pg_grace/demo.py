@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -44,6 +45,8 @@ class Demo:
         """Tell the whole story; raises CommandError when a step fails."""
         if not has_pg_cron():
             raise CommandError("pg_cron is not installed\nHINT:  apt-get install postgresql-15-cron", Exit.FAILED)
+        # So that the server is stopped and removed then as well.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         self._say("Starting a PostgreSQL server of its own, in a temporary folder, on a free port …")
         with Cluster(_SETTINGS) as cluster:
             self._conninfo = cluster.conninfo(_DATABASE)
