@@ -59,6 +59,19 @@ def server() -> Iterator[Server]:
         yield running
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist tells the one that prints which server it used."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["pg_grace_server"] = getattr(session.config, "pg_grace_server", None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.pg_grace_server = node.workeroutput.get("pg_grace_server") or getattr(
+        node.config, "pg_grace_server", None
+    )
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     described = getattr(terminalreporter.config, "pg_grace_server", None)
     if described:
