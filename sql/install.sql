@@ -4,7 +4,7 @@
 
 begin;
 
-select pg_advisory_xact_lock(4708281990);
+do $$ begin perform pg_catalog.pg_advisory_xact_lock(4708281990); end $$;
 
 set local client_min_messages = warning;
 set local search_path = pg_catalog, pg_temp;
@@ -89,11 +89,15 @@ comment on sequence grace_internal.deletion_id is
 create sequence grace_internal.signing_key
 as bigint minvalue -9223372036854775808 maxvalue 9223372036854775807 no cycle;
 
-select pg_catalog.setval(
-  'grace_internal.signing_key',
-  ('x' || pg_catalog.substr(pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', ''), 1, 12)
-    || pg_catalog.right(pg_catalog.gen_random_uuid()::text, 4))::bit (64)::bigint
-);
+do $$
+begin
+  perform pg_catalog.setval(
+    'grace_internal.signing_key',
+    ('x' || pg_catalog.substr(pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', ''), 1, 12)
+      || pg_catalog.right(pg_catalog.gen_random_uuid()::text, 4))::bit (64)::bigint
+  );
+end
+$$;
 
 create table grace_internal.protected (
   id integer generated always as identity primary key,
@@ -302,7 +306,7 @@ returns timestamptz
 language sql stable security definer -- the registry is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
-  select now() - p.span
+  select statement_timestamp() - p.span
   from grace_internal.protected p
   where p.id = $1
 $$;
@@ -429,7 +433,7 @@ as $$
 $$;
 
 -- capture/has_capture_triggers.sql
-create or replace function grace_internal.has_capture_triggers(relation oid)
+create or replace function grace_internal.has_capture_triggers(relation oid, protected_id integer)
 returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -442,6 +446,7 @@ as $$
     and t.tgname in ('zz_grace_delete', 'zz_grace_truncate')
     and t.tgenabled = 'A'
     and n.nspname = 'grace_internal'
+    and f.proname = 'capture_' || protected_id
 $$;
 
 -- capture/columns_differ.sql
@@ -471,50 +476,67 @@ $$;
 -- capture/columns_unchanged.sql
 -- Labelled IMMUTABLE so that the planner evaluates it when it plans the capture function's first statement. That statement
 -- reads the transition table, so its plan depends on the table itself: any DDL on the table makes every session plan, and so
--- evaluate, anew. Between two changes of the table the answer costs nothing. Errors: 40001 when the table has changed behind
--- this transaction's snapshot, with which the catalog can't be read as it is now.
+-- evaluate, anew. Between two changes of the table the answer costs nothing. The planner reads the catalog with the outer
+-- statement's snapshot, which may be older than the table's last change: then the answer is false, and the statement is
+-- made anew; in an isolation level above READ COMMITTED, where nothing can be read as it is now, it is error 40001.
 create or replace function grace_internal.columns_unchanged(protected_id integer)
 returns boolean
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if current_setting('transaction_isolation') <> 'read committed' then
-    perform grace_internal.refuse_old_snapshot(protected_id);
+  if grace_internal.snapshot_is_old(protected_id) then
+    if current_setting('transaction_isolation') = 'read committed' then
+      return false;
+    end if;
+    raise exception 'could not serialize access: table % was changed after this transaction began',
+      (select p.target_name from grace_internal.protected p where p.id = protected_id)
+      using errcode = 'serialization_failure',
+      detail = 'What this transaction sees of the catalog no longer matches the table, so a deleted row could not be captured whole.',
+      hint = 'Run the transaction again.';
+  end if;
+  if exists (
+    select
+    from grace_internal.protected p
+    join pg_class c on c.oid = p.target and c.relkind = 'r'
+    join pg_inherits i on i.inhparent = c.oid
+    where p.id = protected_id
+  ) then
+    raise exception 'rows deleted from % could not be captured whole',
+      (select p.target_name from grace_internal.protected p where p.id = protected_id)
+      using errcode = 'GR002',
+      detail = 'Another table inherits from it now; rows deleted through the parent would lose the child''s columns.',
+      hint = 'End the inheritance (alter table … no inherit …), or unprotect the table.';
   end if;
   return not grace_internal.columns_differ(protected_id);
 end
 $$;
 
--- What is read with the snapshot is compared to what PostgreSQL's caches say, which are always up to date.
-create or replace function grace_internal.refuse_old_snapshot(protected_id integer)
-returns void
-language plpgsql
+-- What is read with the statement's snapshot is compared to what PostgreSQL's caches say, which are always up to date.
+-- STABLE: a volatile function would read with a new snapshot.
+create or replace function grace_internal.snapshot_is_old(protected_id integer)
+returns boolean
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_table regclass := (select p.target from grace_internal.protected p where p.id = protected_id);
-begin
-  if exists (
+  select exists (
     select
-    from grace_internal.partition_tree(v_table) as t (relation)
+    from grace_internal.protected p
+    cross join lateral grace_internal.partition_tree(p.target) as t (relation)
     join pg_class c on c.oid = t.relation
-    where has_column_privilege(c.oid, (c.relnatts + 1)::smallint, 'select') is not null
-      or pg_relation_filenode(c.oid) is distinct from nullif(c.relfilenode, 0)
-      or exists (
-        select
-        from pg_attribute a
-        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-          and (pg_identify_object('pg_class'::regclass, c.oid, a.attnum)).identity
-            is distinct from format('%s.%I', grace_internal.qualified_name(c.oid), a.attname)
+    where p.id = protected_id
+      and (
+        has_column_privilege(c.oid, (c.relnatts + 1)::smallint, 'select') is not null
+        or pg_relation_filenode(c.oid) is distinct from nullif(c.relfilenode, 0)
+        or exists (
+          select
+          from pg_attribute a
+          where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+            and (pg_identify_object('pg_class'::regclass, c.oid, a.attnum)).identity
+              is distinct from format('%s.%I', grace_internal.qualified_name(c.oid), a.attname)
+        )
       )
-  ) then
-    raise exception 'could not serialize access: table % was changed after this transaction began', v_table
-      using errcode = 'serialization_failure',
-      detail = 'What this transaction sees of the catalog no longer matches the table, so a deleted row could not be captured whole.',
-      hint = 'Run the transaction again.';
-  end if;
-end
+  )
 $$;
 
 -- capture/insert_statement.sql
@@ -636,7 +658,7 @@ declare
 begin
   for n in 1 .. 1600 loop
     v_suffix := '_former' || n;
-    v_name := (left(wanted::text, 52) || v_suffix)::name;
+    v_name := grace_internal.cut_name(wanted::text, 63 - octet_length(v_suffix)) || v_suffix;
     if not exists (
       select from grace_internal.protected_column c
       where c.protected_id = free_column_name.protected_id and c.buffer_column = v_name
@@ -690,7 +712,8 @@ $$;
 
 -- capture/missing_value.sql
 -- What a column that was added with a default has in rows from before, which PostgreSQL did not rewrite for it. The same
--- goes for rows that had been deleted by then.
+-- goes for rows that had been deleted by then. Only for PostgreSQL's own types and arrays of them: reading a value of
+-- another type can run code of the application's (a domain's check), which must not happen with our rights.
 create or replace function grace_internal.missing_value(relation oid, column_number smallint)
 returns text
 language sql stable
@@ -698,7 +721,10 @@ set search_path = pg_catalog, pg_temp
 as $$
   select (a.attmissingval::text::text [])[1]
   from pg_attribute a
+  join pg_type t on t.oid = a.atttypid
+  left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
   where a.attrelid = relation and a.attnum = column_number and a.atthasmissing
+    and 'pg_catalog'::regnamespace in (t.typnamespace, e.typnamespace)
 $$;
 
 -- capture/sync_columns.sql
@@ -721,6 +747,15 @@ begin
   where p.id = protected_id
   for update;
   v_buffer := format('grace_buffer.%I', v_protected.buffer);
+
+  -- DROP TYPE … CASCADE takes columns out of the buffer as well.
+  delete from grace_internal.protected_column c
+  where c.protected_id = v_protected.id
+    and not exists (
+      select
+      from pg_attribute a
+      where a.attrelid = v_buffer::regclass and a.attname = c.buffer_column and not a.attisdropped
+    );
 
   with ended as (
     update grace_internal.protected_column c
@@ -784,7 +819,26 @@ as $$
 declare
   v_uncovered text;
 begin
+  if not exists (
+    select
+    from grace_internal.protected p
+    cross join lateral grace_internal.partition_tree(p.target) as t (relation)
+    where p.id = protected_id and t.relation = capture_statement.relation
+  ) then
+    raise exception '% no longer belongs to the table whose capture triggers it has', relation::regclass
+      using errcode = 'GR010',
+      detail = 'It was detached, so its rows could not be restored from where they would be captured.',
+      hint = format('Protect it: select * from grace.protect(%L); or drop its triggers zz_grace_delete and zz_grace_truncate.',
+        grace_internal.qualified_name(relation));
+  end if;
   if operation = 'TRUNCATE' then
+    if row_security_active(relation) then
+      raise exception 'TRUNCATE of protected table % could remove rows that are not captured',
+        grace_internal.qualified_name(relation)
+        using errcode = 'GR010',
+        detail = 'It has FORCE ROW LEVEL SECURITY, which hides rows from the owner of pg_grace.',
+        hint = format('Give role %I BYPASSRLS, or use DELETE.', current_user);
+    end if;
     -- Not MVCC-safe: a snapshot taken before the lock does not see every row that TRUNCATE removes.
     if current_setting('transaction_isolation') <> 'read committed' then
       raise exception 'TRUNCATE of protected table % needs isolation level READ COMMITTED',
@@ -798,7 +852,7 @@ begin
     end if;
     select string_agg(grace_internal.qualified_name(t.relation), ', ') into v_uncovered
     from grace_internal.partition_tree(relation) as t (relation)
-    where not grace_internal.has_capture_triggers(t.relation);
+    where not grace_internal.has_capture_triggers(t.relation, protected_id);
     if v_uncovered is not null then
       raise exception 'TRUNCATE would remove rows that are not captured'
         using errcode = 'GR010',
@@ -1244,8 +1298,15 @@ begin
     from grace_internal.protected p
     cross join lateral grace_internal.partition_tree(p.target) as t (relation)
     where p.id = protected_id
-      and not grace_internal.has_capture_triggers(t.relation)
-      and (repair or not exists (select from pg_trigger g where g.tgrelid = t.relation and g.tgname = 'zz_grace_delete'))
+      and not grace_internal.has_capture_triggers(t.relation, p.id)
+      and (
+        repair
+        or not exists (
+          select
+          from pg_trigger g
+          where g.tgrelid = t.relation and g.tgfoid in (select grace_internal.capture_functions(p.id))
+        )
+      )
   loop
     execute format(
       'create or replace trigger zz_grace_delete after delete on %s referencing old table as grace_gone '
@@ -1304,14 +1365,30 @@ as $$
 $$;
 
 -- capture/follow_table.sql
--- Brings buffer, capture function and triggers up to date with a table. A trigger that somebody has disabled is only
+-- Brings buffer, capture function and triggers up to date with a table; takes the triggers off partitions that have left. A trigger that somebody has disabled is only
 -- enabled again with repair.
 create or replace function grace_internal.follow_table(protected_id integer, repair boolean)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_relation text;
 begin
+  for v_relation in
+    select grace_internal.qualified_name(t.tgrelid)
+    from pg_trigger t
+    where t.tgname = 'zz_grace_delete'
+      and t.tgfoid in (select grace_internal.capture_functions(follow_table.protected_id))
+      and not t.tgrelid in (
+        select grace_internal.partition_tree(p.target)
+        from grace_internal.protected p
+        where p.id = follow_table.protected_id
+      )
+  loop
+    execute format('drop trigger zz_grace_delete on %s', v_relation);
+    execute format('drop trigger if exists zz_grace_truncate on %s', v_relation);
+  end loop;
   if grace_internal.columns_differ(protected_id) then
     perform grace_internal.sync_columns(protected_id);
     perform grace_internal.generate_capture(protected_id);
@@ -1341,9 +1418,10 @@ begin
   loop
     begin
       perform grace_internal.follow_table(v_id, repair => false);
-    exception when lock_not_available or object_in_use then
+    exception when others then -- whatever it is, the application's DDL comes first; the next capture says it again
       raise warning 'the buffer of % could not be brought up to date now; the next capture does it',
-        (select p.target_name from grace_internal.protected p where p.id = v_id);
+        (select p.target_name from grace_internal.protected p where p.id = v_id)
+        using detail = format('%s (SQLSTATE %s)', sqlerrm, sqlstate);
     end;
   end loop;
 end
@@ -1421,6 +1499,9 @@ begin
       status := 'protected';
     elsif v_active and (v_table <> target or v_retention = retention) then
       status := 'already protected';
+      if v_table = target and cardinality(exclude_columns) > 0 then
+        warning := 'What is captured of it stays as it is; to exclude columns, unprotect it with buffer => discard first.';
+      end if;
     elsif v_active then
       status := 'already protected';
       warning := format(
@@ -1442,7 +1523,7 @@ begin
   select array_agg(t.relation) into v_relations
   from grace_internal.protected p
   cross join lateral grace_internal.partition_tree(p.target) as t (relation)
-  where p.id = any (v_ids) and not grace_internal.has_capture_triggers(t.relation);
+  where p.id = any (v_ids) and not grace_internal.has_capture_triggers(t.relation, p.id);
 
   if v_relations is not null then
     perform grace_internal.lock_for_ddl(v_relations, 'share row exclusive', wait);
@@ -1505,6 +1586,12 @@ begin
       using errcode = 'invalid_parameter_value',
       detail = 'It says what becomes of the rows that can still be restored.',
       hint = 'Give ''keep'' (they stay until they expire) or ''discard'' (they are gone at once).';
+  end if;
+  if exists (select from pg_class c where c.oid = target and c.relispartition) then
+    raise exception '% can''t be unprotected', target
+      using errcode = 'GR002',
+      detail = format('It is a partition of %s, which is protected as a whole.', pg_partition_root(target)),
+      hint = format('Unprotect the whole: select grace.unprotect(%L);', pg_partition_root(target)::text);
   end if;
   perform grace_internal.require_table_right(target);
   select p.target into v_root from grace_internal.protected p where p.id = v_id for update;
@@ -1594,16 +1681,23 @@ $$;
 comment on function grace._table_name(oid) is 'Internal: schema.table, quoted where needed.';
 
 -- look/is_running.sql
-create or replace function grace._is_running(server_process integer)
+-- Whether the call that began a run is still going on: the same statement of the same session. Where pg_stat_activity hides
+-- that from the owner of pg_grace, the session's process has to do.
+create or replace function grace._is_running(server_process integer, since timestamptz)
 returns boolean
 language sql stable security definer -- other roles' sessions
 set search_path = pg_catalog, pg_temp
 as $$
   select exists (
-    select from pg_stat_activity a where a.pid = server_process and a.datname = current_database()
+    select
+    from pg_stat_activity a
+    where a.pid = server_process
+      and a.datname = current_database()
+      and coalesce(a.state <> 'idle' and a.query_start <= since, true)
   )
 $$;
-comment on function grace._is_running(integer) is 'Internal: whether a server process works in this database.';
+comment on function grace._is_running(integer, timestamptz) is
+'Internal: whether the call that began a run is still going on.';
 
 -- look/protected_state.sql
 -- What the log says is left in a buffer: no scan of the buffer itself.
@@ -1646,7 +1740,7 @@ as $$
   select case
     when not p.active then 'unprotected'
     when not exists (select from pg_class c where c.oid = p.target) then 'table dropped'
-    when bool_and(grace_internal.has_capture_triggers(t.relation)) then 'capturing'
+    when bool_and(grace_internal.has_capture_triggers(t.relation, p.id)) then 'capturing'
     when bool_or(exists (
       select from pg_trigger g
       where g.tgrelid = t.relation and g.tgname in ('zz_grace_delete', 'zz_grace_truncate') and g.tgenabled <> 'A'
@@ -1701,7 +1795,7 @@ left join lateral (
   from grace_internal.restored r
   where r.deletion = c.deletion and r.protected_id = c.protected_id
 ) as r on true
-where c.deleted_at > now() - p.span
+where c.deleted_at > statement_timestamp() - p.span
 group by c.deletion, p.id, r.row_count;
 
 comment on view grace.deletions is
@@ -1756,7 +1850,7 @@ select
   r.finished_at,
   r.finished_at - r.started_at as duration,
   case
-    when r.status = 'running' and not grace._is_running(r.pid) then 'aborted'
+    when r.status = 'running' and not grace._is_running(r.pid, r.started_at) then 'aborted'
     else r.status
   end as status,
   r.row_count,
@@ -1821,36 +1915,23 @@ begin
 end
 $$;
 
--- FROM item "k" with the keys as typed columns. Errors: as above, and GR008 for a value of the wrong type.
+-- FROM item "k" with the keys as typed columns. It is text, to be run with the caller's rights: reading a value can run code
+-- of the application's, a domain's check for example.
 create or replace function grace_internal.keys_source(protected_id integer, keys jsonb)
 returns text
-language plpgsql stable
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_target regclass := (select p.target from grace_internal.protected p where p.id = protected_id);
-  v_keys jsonb := grace_internal.normal_keys(protected_id, keys);
-  v_source text;
-begin
   select format(
     'pg_catalog.jsonb_to_recordset(%L) as k (%s)',
-    v_keys,
+    grace_internal.normal_keys(p.id, keys),
     string_agg(format('%I %s', l.attname, l.type_name), ', ')
   )
-  into v_source
-  from pg_index i
-  join grace_internal.live_columns(v_target) l on l.attnum = any (i.indkey)
-  where i.indrelid = v_target and i.indisprimary;
-  begin
-    execute format('select count(k.*) from %s', v_source);
-  exception when data_exception then
-    raise exception '% is not a key of %', v_keys, v_target
-      using errcode = 'GR008',
-      detail = format('A value does not fit its column: %s', sqlerrm),
-      hint = 'Give each value as the column''s type reads it.';
-  end;
-  return v_source;
-end
+  from grace_internal.protected p
+  join pg_index i on i.indrelid = p.target and i.indisprimary
+  cross join lateral grace_internal.live_columns(p.target) l
+  where p.id = protected_id and l.attnum = any (i.indkey)
+  group by p.id
 $$;
 
 -- b (a buffered row) has the key k.
@@ -1892,7 +1973,7 @@ begin
   into source, retention
   from grace_internal.protected p
   where p.id = v_id;
-  condition := format('b.grace_deleted_at operator(pg_catalog.>) %L', now() - retention);
+  condition := format('b.grace_deleted_at operator(pg_catalog.>) %L', statement_timestamp() - retention);
   if deletion is not null then
     condition := condition || format(' and b.grace_deletion operator(pg_catalog.=) %L::pg_catalog.int8', deletion);
   end if;
@@ -1911,6 +1992,7 @@ begin
     );
   end if;
   if keys is not null then
+    perform grace_internal.normal_keys(v_id, keys);
     condition := condition || format(
       ' and exists (select from %s where %s)',
       grace_internal.keys_source(v_id, keys), grace_internal.keys_condition(v_id)
@@ -1938,13 +2020,20 @@ declare
 begin
   select w.* into v_where
   from grace._buffer_condition(target, deletion, keys, deleted_from, deleted_to, deleted_by) w;
-  return query execute pg_catalog.format(
-    'select b.grace_deletion, b.grace_deleted_at, b.grace_deleted_at operator(pg_catalog.+) %L::pg_catalog.interval, '
-    'pg_catalog.to_jsonb(b.*) operator(pg_catalog.-) ''grace_deletion''::pg_catalog.text '
-    'operator(pg_catalog.-) ''grace_deleted_at''::pg_catalog.text '
-    'from %s b where %s order by b.grace_deleted_at desc, b.grace_deletion desc limit %L::pg_catalog.int8',
-    v_where.retention, v_where.source, v_where.condition, max_rows
-  );
+  begin
+    return query execute pg_catalog.format(
+      'select b.grace_deletion, b.grace_deleted_at, b.grace_deleted_at operator(pg_catalog.+) %L::pg_catalog.interval, '
+      'pg_catalog.to_jsonb(b.*) operator(pg_catalog.-) ''grace_deletion''::pg_catalog.text '
+      'operator(pg_catalog.-) ''grace_deleted_at''::pg_catalog.text '
+      'from %s b where %s order by b.grace_deleted_at desc, b.grace_deletion desc limit %L::pg_catalog.int8',
+      v_where.retention, v_where.source, v_where.condition, max_rows
+    );
+  exception when data_exception then
+    raise exception 'a selected row or key can''t be read'
+      using errcode = 'GR008',
+      detail = sqlerrm,
+      hint = 'Give each key''s value as the column''s type reads it.';
+  end;
 end
 $$;
 comment on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint) is
@@ -2009,9 +2098,10 @@ $$;
 -- restore/buffer_links.sql
 -- Foreign keys between protected tables, as a join condition over their buffers: c the referencing row, p the
 -- referenced one.
-create or replace function grace_internal.buffer_links()
+create or replace function grace._buffer_links()
 returns table (child_id integer, child_buffer name, parent_id integer, parent_buffer name, condition text)
 language sql stable
+security definer -- the registry is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
   select
@@ -2035,11 +2125,13 @@ as $$
     and grace_internal.buffer_columns(parent.id, f.confrelid, f.confkey) is not null
     and grace_internal.buffer_columns(child.id, f.conrelid, f.conkey) is not null
 $$;
+comment on function grace._buffer_links() is 'Internal: foreign keys between protected tables, as join conditions.';
 
 -- restore/add_related.sql
 -- Adds to the picked rows what went with them in the same deletion: everything that hangs on them through foreign
--- keys, and then every row that these need above them. The siblings of a picked row are left alone.
-create or replace function grace_internal.add_related(picks grace._row_ref [])
+-- keys, and then every row that these need above them. The siblings of a picked row are left alone. Runs with the caller's
+-- rights, for comparing keys can run casts and operators of the application's.
+create or replace function grace._add_related(picks grace._row_ref [])
 returns grace._row_ref []
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -2063,7 +2155,7 @@ begin
           l.condition,
           d.known, d.known_id, d.known_buffer,
           d.sought, d.sought_id, d.sought_buffer
-        from grace_internal.buffer_links() l
+        from grace._buffer_links() l
         cross join lateral (
           select 'p', l.parent_id, l.parent_buffer, 'c', l.child_id, l.child_buffer where v_direction = 'down'
           union all
@@ -2099,6 +2191,42 @@ begin
   return v_all;
 end
 $$;
+comment on function grace._add_related(grace._row_ref []) is
+'Internal: adds to the picked rows what went with them and hangs on them.';
+
+-- Runs the query of a restore for its rows. Errors: GR007 for keys that are not in the buffer, GR008 for a value of the wrong
+-- type.
+create or replace function grace._pick_rows(plan grace._restore_plan, related boolean)
+returns grace._row_ref []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_picks grace._row_ref [];
+  v_missing text;
+begin
+  begin
+    execute plan.statement into v_picks, v_missing;
+  exception when data_exception then
+    raise exception 'not a key of %', plan.target
+      using errcode = 'GR008',
+      detail = format('A value does not fit its column: %s', sqlerrm),
+      hint = 'Give each value as the column''s type reads it.';
+  end;
+  if v_missing is not null or v_picks is null then
+    raise exception 'not in the buffer: %', coalesce(v_missing, 'any such row')
+      using errcode = 'GR007',
+      detail = 'No such row can be restored: it was not deleted, not as selected, is restored already, or has expired.',
+      hint = format('Look at what there is: select * from grace.buffered(%L);', plan.target);
+  end if;
+  if related then
+    v_picks := grace._add_related(v_picks);
+  end if;
+  return v_picks;
+end
+$$;
+comment on function grace._pick_rows(grace._restore_plan, boolean) is
+'Internal: where the rows stand that a restore selects.';
 
 -- restore/insert_select.sql
 -- The columns that a table has now, and what a buffered row b holds for each (null where it holds nothing). A column
@@ -2331,10 +2459,10 @@ as $$
 $$;
 
 -- restore/restore_plan.sql
--- Finds what a restore selects and writes the statements for it; changes nothing. With lock it holds the log of the
--- deletions against every other restore and purge until the transaction ends, so that what it found stays as it is.
--- Errors: GR001, GR007, GR008, GR009, GR015, GR016.
-create or replace function grace._restore_plan(
+-- Finds what a restore selects; changes nothing. With lock it holds the log of the deletions against every other restore
+-- and purge until the transaction ends, so that what it found stays as it is. Where not whole deletions are selected it
+-- leaves a query for the rows, to be run with the caller's rights. Errors: GR001, GR007, GR008, GR009, GR016.
+create or replace function grace._restore_select(
   target regclass, deletion bigint, keys jsonb,
   deleted_from timestamptz, deleted_to timestamptz, deleted_by name,
   related boolean, lock boolean
@@ -2347,9 +2475,6 @@ as $$
 declare
   v_plan grace._restore_plan;
   v_id integer;
-  v_whole boolean;
-  v_names text;
-  v_progress text := '';
 begin
   if deletion is null and keys is null and deleted_from is null and deleted_to is null and deleted_by is null then
     raise exception 'nothing is selected'
@@ -2368,16 +2493,18 @@ begin
     v_plan.target := coalesce(pg_partition_root(target), target);
   end if;
 
+  if keys is not null then
+    perform grace_internal.normal_keys(v_id, keys);
+  end if;
   v_plan.deletions := grace_internal.matching_deletions(
     v_id, deletion, deleted_from, deleted_to, deleted_by, lock
   );
 
-  v_whole := keys is null and (
+  if keys is null and (
     v_id is null or not related or not exists (
       select from grace_internal.capture c where c.deletion = any (v_plan.deletions) and c.protected_id <> v_id
     )
-  );
-  if v_whole then
+  ) then
     select array_agg(c.protected_id order by c.protected_id) into v_plan.protected_ids
     from (
       select distinct c.protected_id
@@ -2385,10 +2512,27 @@ begin
       where c.deletion = any (v_plan.deletions) and (v_id is null or c.protected_id = v_id)
     ) as c;
   else
-    v_plan.picks := grace_internal.pick_rows(v_id, v_plan.deletions, keys);
-    if related then
-      v_plan.picks := grace_internal.add_related(v_plan.picks);
-    end if;
+    v_plan.statement := grace_internal.pick_statement(v_id, v_plan.deletions, keys);
+  end if;
+  return v_plan;
+end
+$$;
+comment on function grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) is
+'Internal: which deletions a restore selects, and the query for the rows.';
+
+-- Writes the statements that insert and check what is selected. Errors: GR015.
+create or replace function grace._restore_plan(selected grace._restore_plan)
+returns grace._restore_plan
+language plpgsql
+security definer -- reads the log and the registry, which are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_plan grace._restore_plan := selected;
+  v_names text;
+  v_progress text := '';
+begin
+  if v_plan.picks is not null then
     select array_agg(distinct n.protected_id order by n.protected_id) into v_plan.protected_ids
     from unnest(v_plan.picks) n;
   end if;
@@ -2420,18 +2564,24 @@ begin
     grace_internal.check_statement(v_plan.protected_ids, array_agg(s.source))
   into v_plan.statement, v_plan.check_statement
   from unnest(v_plan.protected_ids) i
-  cross join lateral grace_internal.restore_source(i, v_plan.deletions, not v_whole) as s (source);
+  cross join lateral grace_internal.restore_source(i, v_plan.deletions, v_plan.picks is not null) as s (source);
 
   select string_agg(format('%I.%I', n.nspname, c.conname), ', ') into v_plan.constraints
   from pg_constraint c
   join pg_namespace n on n.oid = c.connamespace
-  where c.conrelid = any (v_plan.targets) and c.condeferred;
+  where c.conrelid = any (v_plan.targets)
+    and c.condeferred
+    and not exists ( -- SET CONSTRAINTS knows a constraint by its schema and name only
+      select
+      from pg_constraint x
+      where x.connamespace = c.connamespace and x.conname = c.conname and not x.condeferrable
+    );
 
   return v_plan;
 end
 $$;
-comment on function grace._restore_plan(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) is
-'Internal: what a restore selects, and the statements for it.';
+comment on function grace._restore_plan(grace._restore_plan) is
+'Internal: the statements of a restore.';
 
 -- Deletions that have something left to restore. Errors: GR007 when there is none.
 create or replace function grace_internal.matching_deletions(
@@ -2494,24 +2644,21 @@ begin
 end
 $$;
 
--- Where the chosen rows of one table stand: the newest version of each key, or all its rows in the deletions.
-create or replace function grace_internal.pick_rows(protected_id integer, deletions bigint [], keys jsonb)
-returns grace._row_ref []
-language plpgsql
+-- The query for where the chosen rows of one table stand: the newest version of each key (and the keys of which there is
+-- none), or all its rows in the deletions.
+create or replace function grace_internal.pick_statement(protected_id integer, deletions bigint [], keys jsonb)
+returns text
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_key_columns text;
-  v_picks grace._row_ref [];
-  v_missing text;
 begin
   if keys is null then
-    execute format(
-      'select array_agg(row(%s, b.grace_deleted_at, b.tableoid, b.ctid)::grace._row_ref) %s',
+    return format(
+      'select array_agg(row(%s, b.grace_deleted_at, b.tableoid, b.ctid)::grace._row_ref), null::text %s',
       protected_id, grace_internal.restore_source(protected_id, deletions, false)
-    )
-    into v_picks;
-    return v_picks;
+    );
   end if;
 
   select string_agg(format('k.%I', n), ', ') into v_key_columns
@@ -2519,26 +2666,16 @@ begin
   join pg_index i on i.indrelid = p.target and i.indisprimary
   cross join lateral unnest(grace_internal.column_names(i.indrelid, i.indkey::smallint [])) n
   where p.id = protected_id;
-  execute format(
+  return format(
     'select array_agg(row(%s, f.grace_deleted_at, f.tableoid, f.ctid)::grace._row_ref) filter (where f.ctid is not null), '
-    'string_agg(pg_catalog.to_jsonb(f.grace_key)::text, '', '') filter (where f.ctid is null) '
+    'string_agg(to_jsonb(f.grace_key)::text, '', '') filter (where f.ctid is null) '
     'from (select distinct on (%s) k as grace_key, b.* from %s left join ('
     'select b.*, b.tableoid, b.ctid %s) as b on %s '
     'order by %s, b.grace_deleted_at desc, b.grace_deletion desc, b.ctid desc) as f',
     protected_id, v_key_columns, grace_internal.keys_source(protected_id, keys),
     grace_internal.restore_source(protected_id, deletions, false), grace_internal.keys_condition(protected_id),
     v_key_columns
-  )
-  into v_picks, v_missing;
-  if v_missing is not null then
-    raise exception 'not in the buffer: %', v_missing
-      using errcode = 'GR007',
-      detail = 'No row with this key can be restored: it was not deleted, not as selected, is restored already, or has expired.',
-      hint = format('Look at what there is: select * from grace.buffered(%L);', (
-        select p.target_name from grace_internal.protected p where p.id = protected_id
-      ));
-  end if;
-  return v_picks;
+  );
 end
 $$;
 
@@ -2601,9 +2738,13 @@ declare
   v_inserted bigint [];
   v_conflicts jsonb;
 begin
-  v_plan := grace._restore_plan(
+  v_plan := grace._restore_select(
     target, deletion, keys, deleted_from, deleted_to, deleted_by, related, not dry_run
   );
+  if v_plan.statement is not null then
+    v_plan.picks := grace._pick_rows(v_plan, related);
+  end if;
+  v_plan := grace._restore_plan(v_plan);
 
   if dry_run then
     return query execute pg_catalog.format(
@@ -2830,7 +2971,7 @@ declare
 begin
   execute format(
     'delete from %1$s b where b.ctid = any (array('
-    'select e.ctid from %1$s e where e.grace_deleted_at <= $1 limit $2 for update skip locked))',
+    'select e.ctid from %1$s e where e.grace_deleted_at <= $1 limit $2))',
     grace_internal.qualified_name(leaf)
   )
   using grace._expired_before(protected_id), max_rows;
@@ -2877,35 +3018,33 @@ begin
 end
 $$;
 
--- A leaf that could not be emptied yet is counted by the log.
-create or replace function grace_internal.trim_log(protected_id integer, max_rows integer)
+-- What had expired when the run began and so is out of the buffer by now.
+create or replace function grace_internal.trim_log(protected_id integer, as_of timestamptz, max_rows integer)
 returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_before timestamptz;
   v_rows bigint;
 begin
-  if exists (
-    select
-    from grace_internal.leaves(protected_id) l
-    where grace_internal.leaf_is_expired(protected_id, l.leaf) and pg_relation_size(l.leaf) > 0
-  ) then
-    return false;
-  end if;
+  v_before := least(
+    grace._expired_before(protected_id),
+    as_of - (select p.span from grace_internal.protected p where p.id = protected_id)
+  );
   delete from grace_internal.capture c
   where c.ctid = any (array(
     select e.ctid
     from grace_internal.capture e
     where e.protected_id = trim_log.protected_id
-      and e.deleted_at <= (select grace._expired_before(trim_log.protected_id))
+      and e.deleted_at <= v_before
     limit max_rows
     for update skip locked
   ));
   get diagnostics v_rows = row_count;
   delete from grace_internal.restored r
   where r.protected_id = trim_log.protected_id
-    and r.deleted_at <= (select grace._expired_before(trim_log.protected_id));
+    and r.deleted_at <= v_before;
   return v_rows = max_rows;
 end
 $$;
@@ -2933,10 +3072,10 @@ begin
   if target is not null then
     perform grace_internal.protected_id(target);
   end if;
-  lock table grace_internal.run in share row exclusive mode;
+  lock table grace_internal.run in share update exclusive mode; -- against another purge only
   update grace_internal.run r
   set status = 'aborted', finished_at = clock_timestamp()
-  where r.kind = 'purge' and r.status = 'running' and not grace._is_running(r.pid);
+  where r.kind = 'purge' and r.status = 'running' and not grace._is_running(r.pid, r.started_at);
   select r.* into v_other
   from grace_internal.run r
   where r.kind = 'purge' and r.status = 'running' and r.pid <> pg_backend_pid();
@@ -2994,11 +3133,15 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '50ms'
 as $$
 declare
+  v_run grace_internal.run;
   v_rows bigint := 0;
   v_more boolean := false;
   v_leaf text := grace_internal.qualified_name(item.leaf);
 begin
-  if not exists (select from grace_internal.run r where r.id = run and r.kind = 'purge' and r.status = 'running') then
+  select r.* into v_run
+  from grace_internal.run r
+  where r.id = run and r.kind = 'purge' and r.status = 'running';
+  if not found then
     raise exception 'run % is no purge that is running', run
       using errcode = 'GR014', detail = 'Slices are done by grace.purge() only.', hint = 'call grace.purge();';
   end if;
@@ -3010,7 +3153,10 @@ begin
         v_rows := grace_internal.delete_expired(item.protected_id, item.leaf, 5000);
         v_more := v_rows = 5000;
       when 'prepare' then v_more := grace_internal.prepare_buffer(item.protected_id);
-      when 'log' then v_more := grace_internal.trim_log(item.protected_id, 5000);
+      when 'log' then
+        if not v_run.details ? 'left_for_next_run' then
+          v_more := grace_internal.trim_log(item.protected_id, v_run.started_at, 5000);
+        end if;
     end case;
   exception when lock_not_available then
     update grace_internal.run r
@@ -3111,11 +3257,23 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_database text := current_setting('cron.database_name', true);
+  v_database text;
 begin
+  begin
+    v_database := current_setting('cron.database_name', true);
+  exception when insufficient_privilege then
+    v_database := '?';
+  end;
   if exists (select from pg_extension where extname = 'pg_cron') then
-    execute 'select cron.schedule($1, $2, $3)'
-    using 'pg_grace: purge', '5 0 * * *', 'call grace.purge()';
+    begin
+      execute 'select cron.schedule($1, $2, $3)'
+      using 'pg_grace: purge', '5 0 * * *', 'call grace.purge()';
+    exception when insufficient_privilege then
+      return format(
+        'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
+        'then install again. Until then call grace.purge() yourself.', current_user, current_user
+      );
+    end;
     return 'pg_cron job "pg_grace: purge" runs every night at 00:05';
   end if;
   if not exists (select from pg_available_extensions where name = 'pg_cron') then
@@ -3128,6 +3286,13 @@ begin
     return 'pg_cron is not preloaded, so nothing is purged by itself. Set shared_preload_libraries = ''pg_cron'' and '
       'cron.database_name = ''' || current_database() || ''' in postgresql.conf, restart, "create extension pg_cron", '
       'then install again. Until then call grace.purge() yourself.';
+  end if;
+  if v_database = '?' then
+    return format(
+      'pg_cron is preloaded, but this role may not read cron.database_name, so nothing is purged by itself. If it is %L, '
+      'as superuser: create extension pg_cron; grant usage on schema cron to %I; then install again.',
+      current_database(), current_user
+    );
   end if;
   if v_database <> current_database() then
     return format(
@@ -3182,7 +3347,7 @@ grant select on grace.deletions, grace.protected, grace.runs, grace.expired to g
 grant select on grace.alembic_version to grace_operator, grace_auditor;
 grant execute on function grace.jobs() to grace_operator, grace_auditor;
 grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
-grant execute on function grace._is_running(integer) to grace_operator, grace_auditor;
+grant execute on function grace._is_running(integer, timestamptz) to grace_operator, grace_auditor;
 grant execute on function grace._expired_before(integer) to grace_operator, grace_auditor;
 grant execute on function grace.table_named(text) to grace_operator, grace_auditor;
 grant execute on function grace._table_name(oid) to grace_operator, grace_auditor;
@@ -3191,7 +3356,11 @@ grant usage on sequence grace_internal.progress to grace_operator;
 grant execute on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint) to grace_operator;
 grant execute on function grace.restore(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) to grace_operator;
 grant execute on function grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name) to grace_operator;
-grant execute on function grace._restore_plan(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) to grace_operator;
+grant execute on function grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) to grace_operator;
+grant execute on function grace._pick_rows(grace._restore_plan, boolean) to grace_operator;
+grant execute on function grace._add_related(grace._row_ref []) to grace_operator;
+grant execute on function grace._buffer_links() to grace_operator;
+grant execute on function grace._restore_plan(grace._restore_plan) to grace_operator;
 grant execute on function grace._refuse_restore(jsonb) to grace_operator;
 grant execute on function grace._restore_progress() to grace_operator;
 grant execute on function grace._restore_done(grace._restore_plan, bigint []) to grace_operator;

@@ -76,5 +76,8 @@ def connect(target: Target) -> Connection:
             Exit.REFUSED,
         )
     set_json_loads(_exact_json, connection)
+    # psycopg reads times and intervals in these styles only; the order of day and month stays as it is set.
+    connection.execute("set datestyle = 'ISO'")
+    connection.execute("set intervalstyle = 'postgres'")
     connection.add_notice_handler(_show_notice)
     return connection

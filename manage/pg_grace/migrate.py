@@ -20,7 +20,7 @@ from pg_grace.connection import Connection
 from pg_grace.errors import CommandError, Exit
 
 # One installation or upgrade at a time per database; the number has no meaning.
-_LOCK = "select pg_advisory_xact_lock(4708281990)"
+_LOCK = "do $$ begin perform pg_catalog.pg_advisory_xact_lock(4708281990); end $$"
 _QUIET = "set local client_min_messages = warning"
 _SEARCH_PATH = "set local search_path = pg_catalog, pg_temp"
 _GUARD = """do $$

@@ -147,7 +147,7 @@ def _print_table(rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
     table = Table(header_style="bold")
     for column in columns:
         numbers = any(isinstance(row[column], int) and not isinstance(row[column], bool) for row in rows)
-        table.add_column(column.replace("_", " "), justify="right" if numbers else "left", overflow="fold")
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(_terminal_text(row[column])) for column in columns))
     out.print(table)
@@ -161,7 +161,7 @@ def _print_records(out: Console, rows: list[dict[str, Any]], columns: Sequence[s
         table.add_column(overflow="fold")
         for column in columns:
             if row[column] is not None:
-                table.add_row(column.replace("_", " "), Text(_terminal_text(row[column])))
+                table.add_row(column, Text(_terminal_text(row[column])))
         out.print(table)
 
 

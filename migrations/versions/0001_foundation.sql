@@ -8,11 +8,15 @@ comment on sequence grace_internal.deletion_id is
 create sequence grace_internal.signing_key
 as bigint minvalue -9223372036854775808 maxvalue 9223372036854775807 no cycle;
 
-select pg_catalog.setval(
-  'grace_internal.signing_key',
-  ('x' || pg_catalog.substr(pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', ''), 1, 12)
-    || pg_catalog.right(pg_catalog.gen_random_uuid()::text, 4))::bit (64)::bigint
-);
+do $$
+begin
+  perform pg_catalog.setval(
+    'grace_internal.signing_key',
+    ('x' || pg_catalog.substr(pg_catalog.replace(pg_catalog.gen_random_uuid()::text, '-', ''), 1, 12)
+      || pg_catalog.right(pg_catalog.gen_random_uuid()::text, 4))::bit (64)::bigint
+  );
+end
+$$;
 
 create table grace_internal.protected (
   id integer generated always as identity primary key,

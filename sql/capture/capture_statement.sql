@@ -9,7 +9,26 @@ as $$
 declare
   v_uncovered text;
 begin
+  if not exists (
+    select
+    from grace_internal.protected p
+    cross join lateral grace_internal.partition_tree(p.target) as t (relation)
+    where p.id = protected_id and t.relation = capture_statement.relation
+  ) then
+    raise exception '% no longer belongs to the table whose capture triggers it has', relation::regclass
+      using errcode = 'GR010',
+      detail = 'It was detached, so its rows could not be restored from where they would be captured.',
+      hint = format('Protect it: select * from grace.protect(%L); or drop its triggers zz_grace_delete and zz_grace_truncate.',
+        grace_internal.qualified_name(relation));
+  end if;
   if operation = 'TRUNCATE' then
+    if row_security_active(relation) then
+      raise exception 'TRUNCATE of protected table % could remove rows that are not captured',
+        grace_internal.qualified_name(relation)
+        using errcode = 'GR010',
+        detail = 'It has FORCE ROW LEVEL SECURITY, which hides rows from the owner of pg_grace.',
+        hint = format('Give role %I BYPASSRLS, or use DELETE.', current_user);
+    end if;
     -- Not MVCC-safe: a snapshot taken before the lock does not see every row that TRUNCATE removes.
     if current_setting('transaction_isolation') <> 'read committed' then
       raise exception 'TRUNCATE of protected table % needs isolation level READ COMMITTED',
@@ -23,7 +42,7 @@ begin
     end if;
     select string_agg(grace_internal.qualified_name(t.relation), ', ') into v_uncovered
     from grace_internal.partition_tree(relation) as t (relation)
-    where not grace_internal.has_capture_triggers(t.relation);
+    where not grace_internal.has_capture_triggers(t.relation, protected_id);
     if v_uncovered is not null then
       raise exception 'TRUNCATE would remove rows that are not captured'
         using errcode = 'GR010',

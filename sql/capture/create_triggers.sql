@@ -15,8 +15,15 @@ begin
     from grace_internal.protected p
     cross join lateral grace_internal.partition_tree(p.target) as t (relation)
     where p.id = protected_id
-      and not grace_internal.has_capture_triggers(t.relation)
-      and (repair or not exists (select from pg_trigger g where g.tgrelid = t.relation and g.tgname = 'zz_grace_delete'))
+      and not grace_internal.has_capture_triggers(t.relation, p.id)
+      and (
+        repair
+        or not exists (
+          select
+          from pg_trigger g
+          where g.tgrelid = t.relation and g.tgfoid in (select grace_internal.capture_functions(p.id))
+        )
+      )
   loop
     execute format(
       'create or replace trigger zz_grace_delete after delete on %s referencing old table as grace_gone '

@@ -18,9 +18,10 @@ begin
   loop
     begin
       perform grace_internal.follow_table(v_id, repair => false);
-    exception when lock_not_available or object_in_use then
+    exception when others then -- whatever it is, the application's DDL comes first; the next capture says it again
       raise warning 'the buffer of % could not be brought up to date now; the next capture does it',
-        (select p.target_name from grace_internal.protected p where p.id = v_id);
+        (select p.target_name from grace_internal.protected p where p.id = v_id)
+        using detail = format('%s (SQLSTATE %s)', sqlerrm, sqlstate);
     end;
   end loop;
 end

@@ -1,11 +1,27 @@
--- Brings buffer, capture function and triggers up to date with a table. A trigger that somebody has disabled is only
+-- Brings buffer, capture function and triggers up to date with a table; takes the triggers off partitions that have left. A trigger that somebody has disabled is only
 -- enabled again with repair.
 create or replace function grace_internal.follow_table(protected_id integer, repair boolean)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_relation text;
 begin
+  for v_relation in
+    select grace_internal.qualified_name(t.tgrelid)
+    from pg_trigger t
+    where t.tgname = 'zz_grace_delete'
+      and t.tgfoid in (select grace_internal.capture_functions(follow_table.protected_id))
+      and not t.tgrelid in (
+        select grace_internal.partition_tree(p.target)
+        from grace_internal.protected p
+        where p.id = follow_table.protected_id
+      )
+  loop
+    execute format('drop trigger zz_grace_delete on %s', v_relation);
+    execute format('drop trigger if exists zz_grace_truncate on %s', v_relation);
+  end loop;
   if grace_internal.columns_differ(protected_id) then
     perform grace_internal.sync_columns(protected_id);
     perform grace_internal.generate_capture(protected_id);

@@ -10,7 +10,7 @@ declare
 begin
   for n in 1 .. 1600 loop
     v_suffix := '_former' || n;
-    v_name := (left(wanted::text, 52) || v_suffix)::name;
+    v_name := grace_internal.cut_name(wanted::text, 63 - octet_length(v_suffix)) || v_suffix;
     if not exists (
       select from grace_internal.protected_column c
       where c.protected_id = free_column_name.protected_id and c.buffer_column = v_name

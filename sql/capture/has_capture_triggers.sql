@@ -1,4 +1,4 @@
-create or replace function grace_internal.has_capture_triggers(relation oid)
+create or replace function grace_internal.has_capture_triggers(relation oid, protected_id integer)
 returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -11,4 +11,5 @@ as $$
     and t.tgname in ('zz_grace_delete', 'zz_grace_truncate')
     and t.tgenabled = 'A'
     and n.nspname = 'grace_internal'
+    and f.proname = 'capture_' || protected_id
 $$;

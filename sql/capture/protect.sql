@@ -56,6 +56,9 @@ begin
       status := 'protected';
     elsif v_active and (v_table <> target or v_retention = retention) then
       status := 'already protected';
+      if v_table = target and cardinality(exclude_columns) > 0 then
+        warning := 'What is captured of it stays as it is; to exclude columns, unprotect it with buffer => discard first.';
+      end if;
     elsif v_active then
       status := 'already protected';
       warning := format(
@@ -77,7 +80,7 @@ begin
   select array_agg(t.relation) into v_relations
   from grace_internal.protected p
   cross join lateral grace_internal.partition_tree(p.target) as t (relation)
-  where p.id = any (v_ids) and not grace_internal.has_capture_triggers(t.relation);
+  where p.id = any (v_ids) and not grace_internal.has_capture_triggers(t.relation, p.id);
 
   if v_relations is not null then
     perform grace_internal.lock_for_ddl(v_relations, 'share row exclusive', wait);

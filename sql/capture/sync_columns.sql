@@ -18,6 +18,15 @@ begin
   for update;
   v_buffer := format('grace_buffer.%I', v_protected.buffer);
 
+  -- DROP TYPE … CASCADE takes columns out of the buffer as well.
+  delete from grace_internal.protected_column c
+  where c.protected_id = v_protected.id
+    and not exists (
+      select
+      from pg_attribute a
+      where a.attrelid = v_buffer::regclass and a.attname = c.buffer_column and not a.attisdropped
+    );
+
   with ended as (
     update grace_internal.protected_column c
     set ended_at = clock_timestamp()

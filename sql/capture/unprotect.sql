@@ -16,6 +16,12 @@ begin
       detail = 'It says what becomes of the rows that can still be restored.',
       hint = 'Give ''keep'' (they stay until they expire) or ''discard'' (they are gone at once).';
   end if;
+  if exists (select from pg_class c where c.oid = target and c.relispartition) then
+    raise exception '% can''t be unprotected', target
+      using errcode = 'GR002',
+      detail = format('It is a partition of %s, which is protected as a whole.', pg_partition_root(target)),
+      hint = format('Unprotect the whole: select grace.unprotect(%L);', pg_partition_root(target)::text);
+  end if;
   perform grace_internal.require_table_right(target);
   select p.target into v_root from grace_internal.protected p where p.id = v_id for update;
 

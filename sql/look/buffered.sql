@@ -18,7 +18,7 @@ begin
   into source, retention
   from grace_internal.protected p
   where p.id = v_id;
-  condition := format('b.grace_deleted_at operator(pg_catalog.>) %L', now() - retention);
+  condition := format('b.grace_deleted_at operator(pg_catalog.>) %L', statement_timestamp() - retention);
   if deletion is not null then
     condition := condition || format(' and b.grace_deletion operator(pg_catalog.=) %L::pg_catalog.int8', deletion);
   end if;
@@ -37,6 +37,7 @@ begin
     );
   end if;
   if keys is not null then
+    perform grace_internal.normal_keys(v_id, keys);
     condition := condition || format(
       ' and exists (select from %s where %s)',
       grace_internal.keys_source(v_id, keys), grace_internal.keys_condition(v_id)
@@ -64,13 +65,20 @@ declare
 begin
   select w.* into v_where
   from grace._buffer_condition(target, deletion, keys, deleted_from, deleted_to, deleted_by) w;
-  return query execute pg_catalog.format(
-    'select b.grace_deletion, b.grace_deleted_at, b.grace_deleted_at operator(pg_catalog.+) %L::pg_catalog.interval, '
-    'pg_catalog.to_jsonb(b.*) operator(pg_catalog.-) ''grace_deletion''::pg_catalog.text '
-    'operator(pg_catalog.-) ''grace_deleted_at''::pg_catalog.text '
-    'from %s b where %s order by b.grace_deleted_at desc, b.grace_deletion desc limit %L::pg_catalog.int8',
-    v_where.retention, v_where.source, v_where.condition, max_rows
-  );
+  begin
+    return query execute pg_catalog.format(
+      'select b.grace_deletion, b.grace_deleted_at, b.grace_deleted_at operator(pg_catalog.+) %L::pg_catalog.interval, '
+      'pg_catalog.to_jsonb(b.*) operator(pg_catalog.-) ''grace_deletion''::pg_catalog.text '
+      'operator(pg_catalog.-) ''grace_deleted_at''::pg_catalog.text '
+      'from %s b where %s order by b.grace_deleted_at desc, b.grace_deletion desc limit %L::pg_catalog.int8',
+      v_where.retention, v_where.source, v_where.condition, max_rows
+    );
+  exception when data_exception then
+    raise exception 'a selected row or key can''t be read'
+      using errcode = 'GR008',
+      detail = sqlerrm,
+      hint = 'Give each key''s value as the column''s type reads it.';
+  end;
 end
 $$;
 comment on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint) is

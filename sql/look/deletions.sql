@@ -19,7 +19,7 @@ left join lateral (
   from grace_internal.restored r
   where r.deletion = c.deletion and r.protected_id = c.protected_id
 ) as r on true
-where c.deleted_at > now() - p.span
+where c.deleted_at > statement_timestamp() - p.span
 group by c.deletion, p.id, r.row_count;
 
 comment on view grace.deletions is

@@ -38,7 +38,7 @@ as $$
   select case
     when not p.active then 'unprotected'
     when not exists (select from pg_class c where c.oid = p.target) then 'table dropped'
-    when bool_and(grace_internal.has_capture_triggers(t.relation)) then 'capturing'
+    when bool_and(grace_internal.has_capture_triggers(t.relation, p.id)) then 'capturing'
     when bool_or(exists (
       select from pg_trigger g
       where g.tgrelid = t.relation and g.tgname in ('zz_grace_delete', 'zz_grace_truncate') and g.tgenabled <> 'A'

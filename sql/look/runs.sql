@@ -7,7 +7,7 @@ select
   r.finished_at,
   r.finished_at - r.started_at as duration,
   case
-    when r.status = 'running' and not grace._is_running(r.pid) then 'aborted'
+    when r.status = 'running' and not grace._is_running(r.pid, r.started_at) then 'aborted'
     else r.status
   end as status,
   r.row_count,

@@ -65,7 +65,7 @@ declare
 begin
   execute format(
     'delete from %1$s b where b.ctid = any (array('
-    'select e.ctid from %1$s e where e.grace_deleted_at <= $1 limit $2 for update skip locked))',
+    'select e.ctid from %1$s e where e.grace_deleted_at <= $1 limit $2))',
     grace_internal.qualified_name(leaf)
   )
   using grace._expired_before(protected_id), max_rows;
@@ -112,35 +112,33 @@ begin
 end
 $$;
 
--- A leaf that could not be emptied yet is counted by the log.
-create or replace function grace_internal.trim_log(protected_id integer, max_rows integer)
+-- What had expired when the run began and so is out of the buffer by now.
+create or replace function grace_internal.trim_log(protected_id integer, as_of timestamptz, max_rows integer)
 returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_before timestamptz;
   v_rows bigint;
 begin
-  if exists (
-    select
-    from grace_internal.leaves(protected_id) l
-    where grace_internal.leaf_is_expired(protected_id, l.leaf) and pg_relation_size(l.leaf) > 0
-  ) then
-    return false;
-  end if;
+  v_before := least(
+    grace._expired_before(protected_id),
+    as_of - (select p.span from grace_internal.protected p where p.id = protected_id)
+  );
   delete from grace_internal.capture c
   where c.ctid = any (array(
     select e.ctid
     from grace_internal.capture e
     where e.protected_id = trim_log.protected_id
-      and e.deleted_at <= (select grace._expired_before(trim_log.protected_id))
+      and e.deleted_at <= v_before
     limit max_rows
     for update skip locked
   ));
   get diagnostics v_rows = row_count;
   delete from grace_internal.restored r
   where r.protected_id = trim_log.protected_id
-    and r.deleted_at <= (select grace._expired_before(trim_log.protected_id));
+    and r.deleted_at <= v_before;
   return v_rows = max_rows;
 end
 $$;

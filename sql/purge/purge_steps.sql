@@ -20,10 +20,10 @@ begin
   if target is not null then
     perform grace_internal.protected_id(target);
   end if;
-  lock table grace_internal.run in share row exclusive mode;
+  lock table grace_internal.run in share update exclusive mode; -- against another purge only
   update grace_internal.run r
   set status = 'aborted', finished_at = clock_timestamp()
-  where r.kind = 'purge' and r.status = 'running' and not grace._is_running(r.pid);
+  where r.kind = 'purge' and r.status = 'running' and not grace._is_running(r.pid, r.started_at);
   select r.* into v_other
   from grace_internal.run r
   where r.kind = 'purge' and r.status = 'running' and r.pid <> pg_backend_pid();
@@ -81,11 +81,15 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '50ms'
 as $$
 declare
+  v_run grace_internal.run;
   v_rows bigint := 0;
   v_more boolean := false;
   v_leaf text := grace_internal.qualified_name(item.leaf);
 begin
-  if not exists (select from grace_internal.run r where r.id = run and r.kind = 'purge' and r.status = 'running') then
+  select r.* into v_run
+  from grace_internal.run r
+  where r.id = run and r.kind = 'purge' and r.status = 'running';
+  if not found then
     raise exception 'run % is no purge that is running', run
       using errcode = 'GR014', detail = 'Slices are done by grace.purge() only.', hint = 'call grace.purge();';
   end if;
@@ -97,7 +101,10 @@ begin
         v_rows := grace_internal.delete_expired(item.protected_id, item.leaf, 5000);
         v_more := v_rows = 5000;
       when 'prepare' then v_more := grace_internal.prepare_buffer(item.protected_id);
-      when 'log' then v_more := grace_internal.trim_log(item.protected_id, 5000);
+      when 'log' then
+        if not v_run.details ? 'left_for_next_run' then
+          v_more := grace_internal.trim_log(item.protected_id, v_run.started_at, 5000);
+        end if;
     end case;
   exception when lock_not_available then
     update grace_internal.run r

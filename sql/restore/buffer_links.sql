@@ -1,8 +1,9 @@
 -- Foreign keys between protected tables, as a join condition over their buffers: c the referencing row, p the
 -- referenced one.
-create or replace function grace_internal.buffer_links()
+create or replace function grace._buffer_links()
 returns table (child_id integer, child_buffer name, parent_id integer, parent_buffer name, condition text)
 language sql stable
+security definer -- the registry is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
   select
@@ -26,3 +27,4 @@ as $$
     and grace_internal.buffer_columns(parent.id, f.confrelid, f.confkey) is not null
     and grace_internal.buffer_columns(child.id, f.conrelid, f.conkey) is not null
 $$;
+comment on function grace._buffer_links() is 'Internal: foreign keys between protected tables, as join conditions.';

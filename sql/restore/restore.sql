@@ -21,9 +21,13 @@ declare
   v_inserted bigint [];
   v_conflicts jsonb;
 begin
-  v_plan := grace._restore_plan(
+  v_plan := grace._restore_select(
     target, deletion, keys, deleted_from, deleted_to, deleted_by, related, not dry_run
   );
+  if v_plan.statement is not null then
+    v_plan.picks := grace._pick_rows(v_plan, related);
+  end if;
+  v_plan := grace._restore_plan(v_plan);
 
   if dry_run then
     return query execute pg_catalog.format(

@@ -1,7 +1,7 @@
--- Finds what a restore selects and writes the statements for it; changes nothing. With lock it holds the log of the
--- deletions against every other restore and purge until the transaction ends, so that what it found stays as it is.
--- Errors: GR001, GR007, GR008, GR009, GR015, GR016.
-create or replace function grace._restore_plan(
+-- Finds what a restore selects; changes nothing. With lock it holds the log of the deletions against every other restore
+-- and purge until the transaction ends, so that what it found stays as it is. Where not whole deletions are selected it
+-- leaves a query for the rows, to be run with the caller's rights. Errors: GR001, GR007, GR008, GR009, GR016.
+create or replace function grace._restore_select(
   target regclass, deletion bigint, keys jsonb,
   deleted_from timestamptz, deleted_to timestamptz, deleted_by name,
   related boolean, lock boolean
@@ -14,9 +14,6 @@ as $$
 declare
   v_plan grace._restore_plan;
   v_id integer;
-  v_whole boolean;
-  v_names text;
-  v_progress text := '';
 begin
   if deletion is null and keys is null and deleted_from is null and deleted_to is null and deleted_by is null then
     raise exception 'nothing is selected'
@@ -35,16 +32,18 @@ begin
     v_plan.target := coalesce(pg_partition_root(target), target);
   end if;
 
+  if keys is not null then
+    perform grace_internal.normal_keys(v_id, keys);
+  end if;
   v_plan.deletions := grace_internal.matching_deletions(
     v_id, deletion, deleted_from, deleted_to, deleted_by, lock
   );
 
-  v_whole := keys is null and (
+  if keys is null and (
     v_id is null or not related or not exists (
       select from grace_internal.capture c where c.deletion = any (v_plan.deletions) and c.protected_id <> v_id
     )
-  );
-  if v_whole then
+  ) then
     select array_agg(c.protected_id order by c.protected_id) into v_plan.protected_ids
     from (
       select distinct c.protected_id
@@ -52,10 +51,27 @@ begin
       where c.deletion = any (v_plan.deletions) and (v_id is null or c.protected_id = v_id)
     ) as c;
   else
-    v_plan.picks := grace_internal.pick_rows(v_id, v_plan.deletions, keys);
-    if related then
-      v_plan.picks := grace_internal.add_related(v_plan.picks);
-    end if;
+    v_plan.statement := grace_internal.pick_statement(v_id, v_plan.deletions, keys);
+  end if;
+  return v_plan;
+end
+$$;
+comment on function grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) is
+'Internal: which deletions a restore selects, and the query for the rows.';
+
+-- Writes the statements that insert and check what is selected. Errors: GR015.
+create or replace function grace._restore_plan(selected grace._restore_plan)
+returns grace._restore_plan
+language plpgsql
+security definer -- reads the log and the registry, which are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_plan grace._restore_plan := selected;
+  v_names text;
+  v_progress text := '';
+begin
+  if v_plan.picks is not null then
     select array_agg(distinct n.protected_id order by n.protected_id) into v_plan.protected_ids
     from unnest(v_plan.picks) n;
   end if;
@@ -87,18 +103,24 @@ begin
     grace_internal.check_statement(v_plan.protected_ids, array_agg(s.source))
   into v_plan.statement, v_plan.check_statement
   from unnest(v_plan.protected_ids) i
-  cross join lateral grace_internal.restore_source(i, v_plan.deletions, not v_whole) as s (source);
+  cross join lateral grace_internal.restore_source(i, v_plan.deletions, v_plan.picks is not null) as s (source);
 
   select string_agg(format('%I.%I', n.nspname, c.conname), ', ') into v_plan.constraints
   from pg_constraint c
   join pg_namespace n on n.oid = c.connamespace
-  where c.conrelid = any (v_plan.targets) and c.condeferred;
+  where c.conrelid = any (v_plan.targets)
+    and c.condeferred
+    and not exists ( -- SET CONSTRAINTS knows a constraint by its schema and name only
+      select
+      from pg_constraint x
+      where x.connamespace = c.connamespace and x.conname = c.conname and not x.condeferrable
+    );
 
   return v_plan;
 end
 $$;
-comment on function grace._restore_plan(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) is
-'Internal: what a restore selects, and the statements for it.';
+comment on function grace._restore_plan(grace._restore_plan) is
+'Internal: the statements of a restore.';
 
 -- Deletions that have something left to restore. Errors: GR007 when there is none.
 create or replace function grace_internal.matching_deletions(
@@ -161,24 +183,21 @@ begin
 end
 $$;
 
--- Where the chosen rows of one table stand: the newest version of each key, or all its rows in the deletions.
-create or replace function grace_internal.pick_rows(protected_id integer, deletions bigint [], keys jsonb)
-returns grace._row_ref []
-language plpgsql
+-- The query for where the chosen rows of one table stand: the newest version of each key (and the keys of which there is
+-- none), or all its rows in the deletions.
+create or replace function grace_internal.pick_statement(protected_id integer, deletions bigint [], keys jsonb)
+returns text
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_key_columns text;
-  v_picks grace._row_ref [];
-  v_missing text;
 begin
   if keys is null then
-    execute format(
-      'select array_agg(row(%s, b.grace_deleted_at, b.tableoid, b.ctid)::grace._row_ref) %s',
+    return format(
+      'select array_agg(row(%s, b.grace_deleted_at, b.tableoid, b.ctid)::grace._row_ref), null::text %s',
       protected_id, grace_internal.restore_source(protected_id, deletions, false)
-    )
-    into v_picks;
-    return v_picks;
+    );
   end if;
 
   select string_agg(format('k.%I', n), ', ') into v_key_columns
@@ -186,26 +205,16 @@ begin
   join pg_index i on i.indrelid = p.target and i.indisprimary
   cross join lateral unnest(grace_internal.column_names(i.indrelid, i.indkey::smallint [])) n
   where p.id = protected_id;
-  execute format(
+  return format(
     'select array_agg(row(%s, f.grace_deleted_at, f.tableoid, f.ctid)::grace._row_ref) filter (where f.ctid is not null), '
-    'string_agg(pg_catalog.to_jsonb(f.grace_key)::text, '', '') filter (where f.ctid is null) '
+    'string_agg(to_jsonb(f.grace_key)::text, '', '') filter (where f.ctid is null) '
     'from (select distinct on (%s) k as grace_key, b.* from %s left join ('
     'select b.*, b.tableoid, b.ctid %s) as b on %s '
     'order by %s, b.grace_deleted_at desc, b.grace_deletion desc, b.ctid desc) as f',
     protected_id, v_key_columns, grace_internal.keys_source(protected_id, keys),
     grace_internal.restore_source(protected_id, deletions, false), grace_internal.keys_condition(protected_id),
     v_key_columns
-  )
-  into v_picks, v_missing;
-  if v_missing is not null then
-    raise exception 'not in the buffer: %', v_missing
-      using errcode = 'GR007',
-      detail = 'No row with this key can be restored: it was not deleted, not as selected, is restored already, or has expired.',
-      hint = format('Look at what there is: select * from grace.buffered(%L);', (
-        select p.target_name from grace_internal.protected p where p.id = protected_id
-      ));
-  end if;
-  return v_picks;
+  );
 end
 $$;
 

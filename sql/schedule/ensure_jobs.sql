@@ -7,11 +7,23 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_database text := current_setting('cron.database_name', true);
+  v_database text;
 begin
+  begin
+    v_database := current_setting('cron.database_name', true);
+  exception when insufficient_privilege then
+    v_database := '?';
+  end;
   if exists (select from pg_extension where extname = 'pg_cron') then
-    execute 'select cron.schedule($1, $2, $3)'
-    using 'pg_grace: purge', '5 0 * * *', 'call grace.purge()';
+    begin
+      execute 'select cron.schedule($1, $2, $3)'
+      using 'pg_grace: purge', '5 0 * * *', 'call grace.purge()';
+    exception when insufficient_privilege then
+      return format(
+        'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
+        'then install again. Until then call grace.purge() yourself.', current_user, current_user
+      );
+    end;
     return 'pg_cron job "pg_grace: purge" runs every night at 00:05';
   end if;
   if not exists (select from pg_available_extensions where name = 'pg_cron') then
@@ -24,6 +36,13 @@ begin
     return 'pg_cron is not preloaded, so nothing is purged by itself. Set shared_preload_libraries = ''pg_cron'' and '
       'cron.database_name = ''' || current_database() || ''' in postgresql.conf, restart, "create extension pg_cron", '
       'then install again. Until then call grace.purge() yourself.';
+  end if;
+  if v_database = '?' then
+    return format(
+      'pg_cron is preloaded, but this role may not read cron.database_name, so nothing is purged by itself. If it is %L, '
+      'as superuser: create extension pg_cron; grant usage on schema cron to %I; then install again.',
+      current_database(), current_user
+    );
   end if;
   if v_database <> current_database() then
     return format(

@@ -101,12 +101,23 @@ def uninstall(
     if dry_run:
         rows = _buffered(connection)
         total = sum(row["buffered_rows"] for row in rows)
-        note(f"would remove pg_grace; {total} deleted rows of {len(rows)} tables can still be restored")
+        fate = (
+            f"would be written to {export_to}"
+            if export_to
+            else "would be gone for good"
+            if discard_buffer
+            else "can still be restored, so it would refuse without --export or --discard-buffer"
+            if total
+            else "can still be restored"
+        )
+        note(f"would remove pg_grace; {total} deleted rows of {len(rows)} tables {fate}")
         return
-    confirm("Remove pg_grace from this database?", yes=yes)
+    total = sum(row["buffered_rows"] for row in _buffered(connection))
+    fate = f" {total} deleted rows that can still be restored will be gone for good." if discard_buffer and total else ""
+    confirm(f"Remove pg_grace from this database?{fate}", yes=yes)
     with connection.transaction():
         if export_to is not None:
-            export_to.mkdir(parents=True, exist_ok=True)
+            _make_folder(export_to)
             connection.execute("select grace_internal.drop_triggers(null, interval '60 seconds')")
             for row in _buffered(connection):
                 _export(connection, row["buffer"], row["oldest"], export_to)
@@ -114,6 +125,13 @@ def uninstall(
             connection.execute("select set_config('grace.discard_buffer', 'on', true)")
         connection.execute(files.sql("uninstall/uninstall.sql").encode())
     note("pg_grace is uninstalled")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"can't write to {folder}: {error.strerror}", Exit.FAILED) from error
 
 
 def _buffered(connection: Connection) -> list[dict[str, Any]]:

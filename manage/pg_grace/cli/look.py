@@ -29,6 +29,15 @@ DELETION_COLUMNS = (
 )
 
 
+TABLES_ON_TERMINAL = {
+    "target": "table",
+    "state": "state",
+    "retention": "retention",
+    "buffered_rows": "rows",
+    "size": "size",
+    "oldest": "oldest",
+    "next_expiry": "next expiry",
+}
 DELETIONS_ON_TERMINAL = {
     "id": "id",
     "deleted_at": "deleted at",
@@ -51,7 +60,7 @@ def tables(connection: Connection, settings: Settings) -> None:
     ).fetchall()
     if settings.output_format == "table":
         rows = [{**row, "size": size(row["buffer_bytes"])} for row in rows]
-    print_rows(rows, TABLE_COLUMNS, settings.output_format)
+    print_rows(rows, TABLE_COLUMNS, settings.output_format, TABLES_ON_TERMINAL)
     if not rows:
         note("nothing is protected; pg_grace protect TABLE")
 

@@ -41,14 +41,14 @@ def protect(
     """Start capturing what is deleted from tables, and from those that their deletes cascade into."""
     retention = read_interval(connection, "retention", retention)
     wait = read_interval(connection, "wait", wait)
+    # A transaction for each, so that none stays locked while the next one's lock is waited for.
     rows = []
-    with connection.transaction():
-        for table in [table_named(connection, name) for name in tables]:
-            rows += connection.execute(
-                "select protected_table::text as table, buffer::text, status, coalesce(warning, '') as warning"
-                " from grace.protect(%s::oid::regclass, %s::interval, not %s, %s::name[], %s::interval)",
-                (table, retention, no_cascade, list(excluded), wait),
-            ).fetchall()
+    for table in [table_named(connection, name) for name in tables]:
+        rows += connection.execute(
+            "select protected_table::text as table, buffer::text, status, coalesce(warning, '') as warning"
+            " from grace.protect(%s::oid::regclass, %s::interval, not %s, %s::name[], %s::interval)",
+            (table, retention, no_cascade, list(excluded), wait),
+        ).fetchall()
     print_rows(rows, ("table", "buffer", "status", "warning"), settings.output_format)
 
 
