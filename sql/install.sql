@@ -102,6 +102,7 @@ $$;
 create table grace_internal.protected (
   id integer generated always as identity primary key,
   target regclass not null unique,
+  relation oid not null,
   target_name text not null,
   buffer name not null unique,
   retention interval not null,
@@ -110,6 +111,7 @@ create table grace_internal.protected (
   span interval not null
   generated always as (pg_catalog.make_interval(secs => extract(epoch from retention)::double precision)) stored,
   excluded smallint [] not null default '{}',
+  excluded_names name [] not null default '{}',
   active boolean not null default true,
   protected_at timestamptz not null default pg_catalog.now(),
   protected_by name not null,
@@ -117,12 +119,13 @@ create table grace_internal.protected (
 );
 
 comment on table grace_internal.protected is
-'One row per protected table, or per whole partition tree. target_name is what the table was called when last seen.';
+'One row per protected table, or per whole partition tree. target_name is what the table was called when last seen; relation is its OID, which pg_dump keeps as a number, so that it no longer equals target where a dump was loaded.';
 
 create table grace_internal.protected_column (
   protected_id integer not null references grace_internal.protected on delete cascade,
   buffer_column name not null,
   attnum smallint not null,
+  attname name not null,
   type regtype not null,
   ended_at timestamptz,
   primary key (protected_id, buffer_column)
@@ -422,14 +425,15 @@ begin
 end
 $$;
 
+-- Null without the key, which then matches nothing. Inlined into its callers, which pin their search_path.
 create or replace function grace_internal.signature(claim text)
 returns text
 language sql
 as $$
-  select pg_catalog.md5(pg_catalog.concat(
-    pg_catalog.pg_sequence_last_value('grace_internal.signing_key'), claim, ' ', pg_catalog.pg_current_xact_id(),
-    pg_catalog.pg_sequence_last_value('grace_internal.signing_key')
-  ))
+  select md5(
+    pg_sequence_last_value('grace_internal.signing_key')::text || claim || ' ' || pg_current_xact_id()::text
+    || pg_sequence_last_value('grace_internal.signing_key')::text
+  )
 $$;
 
 -- capture/has_capture_triggers.sql
@@ -457,6 +461,10 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select exists (
+    select
+    from grace_internal.protected p
+    where p.id = columns_differ.protected_id and p.relation <> p.target
+  ) or exists (
     select
     from (
       select l.attnum, l.buffer_column, l.type
@@ -727,6 +735,40 @@ as $$
     and 'pg_catalog'::regnamespace in (t.typnamespace, e.typnamespace)
 $$;
 
+-- capture/renumber_columns.sql
+-- A dump that was loaded elsewhere leaves out dropped columns, so the others have new numbers there: they are found again by
+-- name. A former column whose namesake is gone gets number 0, which no column has.
+create or replace function grace_internal.renumber_columns(protected_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update grace_internal.protected_column c
+  set attnum = -c.attnum
+  where c.protected_id = renumber_columns.protected_id;
+
+  update grace_internal.protected_column c
+  set attnum = coalesce((
+    select a.attnum
+    from grace_internal.protected p
+    join pg_attribute a on a.attrelid = p.target and a.attname = c.attname and not a.attisdropped
+    where p.id = c.protected_id
+  ), case when c.ended_at is null then c.attnum else 0 end)
+  where c.protected_id = renumber_columns.protected_id;
+
+  update grace_internal.protected p
+  set
+    relation = p.target,
+    excluded = coalesce((
+      select array_agg(a.attnum)
+      from pg_attribute a
+      where a.attrelid = p.target and a.attname = any (p.excluded_names) and not a.attisdropped
+    ), '{}')
+  where p.id = renumber_columns.protected_id;
+end
+$$;
+
 -- capture/sync_columns.sql
 -- Makes the buffer table follow the columns of its table; returns whether it had to change. Added columns are added,
 -- renamed ones renamed. A column that was dropped or changed its type keeps its values in the buffer; one that has to
@@ -741,12 +783,18 @@ declare
   v_buffer text;
   v_column record;
   v_changed boolean := false;
+  v_changed_numbers boolean := false;
 begin
   select p.* into strict v_protected
   from grace_internal.protected p
   where p.id = protected_id
   for update;
   v_buffer := format('grace_buffer.%I', v_protected.buffer);
+  if v_protected.relation <> v_protected.target then
+    perform grace_internal.renumber_columns(v_protected.id);
+    select p.* into strict v_protected from grace_internal.protected p where p.id = protected_id;
+    v_changed_numbers := true;
+  end if;
 
   -- DROP TYPE … CASCADE takes columns out of the buffer as well.
   delete from grace_internal.protected_column c
@@ -771,7 +819,7 @@ begin
   select exists (select from ended) into v_changed;
 
   for v_column in
-    select l.buffer_column as wanted, l.attnum, l.type, l.type_name, c.buffer_column
+    select l.buffer_column as wanted, l.attname, l.attnum, l.type, l.type_name, c.buffer_column
     from grace_internal.live_columns(v_protected.target) l
     left join grace_internal.protected_column c
       on c.protected_id = v_protected.id and c.attnum = l.attnum and c.ended_at is null
@@ -787,8 +835,8 @@ begin
         grace_internal.missing_value(v_protected.target, v_column.attnum)
       );
       execute format('alter table %s alter column %I drop default', v_buffer, v_column.wanted);
-      insert into grace_internal.protected_column (protected_id, buffer_column, attnum, type)
-      values (v_protected.id, v_column.wanted, v_column.attnum, v_column.type);
+      insert into grace_internal.protected_column (protected_id, buffer_column, attnum, attname, type)
+      values (v_protected.id, v_column.wanted, v_column.attnum, v_column.attname, v_column.type);
     else
       perform grace_internal.rename_buffer_column(
         v_protected.id,
@@ -799,11 +847,18 @@ begin
     end if;
   end loop;
 
+  update grace_internal.protected_column c
+  set attname = a.attname
+  from pg_attribute a
+  where c.protected_id = v_protected.id and c.ended_at is null
+    and a.attrelid = v_protected.target and a.attnum = c.attnum and a.attname <> c.attname;
   update grace_internal.protected p
-  set target_name = grace_internal.qualified_name(p.target)
-  where p.id = v_protected.id and p.target_name <> grace_internal.qualified_name(p.target);
+  set
+    target_name = grace_internal.qualified_name(p.target),
+    excluded_names = coalesce(grace_internal.column_names(p.target, p.excluded), '{}')
+  where p.id = v_protected.id;
 
-  return v_changed;
+  return v_changed or v_changed_numbers;
 end
 $$;
 
@@ -918,7 +973,7 @@ $$;
 -- rows, because no leaf was there in time, is left to it: nothing is moved, the rows expire where they are.
 create or replace function grace_internal.missing_partitions(protected_id integer, days_ahead integer default 14)
 returns setof date
-language plpgsql stable
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -1004,14 +1059,17 @@ declare
   v_buffer name := grace_internal.free_buffer_name(target);
   v_day date;
 begin
-  insert into grace_internal.protected (target, target_name, buffer, retention, excluded, protected_by)
+  insert into grace_internal.protected (
+    target, relation, target_name, buffer, retention, excluded, excluded_names, protected_by
+  )
   values (
-    target, grace_internal.qualified_name(target), v_buffer, retention, excluded, grace_internal.caller()
+    target, target, grace_internal.qualified_name(target), v_buffer, retention, excluded,
+    coalesce(grace_internal.column_names(target, excluded), '{}'), grace_internal.caller()
   )
   returning id into v_id;
 
-  insert into grace_internal.protected_column (protected_id, buffer_column, attnum, type)
-  select v_id, l.buffer_column, l.attnum, l.type
+  insert into grace_internal.protected_column (protected_id, buffer_column, attnum, attname, type)
+  select v_id, l.buffer_column, l.attnum, l.attname, l.type
   from grace_internal.live_columns(target) l
   where not l.attnum = any (excluded);
 
@@ -1094,7 +1152,7 @@ $$;
 -- Errors: GR005 for a retention that is not between one second and 100 years.
 create or replace function grace_internal.check_retention(retention interval)
 returns void
-language plpgsql immutable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -1115,7 +1173,7 @@ $$;
 -- names, GR004 excluded columns, 42501 rights.
 create or replace function grace_internal.check_protectable(target regclass, exclude_columns name [])
 returns void
-language plpgsql stable
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -1205,6 +1263,7 @@ as $$
     join pg_constraint c
       on coalesce(pg_partition_root(c.confrelid)::oid, c.confrelid) = t.relation
     where c.contype = 'f' and c.confdeltype = 'c'
+      and coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
   )
   select t.relation::regclass from tree t
 $$;
@@ -1365,8 +1424,8 @@ as $$
 $$;
 
 -- capture/follow_table.sql
--- Brings buffer, capture function and triggers up to date with a table; takes the triggers off partitions that have left. A trigger that somebody has disabled is only
--- enabled again with repair.
+-- Brings buffer, capture function and triggers up to date with a table; takes the triggers off partitions that have left.
+-- A trigger that somebody has disabled is only enabled again with repair.
 create or replace function grace_internal.follow_table(protected_id integer, repair boolean)
 returns void
 language plpgsql
@@ -2323,6 +2382,7 @@ begin
     select c.conname, pg_get_expr(c.conbin, c.conrelid) as expression
     from pg_constraint c
     where c.conrelid = v_target and c.contype = 'c'
+      and coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
   loop
     return next format(
       'select %s, %s, %L, %L from s_%s s where not (%s)',
@@ -2372,6 +2432,7 @@ begin
       ) as k (parent, child, operator_oid)
     ) as j
     where f.conrelid = v_target and f.contype = 'f'
+      and coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
       and not exists (
         select from pg_constraint up
         where up.oid = f.conparentid and up.conrelid = f.conrelid
@@ -2686,13 +2747,19 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
-    select t.id, t.position, t.source, c.columns
+    select t.id, t.position, t.source, c.columns, c.generated
     from unnest(protected_ids, sources) with ordinality as t (id, source, position)
     cross join lateral (
-      select string_agg(
-        format('%s as %I', coalesce(c.value, 'null') || '::' || c.type_name, c.attname), ', ' order by c.attnum
-      ) as columns
+      select
+        string_agg(
+          format('%s as %I', coalesce(c.value, 'null') || '::' || c.type_name, c.attname), ', ' order by c.attnum
+        ) filter (where c.insertable) as columns,
+        string_agg(
+          format(', (%s)::%s as %I', pg_get_expr(d.adbin, d.adrelid), c.type_name, c.attname), '' order by c.attnum
+        ) filter (where not c.insertable) as generated
       from grace_internal.restore_columns(t.id) c
+      join grace_internal.protected p on p.id = t.id
+      left join pg_attrdef d on d.adrelid = p.target and d.adnum = c.attnum and not c.insertable
     ) as c
   )
   select format(
@@ -2700,7 +2767,9 @@ as $$
     'select t.id, t.selected, coalesce((select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('
     '''key'', c.key, ''constraint'', c.constraint_name, ''reason'', c.reason) order by c.constraint_name, c.key) '
     'from conflict c where c.id operator(pg_catalog.=) t.id), ''[]''::pg_catalog.jsonb) from (%s) as t (id, selected)',
-    string_agg(format('s_%s as (select %s %s)', t.id, t.columns, t.source), ', '),
+    string_agg(
+      format('s_%s as (select r.*%s from (select %s %s) as r)', t.id, t.generated, t.columns, t.source), ', '
+    ),
     coalesce(
       (
         select string_agg(q, ' union all ')
@@ -3356,7 +3425,8 @@ grant usage on sequence grace_internal.progress to grace_operator;
 grant execute on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint) to grace_operator;
 grant execute on function grace.restore(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) to grace_operator;
 grant execute on function grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name) to grace_operator;
-grant execute on function grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) to grace_operator;
+grant execute on function grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean)
+to grace_operator;
 grant execute on function grace._pick_rows(grace._restore_plan, boolean) to grace_operator;
 grant execute on function grace._add_related(grace._row_ref []) to grace_operator;
 grant execute on function grace._buffer_links() to grace_operator;

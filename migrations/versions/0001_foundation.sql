@@ -21,6 +21,7 @@ $$;
 create table grace_internal.protected (
   id integer generated always as identity primary key,
   target regclass not null unique,
+  relation oid not null,
   target_name text not null,
   buffer name not null unique,
   retention interval not null,
@@ -29,6 +30,7 @@ create table grace_internal.protected (
   span interval not null
   generated always as (pg_catalog.make_interval(secs => extract(epoch from retention)::double precision)) stored,
   excluded smallint [] not null default '{}',
+  excluded_names name [] not null default '{}',
   active boolean not null default true,
   protected_at timestamptz not null default pg_catalog.now(),
   protected_by name not null,
@@ -36,12 +38,13 @@ create table grace_internal.protected (
 );
 
 comment on table grace_internal.protected is
-'One row per protected table, or per whole partition tree. target_name is what the table was called when last seen.';
+'One row per protected table, or per whole partition tree. target_name is what the table was called when last seen; relation is its OID, which pg_dump keeps as a number, so that it no longer equals target where a dump was loaded.';
 
 create table grace_internal.protected_column (
   protected_id integer not null references grace_internal.protected on delete cascade,
   buffer_column name not null,
   attnum smallint not null,
+  attname name not null,
   type regtype not null,
   ended_at timestamptz,
   primary key (protected_id, buffer_column)

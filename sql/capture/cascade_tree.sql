@@ -12,6 +12,7 @@ as $$
     join pg_constraint c
       on coalesce(pg_partition_root(c.confrelid)::oid, c.confrelid) = t.relation
     where c.contype = 'f' and c.confdeltype = 'c'
+      and coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
   )
   select t.relation::regclass from tree t
 $$;

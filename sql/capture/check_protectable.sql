@@ -2,7 +2,7 @@
 -- names, GR004 excluded columns, 42501 rights.
 create or replace function grace_internal.check_protectable(target regclass, exclude_columns name [])
 returns void
-language plpgsql stable
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare

@@ -1,7 +1,7 @@
 -- Errors: GR005 for a retention that is not between one second and 100 years.
 create or replace function grace_internal.check_retention(retention interval)
 returns void
-language plpgsql immutable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin

@@ -6,6 +6,10 @@ set search_path = pg_catalog, pg_temp
 as $$
   select exists (
     select
+    from grace_internal.protected p
+    where p.id = columns_differ.protected_id and p.relation <> p.target
+  ) or exists (
+    select
     from (
       select l.attnum, l.buffer_column, l.type
       from grace_internal.protected p

@@ -11,14 +11,17 @@ declare
   v_buffer name := grace_internal.free_buffer_name(target);
   v_day date;
 begin
-  insert into grace_internal.protected (target, target_name, buffer, retention, excluded, protected_by)
+  insert into grace_internal.protected (
+    target, relation, target_name, buffer, retention, excluded, excluded_names, protected_by
+  )
   values (
-    target, grace_internal.qualified_name(target), v_buffer, retention, excluded, grace_internal.caller()
+    target, target, grace_internal.qualified_name(target), v_buffer, retention, excluded,
+    coalesce(grace_internal.column_names(target, excluded), '{}'), grace_internal.caller()
   )
   returning id into v_id;
 
-  insert into grace_internal.protected_column (protected_id, buffer_column, attnum, type)
-  select v_id, l.buffer_column, l.attnum, l.type
+  insert into grace_internal.protected_column (protected_id, buffer_column, attnum, attname, type)
+  select v_id, l.buffer_column, l.attnum, l.attname, l.type
   from grace_internal.live_columns(target) l
   where not l.attnum = any (excluded);
 

@@ -1,5 +1,5 @@
--- Brings buffer, capture function and triggers up to date with a table; takes the triggers off partitions that have left. A trigger that somebody has disabled is only
--- enabled again with repair.
+-- Brings buffer, capture function and triggers up to date with a table; takes the triggers off partitions that have left.
+-- A trigger that somebody has disabled is only enabled again with repair.
 create or replace function grace_internal.follow_table(protected_id integer, repair boolean)
 returns void
 language plpgsql

@@ -39,7 +39,7 @@ $$;
 -- rows, because no leaf was there in time, is left to it: nothing is moved, the rows expire where they are.
 create or replace function grace_internal.missing_partitions(protected_id integer, days_ahead integer default 14)
 returns setof date
-language plpgsql stable
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare

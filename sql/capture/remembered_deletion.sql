@@ -30,12 +30,13 @@ begin
 end
 $$;
 
+-- Null without the key, which then matches nothing. Inlined into its callers, which pin their search_path.
 create or replace function grace_internal.signature(claim text)
 returns text
 language sql
 as $$
-  select pg_catalog.md5(pg_catalog.concat(
-    pg_catalog.pg_sequence_last_value('grace_internal.signing_key'), claim, ' ', pg_catalog.pg_current_xact_id(),
-    pg_catalog.pg_sequence_last_value('grace_internal.signing_key')
-  ))
+  select md5(
+    pg_sequence_last_value('grace_internal.signing_key')::text || claim || ' ' || pg_current_xact_id()::text
+    || pg_sequence_last_value('grace_internal.signing_key')::text
+  )
 $$;

@@ -11,12 +11,18 @@ declare
   v_buffer text;
   v_column record;
   v_changed boolean := false;
+  v_changed_numbers boolean := false;
 begin
   select p.* into strict v_protected
   from grace_internal.protected p
   where p.id = protected_id
   for update;
   v_buffer := format('grace_buffer.%I', v_protected.buffer);
+  if v_protected.relation <> v_protected.target then
+    perform grace_internal.renumber_columns(v_protected.id);
+    select p.* into strict v_protected from grace_internal.protected p where p.id = protected_id;
+    v_changed_numbers := true;
+  end if;
 
   -- DROP TYPE … CASCADE takes columns out of the buffer as well.
   delete from grace_internal.protected_column c
@@ -41,7 +47,7 @@ begin
   select exists (select from ended) into v_changed;
 
   for v_column in
-    select l.buffer_column as wanted, l.attnum, l.type, l.type_name, c.buffer_column
+    select l.buffer_column as wanted, l.attname, l.attnum, l.type, l.type_name, c.buffer_column
     from grace_internal.live_columns(v_protected.target) l
     left join grace_internal.protected_column c
       on c.protected_id = v_protected.id and c.attnum = l.attnum and c.ended_at is null
@@ -57,8 +63,8 @@ begin
         grace_internal.missing_value(v_protected.target, v_column.attnum)
       );
       execute format('alter table %s alter column %I drop default', v_buffer, v_column.wanted);
-      insert into grace_internal.protected_column (protected_id, buffer_column, attnum, type)
-      values (v_protected.id, v_column.wanted, v_column.attnum, v_column.type);
+      insert into grace_internal.protected_column (protected_id, buffer_column, attnum, attname, type)
+      values (v_protected.id, v_column.wanted, v_column.attnum, v_column.attname, v_column.type);
     else
       perform grace_internal.rename_buffer_column(
         v_protected.id,
@@ -69,10 +75,17 @@ begin
     end if;
   end loop;
 
+  update grace_internal.protected_column c
+  set attname = a.attname
+  from pg_attribute a
+  where c.protected_id = v_protected.id and c.ended_at is null
+    and a.attrelid = v_protected.target and a.attnum = c.attnum and a.attname <> c.attname;
   update grace_internal.protected p
-  set target_name = grace_internal.qualified_name(p.target)
-  where p.id = v_protected.id and p.target_name <> grace_internal.qualified_name(p.target);
+  set
+    target_name = grace_internal.qualified_name(p.target),
+    excluded_names = coalesce(grace_internal.column_names(p.target, p.excluded), '{}')
+  where p.id = v_protected.id;
 
-  return v_changed;
+  return v_changed or v_changed_numbers;
 end
 $$;

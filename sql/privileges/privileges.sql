@@ -19,7 +19,8 @@ grant usage on sequence grace_internal.progress to grace_operator;
 grant execute on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint) to grace_operator;
 grant execute on function grace.restore(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) to grace_operator;
 grant execute on function grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name) to grace_operator;
-grant execute on function grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) to grace_operator;
+grant execute on function grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean)
+to grace_operator;
 grant execute on function grace._pick_rows(grace._restore_plan, boolean) to grace_operator;
 grant execute on function grace._add_related(grace._row_ref []) to grace_operator;
 grant execute on function grace._buffer_links() to grace_operator;

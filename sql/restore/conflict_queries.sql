@@ -30,6 +30,7 @@ begin
     select c.conname, pg_get_expr(c.conbin, c.conrelid) as expression
     from pg_constraint c
     where c.conrelid = v_target and c.contype = 'c'
+      and coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
   loop
     return next format(
       'select %s, %s, %L, %L from s_%s s where not (%s)',
@@ -79,6 +80,7 @@ begin
       ) as k (parent, child, operator_oid)
     ) as j
     where f.conrelid = v_target and f.contype = 'f'
+      and coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
       and not exists (
         select from pg_constraint up
         where up.oid = f.conparentid and up.conrelid = f.conrelid

@@ -225,13 +225,19 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
-    select t.id, t.position, t.source, c.columns
+    select t.id, t.position, t.source, c.columns, c.generated
     from unnest(protected_ids, sources) with ordinality as t (id, source, position)
     cross join lateral (
-      select string_agg(
-        format('%s as %I', coalesce(c.value, 'null') || '::' || c.type_name, c.attname), ', ' order by c.attnum
-      ) as columns
+      select
+        string_agg(
+          format('%s as %I', coalesce(c.value, 'null') || '::' || c.type_name, c.attname), ', ' order by c.attnum
+        ) filter (where c.insertable) as columns,
+        string_agg(
+          format(', (%s)::%s as %I', pg_get_expr(d.adbin, d.adrelid), c.type_name, c.attname), '' order by c.attnum
+        ) filter (where not c.insertable) as generated
       from grace_internal.restore_columns(t.id) c
+      join grace_internal.protected p on p.id = t.id
+      left join pg_attrdef d on d.adrelid = p.target and d.adnum = c.attnum and not c.insertable
     ) as c
   )
   select format(
@@ -239,7 +245,9 @@ as $$
     'select t.id, t.selected, coalesce((select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('
     '''key'', c.key, ''constraint'', c.constraint_name, ''reason'', c.reason) order by c.constraint_name, c.key) '
     'from conflict c where c.id operator(pg_catalog.=) t.id), ''[]''::pg_catalog.jsonb) from (%s) as t (id, selected)',
-    string_agg(format('s_%s as (select %s %s)', t.id, t.columns, t.source), ', '),
+    string_agg(
+      format('s_%s as (select r.*%s from (select %s %s) as r)', t.id, t.generated, t.columns, t.source), ', '
+    ),
     coalesce(
       (
         select string_agg(q, ' union all ')

@@ -81,7 +81,7 @@ def test_no_color_means_no_colours(shop: Database) -> None:
 @pytest.mark.parametrize(
     ("command", "question"),
     [
-        (("uninstall", "--discard-buffer"), r"Remove pg_grace from this database\? \[y/N\]"),
+        (("uninstall", "--discard-buffer"), r"will be gone for good\. \[y/N\]"),
         (("unprotect", "customer"), r"Stop capturing deletes from customer\? 1 buffered rows .*\[y/N\]"),
         (("purge",), r"Remove 0 expired rows for good\? \[y/N\]"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -628,8 +629,8 @@ def test_an_application_does_not_get_at_the_signing_key_by_its_number(
 ) -> None:
     app = app_session(db, role)
     number = value(conn, "select 'grace_internal.signing_key'::regclass::oid")
-    with pytest.raises(errors.InsufficientPrivilege):
-        app.execute("select pg_sequence_last_value(%s)", [number])
+    with contextlib.suppress(errors.InsufficientPrivilege):  # PostgreSQL 18 answers null instead
+        assert value(app, "select pg_sequence_last_value(%s)", number) is None
     assert rows(app, "select last_value from pg_sequences where sequencename = 'signing_key'") == [(None,)]
 
 

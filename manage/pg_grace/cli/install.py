@@ -113,7 +113,7 @@ def uninstall(
         note(f"would remove pg_grace; {total} deleted rows of {len(rows)} tables {fate}")
         return
     total = sum(row["buffered_rows"] for row in _buffered(connection))
-    fate = f" {total} deleted rows that can still be restored will be gone for good." if discard_buffer and total else ""
+    fate = f" {total} rows that can still be restored will be gone for good." if discard_buffer and total else ""
     confirm(f"Remove pg_grace from this database?{fate}", yes=yes)
     with connection.transaction():
         if export_to is not None:

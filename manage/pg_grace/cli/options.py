@@ -137,7 +137,9 @@ def selection_options(command: Callable[P, R]) -> Callable[P, R]:
     """Add the options that select deleted rows."""
     for option in reversed(
         (
-            click.option("--deletion", type=click.IntRange(1, 2**63 - 1), metavar="ID", help="What this deletion removed."),
+            click.option(
+                "--deletion", type=click.IntRange(1, 2**63 - 1), metavar="ID", help="What this deletion removed."
+            ),
             click.option("--key", "keys", multiple=True, metavar="KEY", help="A primary key: 7, or id=7,line=2."),
             click.option("--from", "deleted_from", metavar="TIME", help="Deleted at or after: yesterday 10:00."),
             click.option("--to", "deleted_to", metavar="TIME", help="Deleted before: 2 hours ago."),
