@@ -1920,7 +1920,7 @@ from grace_internal.run r;
 
 comment on view grace.runs is 'Every restore, purge and change of protection: when, by whom, how many rows. Never content.';
 comment on column grace.runs.status is
-'running, done, incomplete (locks were not free; the next run takes up the rest) or aborted (its session is gone).';
+'running, done, incomplete (locks were not free, or a piece failed: see details; the next run takes up the rest) or aborted (its session is gone).';
 comment on column grace.runs.row_count is 'Rows restored or purged.';
 
 -- restore/keys.sql
@@ -3227,13 +3227,19 @@ begin
           v_more := grace_internal.trim_log(item.protected_id, v_run.started_at, 5000);
         end if;
     end case;
-  exception when lock_not_available then
+  exception when others then
+    -- One table's trouble must not keep the others past their retention. What it was is in the run, by its SQLSTATE (a
+    -- message could hold values), and in the server's log.
+    if sqlstate <> '55P03' then
+      raise warning '% of % failed', item.action, coalesce(v_leaf, 'buffer ' || item.protected_id)
+        using errcode = sqlstate, detail = sqlerrm;
+    end if;
     update grace_internal.run r
     set details = jsonb_set(
       r.details, '{left_for_next_run}',
       coalesce(r.details -> 'left_for_next_run', '[]') || to_jsonb(concat_ws(' ', item.action, v_leaf, 'of', (
         select p.target_name from grace_internal.protected p where p.id = item.protected_id
-      )))
+      ), 'SQLSTATE ' || nullif(sqlstate, '55P03')))
     )
     where r.id = run;
     return false;

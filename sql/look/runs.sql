@@ -18,5 +18,5 @@ from grace_internal.run r;
 
 comment on view grace.runs is 'Every restore, purge and change of protection: when, by whom, how many rows. Never content.';
 comment on column grace.runs.status is
-'running, done, incomplete (locks were not free; the next run takes up the rest) or aborted (its session is gone).';
+'running, done, incomplete (locks were not free, or a piece failed: see details; the next run takes up the rest) or aborted (its session is gone).';
 comment on column grace.runs.row_count is 'Rows restored or purged.';

@@ -284,3 +284,22 @@ def test_a_server_that_crashed_during_a_purge_goes_on_with_the_next(db: Database
         ("done", 0),
     ]
     assert today(-31) not in leaves(note)
+
+
+def test_one_table_in_trouble_does_not_keep_the_others_past_their_retention(note: Connection) -> None:
+    note.execute(b"create table other (id int primary key); insert into other values (1)")
+    note.execute("select grace.protect('other')")
+    note.execute(b"delete from note where id <= 10")
+    note.execute("delete from other")
+    age(note, 31)
+    note.execute(f"create view public.looks as select * from grace_internal.{today(-31)}".encode())
+    note.execute("select grace.set_retention('other', '1 second')")
+    note.execute("select pg_sleep(1.1)")
+    note.execute("call grace.purge()")
+    status, row_count, details = last_run(note)
+    assert (status, row_count) == ("incomplete", 11)
+    assert details["left_for_next_run"] == [f"drop grace_internal.{today(-31)} of public.note SQLSTATE 2BP01"]
+    note.execute("drop view public.looks")
+    note.execute("call grace.purge()")
+    assert last_run(note)[0] == "done"
+    assert today(-31) not in leaves(note)

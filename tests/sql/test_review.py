@@ -69,6 +69,30 @@ def test_keys_of_a_trapped_type_are_read_with_the_callers_rights(
     assert not is_superuser(conn, owner)
 
 
+def test_a_cast_in_a_foreign_key_runs_with_the_callers_rights(db: Database, conn: Connection, role: Any) -> None:
+    owner, operator = role("owner"), role("operator")
+    conn.execute(EVIL.format(owner=owner).encode())
+    conn.execute(
+        b"create type app.ct as (v int);"
+        b"create function app.number(app.ct) returns int language plpgsql as"
+        b" $$ begin perform app.evil(''); return ($1).v; end $$;"
+        b"create cast (app.ct as int) with function app.number(app.ct) as implicit;"
+        b"create table app.fp (id int primary key);"
+        b"create table app.fc (id int primary key, p app.ct references app.fp on delete cascade);"
+        b"insert into app.fp values (1); insert into app.fc values (1, row(1))"
+    )
+    conn.execute("reset role")
+    conn.execute(
+        f"grant grace_operator to {operator}; grant usage on schema app to {operator};"
+        f" grant select, insert on all tables in schema app to {operator}".encode()
+    )
+    conn.execute("select grace.protect('app.fp')")
+    db.connect(user=owner).execute("delete from app.fp")
+    session = db.connect(user=operator)
+    assert rows(session, "select restored from grace.restore('app.fp', keys => '1', dry_run => true)") == [(1,), (1,)]
+    assert not is_superuser(conn, owner)
+
+
 def test_a_dump_loaded_elsewhere_knows_which_column_is_which(db: Database, conn: Connection) -> None:
     conn.execute(
         b"create table dt (id int primary key, gone int, a int, b int, c text, secret text default 's');"

@@ -120,7 +120,10 @@ def uninstall(
             _make_folder(export_to)
             connection.execute("select grace_internal.drop_triggers(null, interval '60 seconds')")
             for row in _buffered(connection):
-                _export(connection, row["buffer"], row["oldest"], export_to)
+                try:
+                    _export(connection, row["buffer"], row["oldest"], export_to)
+                except OSError as error:
+                    raise CommandError(f"can't write to {export_to}: {error.strerror}", Exit.FAILED) from error
         if discard_buffer or export_to is not None:
             connection.execute("select set_config('grace.discard_buffer', 'on', true)")
         connection.execute(files.sql("uninstall/uninstall.sql").encode())

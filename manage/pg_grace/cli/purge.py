@@ -34,5 +34,5 @@ def purge(connection: Connection, settings: Settings, *, table: str | None, dry_
     assert run is not None
     print_rows([run], ("id", "status", "row_count", "duration", "details"), settings.output_format)
     if run["status"] == "incomplete":
-        note("locks were not free; the next run goes on")
+        note("some of it was left to the next run: see the details above")
         raise CommandError("not everything could be purged", Exit.FAILED)
