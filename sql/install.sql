@@ -1,4 +1,4 @@
--- pg_grace 0.1.0, revision 0001: psql -f install.sql
+-- pg_grace 0.1.0, revision 0002: psql -f install.sql
 -- Generated from sql/ and migrations/ by "pg_grace install --sql"; change those.
 \set ON_ERROR_STOP on
 
@@ -212,6 +212,88 @@ comment on type grace._restore_plan is 'What one restore selects, and the statem
 
 
 INSERT INTO grace.alembic_version (version_num) VALUES ('0001') RETURNING grace.alembic_version.version_num;
+
+-- Running upgrade 0001 -> 0002
+
+alter table grace_internal.protected
+add column row_wise boolean not null default false,
+add column follows_cascades boolean not null default true,
+add column uncovered regclass [] not null default '{}',
+add column files smallint [] not null default '{}',
+add column file_names name [] not null default '{}';
+
+comment on column grace_internal.protected.row_wise is
+'Captured row by row, because the table is part of an inheritance tree.';
+comment on column grace_internal.protected.follows_cascades is
+'Whether tables that deleting from it cascades into are to be protected with it.';
+comment on column grace_internal.protected.uncovered is
+'Tables that deleting from it cascades into and that are known not to be captured: refused by protect, or unprotected since.';
+comment on column grace_internal.protected.files is
+'Columns that refer to files: a large object''s OID, or a path or URL outside the database.';
+
+-- Where a publication takes in all tables, rows without an identity could not be deleted: not by a restore, not by a purge.
+alter table grace_internal.capture replica identity full;
+alter table grace_internal.restored replica identity full;
+
+alter table grace_internal.run drop constraint run_kind;
+alter table grace_internal.run add constraint run_kind
+check (kind in ('restore', 'purge', 'protect', 'unprotect', 'retention', 'sync', 'files'));
+
+create table grace_internal.outbox (
+  id bigint generated always as identity primary key,
+  protected_id integer not null,
+  target_name text not null,
+  column_name name not null,
+  file text not null,
+  deleted_at timestamptz not null,
+  purged_at timestamptz not null default pg_catalog.clock_timestamp(),
+  claimed_until timestamptz,
+  attempts integer not null default 0,
+  error text
+);
+
+comment on table grace_internal.outbox is
+'Files outside the database whose rows have been purged: to be deleted by the application or by pg_grace files sweep.';
+
+-- Former buffers get the identity that new ones are created with.
+do $$
+declare
+  v_relation record;
+begin
+  for v_relation in
+    select c.oid::pg_catalog.regclass as name
+    from pg_catalog.pg_class c
+    where c.relkind in ('r', 'p')
+      and (
+        c.relnamespace = 'grace_buffer'::pg_catalog.regnamespace
+        or (c.relnamespace = 'grace_internal'::pg_catalog.regnamespace and c.relispartition)
+      )
+  loop
+    execute pg_catalog.format('alter table %s replica identity full', v_relation.name);
+  end loop;
+end
+$$;
+
+-- Functions whose parameters changed; the repeatable files create them anew.
+drop function if exists grace.protect(regclass, interval, boolean, name [], interval);
+drop function if exists grace_internal.capture_statement(integer, oid, text);
+drop function if exists grace_internal.insert_statement(integer, text, text, text);
+drop function if exists grace_internal.cascade_tree(regclass);
+drop function if exists grace_internal.create_buffer(regclass, interval, smallint []);
+drop function if exists grace_internal.create_triggers(integer, boolean);
+drop function if exists grace_internal.leaf_name(integer, date);
+drop function if exists grace_internal.create_partition(integer, date);
+drop function if exists grace_internal.missing_partitions(integer, integer);
+drop function if exists grace_internal.leaves(integer);
+drop function if exists grace_internal.check_protectable(regclass, name []);
+
+alter table grace_internal.protected add column unmarked_to bigint not null default 0;
+
+comment on column grace_internal.protected.unmarked_to is
+'Rows of deletions up to this one were loaded or rewritten since, so that their xmin no longer is that of their log row.';
+
+
+UPDATE grace.alembic_version SET version_num='0002' WHERE grace.alembic_version.version_num = '0001';
 
 -- common/caller.sql
 -- Who is really calling: inside SECURITY DEFINER current_user is the owner, and in a cascaded trigger of
@@ -436,7 +518,72 @@ as $$
   )
 $$;
 
+-- capture/current_deletion.sql
+-- The deletion that this transaction's captures belong to; the first one begins it. Inlined into nothing and pinned by its
+-- callers: a SET clause would cost more than all it does.
+create or replace function grace_internal.current_deletion()
+returns grace_internal.deletion_ref
+language plpgsql
+as $$
+declare
+  v_setting text := current_setting('grace.deletion', true);
+  v_result grace_internal.deletion_ref;
+begin
+  if v_setting <> '' then
+    v_result := grace_internal.remembered_deletion(v_setting);
+  end if;
+  if v_result.deletion is null then
+    v_result.deletion := nextval('grace_internal.deletion_id');
+    v_result.deleted_at := clock_timestamp();
+    v_setting := concat(v_result.deletion, ' ', encode(timestamptz_send(v_result.deleted_at), 'hex'));
+    v_setting := set_config('grace.deletion', v_setting || ' ' || grace_internal.signature(v_setting), true);
+  end if;
+  return v_result;
+end
+$$;
+
+-- capture/deleted_with.sql
+-- The tables (roots of their partition trees) that lose rows when rows are deleted from one: those that reference it by a
+-- foreign key with ON DELETE CASCADE, and those that inherit from it.
+create or replace function grace_internal.cascade_children(target oid)
+returns setof regclass
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select distinct coalesce(pg_partition_root(c.conrelid), c.conrelid::regclass)
+  from grace_internal.partition_tree(target) as t (relation)
+  join pg_constraint c on c.confrelid = t.relation
+  where c.contype = 'f' and c.confdeltype = 'c'
+    and coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
+    and coalesce(pg_partition_root(c.conrelid), c.conrelid::regclass) <> target
+$$;
+
+create or replace function grace_internal.inheritors(target oid)
+returns setof regclass
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select i.inhrelid::regclass
+  from pg_inherits i
+  join pg_class c on c.oid = i.inhparent and c.relkind = 'r'
+  where i.inhparent = target
+$$;
+
+create or replace function grace_internal.in_inheritance_tree(target oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_inherits i
+    join pg_class c on c.oid = i.inhparent and c.relkind = 'r'
+    where target in (i.inhparent, i.inhrelid)
+  )
+$$;
+
 -- capture/has_capture_triggers.sql
+-- Whether a relation has both triggers, always firing, and of the kind that its table needs.
 create or replace function grace_internal.has_capture_triggers(relation oid, protected_id integer)
 returns boolean
 language sql stable
@@ -446,11 +593,54 @@ as $$
   from pg_trigger t
   join pg_proc f on f.oid = t.tgfoid
   join pg_namespace n on n.oid = f.pronamespace
-  where t.tgrelid = relation
+  join grace_internal.protected p on p.id = has_capture_triggers.protected_id
+  where t.tgrelid = has_capture_triggers.relation
     and t.tgname in ('zz_grace_delete', 'zz_grace_truncate')
     and t.tgenabled = 'A'
     and n.nspname = 'grace_internal'
-    and f.proname = 'capture_' || protected_id
+    and f.proname = 'capture_' || p.id
+    and (t.tgtype & 1 = 1) = (p.row_wise and t.tgname = 'zz_grace_delete')
+$$;
+
+-- capture/uncovered_tables.sql
+-- Tables that lose rows when rows are deleted from a protected table, and whose rows would not be captured, or not whole.
+-- Those that are known and accepted (registry column uncovered) are left out.
+create or replace function grace_internal.uncovered_tables(protected_id integer)
+returns setof regclass
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select u.relation
+  from grace_internal.protected p
+  cross join lateral (
+    select c, false from grace_internal.cascade_children(p.target) c where p.follows_cascades
+    union all
+    select i, true from grace_internal.inheritors(p.target) i
+    union all
+    select p.target, true where grace_internal.in_inheritance_tree(p.target)
+  ) as u (relation, row_wise)
+  where p.id = uncovered_tables.protected_id
+    and not u.relation = any (p.uncovered)
+    and not exists (
+      select
+      from grace_internal.protected o
+      where o.target = u.relation and o.active
+        and (not u.row_wise or (o.row_wise and grace_internal.has_capture_triggers(o.target, o.id)))
+    )
+$$;
+
+-- The first of them as a name, else null, as of now: VOLATILE, so that it reads with a snapshot of its own and not with
+-- that of the statement that deletes.
+create or replace function grace_internal.uncovered_table(protected_id integer)
+returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select min(grace_internal.qualified_name(u)) from grace_internal.uncovered_tables(uncovered_table.protected_id) u
+  );
+end
 $$;
 
 -- capture/columns_differ.sql
@@ -492,6 +682,8 @@ returns boolean
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_uncovered text;
 begin
   if grace_internal.snapshot_is_old(protected_id) then
     if current_setting('transaction_isolation') = 'read committed' then
@@ -503,18 +695,13 @@ begin
       detail = 'What this transaction sees of the catalog no longer matches the table, so a deleted row could not be captured whole.',
       hint = 'Run the transaction again.';
   end if;
-  if exists (
-    select
-    from grace_internal.protected p
-    join pg_class c on c.oid = p.target and c.relkind = 'r'
-    join pg_inherits i on i.inhparent = c.oid
-    where p.id = protected_id
-  ) then
-    raise exception 'rows deleted from % could not be captured whole',
+  v_uncovered := grace_internal.uncovered_table(protected_id);
+  if v_uncovered is not null then
+    raise exception 'rows deleted from % could not all be captured',
       (select p.target_name from grace_internal.protected p where p.id = protected_id)
-      using errcode = 'GR002',
-      detail = 'Another table inherits from it now; rows deleted through the parent would lose the child''s columns.',
-      hint = 'End the inheritance (alter table … no inherit …), or unprotect the table.';
+      using errcode = 'GR019',
+      detail = format('%s has come to lose rows with it, or to inherit from it, and is not captured with it.', v_uncovered),
+      hint = 'Run pg_grace sync, or: select * from grace.sync();';
   end if;
   return not grace_internal.columns_differ(protected_id);
 end
@@ -548,8 +735,9 @@ as $$
 $$;
 
 -- capture/insert_statement.sql
+-- "row" is what the columns are columns of: an alias of source, or a record (then source is null).
 create or replace function grace_internal.insert_statement(
-  protected_id integer, source text, deletion text, deleted_at text
+  protected_id integer, "row" text, source text, deletion text, deleted_at text
 )
 returns text
 language sql stable
@@ -557,11 +745,11 @@ set search_path = pg_catalog, pg_temp
 as $$
   select format(
     e'insert into grace_buffer.%I (\n      %s,\n      grace_deletion, grace_deleted_at\n    )\n'
-    '    select\n      %s,\n      %s, %s\n    from %s as g',
+    '    select\n      %s,\n      %s, %s%s',
     p.buffer,
     string_agg(format('%I', c.buffer_column), ', ' order by c.attnum),
-    string_agg(format('g.%I', a.attname), ', ' order by c.attnum),
-    deletion, deleted_at, source
+    string_agg(format('%s.%I', "row", a.attname), ', ' order by c.attnum),
+    deletion, deleted_at, e'\n    from ' || source
   )
   from grace_internal.protected p
   join grace_internal.protected_column c on c.protected_id = p.id and c.ended_at is null
@@ -574,48 +762,38 @@ $$;
 -- Writes the trigger function of one protected table: static and typed, so that capturing costs no planning. Where the table
 -- is no longer what it was when the function was written, the statement is made anew from the catalog, so that no column's
 -- value is ever left out. The body is quoted as a literal: it holds names that somebody else chose.
+-- Row by row (inheritance trees), naming the table's OID is what makes every session ask anew after any change of the table.
 create or replace function grace_internal.generate_capture(protected_id integer)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $generate$
 declare
+  v_protected grace_internal.protected;
   v_body text;
 begin
+  select p.* into strict v_protected from grace_internal.protected p where p.id = protected_id;
   v_body := format(
     $body$
 <<grace>> -- qualifies the variables: a column may be called like one
 declare
   v_unchanged boolean;
-  v_setting text := current_setting('grace.deletion', true);
-  v_remembered grace_internal.deletion_ref;
-  v_deletion bigint;
-  v_deleted_at timestamptz;
+  v_deletion grace_internal.deletion_ref;
   v_rows bigint;
 begin
   if tg_op = 'DELETE' then
-    select grace_internal.columns_unchanged(%1$s) into v_unchanged from grace_gone limit 1;
+    %2$s;
     if v_unchanged is null then
       return null;
     end if;
   end if;
 
-  if v_setting <> '' then
-    v_remembered := grace_internal.remembered_deletion(v_setting);
-    v_deletion := v_remembered.deletion;
-    v_deleted_at := v_remembered.deleted_at;
-  end if;
-  if v_deletion is null then
-    v_deletion := nextval('grace_internal.deletion_id');
-    v_deleted_at := clock_timestamp();
-    v_setting := concat(v_deletion, ' ', encode(timestamptz_send(v_deleted_at), 'hex'));
-    v_setting := set_config('grace.deletion', v_setting || ' ' || grace_internal.signature(v_setting), true);
-  end if;
-
+  v_deletion := grace_internal.current_deletion();
   if v_unchanged then
-    %2$s;
+    %3$s;
   else
-    execute grace_internal.capture_statement(%1$s, tg_relid, tg_op) using v_deletion, v_deleted_at;
+    execute grace_internal.capture_statement(%1$s, tg_relid, tg_op)
+    using v_deletion.deletion, v_deletion.deleted_at%4$s;
   end if;
   get diagnostics v_rows = row_count;
 
@@ -625,7 +803,7 @@ begin
       role, login, application_name, client_addr, reason
     )
     values (
-      v_deletion, v_deleted_at, %1$s, v_rows, tg_op,
+      v_deletion.deletion, v_deletion.deleted_at, %1$s, v_rows, tg_op,
       coalesce(nullif(current_setting('role'), 'none'), session_user), session_user,
       current_setting('application_name'), inet_client_addr(), nullif(current_setting('grace.reason', true), '')
     );
@@ -634,7 +812,18 @@ begin
 end
 $body$,
     protected_id,
-    grace_internal.insert_statement(protected_id, 'grace_gone', 'grace.v_deletion', 'grace.v_deleted_at')
+    case when v_protected.row_wise then format(
+      'v_unchanged := grace_internal.columns_unchanged(%s) and %s::regclass is not null', protected_id, v_protected.target::oid
+    ) else format(
+      'select grace_internal.columns_unchanged(%s) into v_unchanged from grace_gone limit 1', protected_id
+    ) end,
+    grace_internal.insert_statement(
+      protected_id,
+      case when v_protected.row_wise then 'old' else 'g' end,
+      case when not v_protected.row_wise then 'grace_gone as g' end,
+      'grace.v_deletion.deletion', 'grace.v_deletion.deleted_at'
+    ),
+    case when v_protected.row_wise then ', old' else '' end
   );
   execute format(
     'create or replace function grace_internal.%1$I() returns trigger language plpgsql '
@@ -645,10 +834,7 @@ $body$,
   execute format('revoke all on function grace_internal.%I() from public', 'capture_' || protected_id);
   execute format(
     'comment on function grace_internal.%I() is %L',
-    'capture_' || protected_id,
-    'pg_grace: captures what is deleted from ' || (
-      select p.target_name from grace_internal.protected p where p.id = protected_id
-    )
+    'capture_' || protected_id, 'pg_grace: captures what is deleted from ' || v_protected.target_name
   );
 end
 $generate$;
@@ -760,6 +946,7 @@ begin
   update grace_internal.protected p
   set
     relation = p.target,
+    unmarked_to = coalesce((select max(c.deletion) from grace_internal.capture c where c.protected_id = p.id), 0),
     excluded = coalesce((
       select array_agg(a.attnum)
       from pg_attribute a
@@ -863,7 +1050,8 @@ end
 $$;
 
 -- capture/capture_statement.sql
--- The statement that captures from one relation as its columns are now: $1 is the deletion, $2 its time. The capture
+-- The statement that captures from one relation as its columns are now: $1 is the deletion, $2 its time, $3, row by row, the
+-- deleted row. The capture
 -- function runs it where its own static statement can't serve: for TRUNCATE, and when the table may have changed since
 -- the function was generated; then buffer and function are brought up to date first, within the same statement.
 create or replace function grace_internal.capture_statement(protected_id integer, relation oid, operation text)
@@ -873,6 +1061,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_uncovered text;
+  v_row_wise boolean;
 begin
   if not exists (
     select
@@ -916,6 +1105,7 @@ begin
           select p.target_name from grace_internal.protected p where p.id = protected_id
         ));
     end if;
+    perform grace_internal.keep_all_files(protected_id, relation);
   end if;
 
   if grace_internal.columns_differ(protected_id) then
@@ -923,27 +1113,44 @@ begin
     perform grace_internal.generate_capture(protected_id);
   end if;
 
+  v_row_wise := operation = 'DELETE' and (select p.row_wise from grace_internal.protected p where p.id = protected_id);
   return grace_internal.insert_statement(
     protected_id,
-    case operation when 'TRUNCATE' then 'only ' || grace_internal.qualified_name(relation) else 'grace_gone' end,
+    case when v_row_wise then '($3)' else 'g' end,
+    case
+      when operation = 'TRUNCATE' then format('only %s as g', grace_internal.qualified_name(relation))
+      when not v_row_wise then 'grace_gone as g'
+    end,
     '$1', '$2'
   );
 end
 $$;
 
 -- capture/partitions.sql
--- Name of the leaf that holds one day (UTC) of a buffer.
-create or replace function grace_internal.leaf_name(protected_id integer, day date)
-returns name
-language sql immutable
+-- A buffer's partitions are called after its stem: b5_20261121 and b5_default for the rows, f5_… for what their files hold.
+
+-- The default partition, and leaves for today and the days ahead. Rows have no identity but themselves; without one, a
+-- publication that takes in all tables would make it an error to delete them.
+create or replace function grace_internal.create_partitions(stem text, parent text)
+returns void
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('b%s_%s', protected_id, to_char(day, 'YYYYMMDD'))::name
+declare
+  v_day date;
+begin
+  execute format('alter table %s replica identity full', parent);
+  execute format('create table grace_internal.%I partition of %s default', stem || '_default', parent);
+  execute format('alter table grace_internal.%I replica identity full', stem || '_default');
+  for v_day in select m from grace_internal.missing_partitions(stem) m loop
+    perform grace_internal.create_partition(stem, parent, v_day);
+  end loop;
+end
 $$;
 
--- Makes the leaf for one day (UTC) of a buffer. It is attached, not created as a partition: that takes only
--- SHARE UPDATE EXCLUSIVE on the buffer, so captures go on meanwhile.
-create or replace function grace_internal.create_partition(protected_id integer, day date)
+-- Makes the leaf for one day (UTC). It is attached, not created as a partition: that takes only SHARE UPDATE EXCLUSIVE on
+-- the buffer, so captures go on meanwhile.
+create or replace function grace_internal.create_partition(stem text, parent text, day date)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -951,27 +1158,26 @@ set datestyle = 'ISO'
 set timezone = 'UTC'
 as $$
 declare
-  v_buffer name := (select p.buffer from grace_internal.protected p where p.id = protected_id);
-  v_leaf name := grace_internal.leaf_name(protected_id, day);
+  v_leaf name := stem || to_char(day, '_YYYYMMDD');
   v_from timestamptz := day::timestamp at time zone 'UTC';
   v_to timestamptz := (day + 1)::timestamp at time zone 'UTC';
 begin
   execute format(
-    'create table grace_internal.%I (like grace_buffer.%I, '
+    'create table grace_internal.%I (like %s including indexes including storage, '
     'constraint day check (grace_deleted_at >= %L and grace_deleted_at < %L))',
-    v_leaf, v_buffer, v_from, v_to
+    v_leaf, parent, v_from, v_to
   );
+  execute format('alter table grace_internal.%I replica identity full', v_leaf);
   execute format(
-    'alter table grace_buffer.%I attach partition grace_internal.%I for values from (%L) to (%L)',
-    v_buffer, v_leaf, v_from, v_to
+    'alter table %s attach partition grace_internal.%I for values from (%L) to (%L)', parent, v_leaf, v_from, v_to
   );
   execute format('alter table grace_internal.%I drop constraint day', v_leaf);
 end
 $$;
 
--- Days (UTC) from today on that a buffer has no leaf for yet. A day of which the default partition already holds
--- rows, because no leaf was there in time, is left to it: nothing is moved, the rows expire where they are.
-create or replace function grace_internal.missing_partitions(protected_id integer, days_ahead integer default 14)
+-- Days (UTC) from today on for which there is no leaf yet. A day of which the default partition already holds rows, because
+-- no leaf was there in time, is left to it: nothing is moved, the rows expire where they are.
+create or replace function grace_internal.missing_partitions(stem text, days_ahead integer default 14)
 returns setof date
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -982,14 +1188,49 @@ declare
 begin
   execute format(
     $q$select array_agg(distinct (b.grace_deleted_at at time zone 'UTC')::date)
-    from grace_internal.%I b where b.grace_deleted_at >= $1 $q$, format('b%s_default', protected_id)
+    from grace_internal.%I b where b.grace_deleted_at >= $1 $q$, stem || '_default'
   )
   into v_in_default using v_today::timestamp at time zone 'UTC';
   return query
     select v_today + n
     from generate_series(0, days_ahead) n
-    where to_regclass(format('grace_internal.%I', grace_internal.leaf_name(protected_id, v_today + n))) is null
+    where to_regclass(format('grace_internal.%I', stem || to_char(v_today + n, '_YYYYMMDD'))) is null
       and not v_today + n = any (coalesce(v_in_default, '{}'));
+end
+$$;
+
+-- The stems of a protected table, each with the partitioned table that it belongs to.
+create or replace function grace_internal.stems(protected_id integer)
+returns table (stem text, parent text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'b' || p.id, format('grace_buffer.%I', p.buffer)
+  from grace_internal.protected p
+  where p.id = protected_id
+  union all
+  select 'f' || protected_id, format('grace_internal.%I', 'f' || protected_id)
+  where to_regclass(format('grace_internal.%I', 'f' || protected_id)) is not null
+$$;
+
+-- Makes one partition that is missing for the days ahead; returns whether it did.
+create or replace function grace_internal.prepare_partition(protected_id integer)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_stem record;
+  v_day date;
+begin
+  for v_stem in select s.stem, s.parent from grace_internal.stems(protected_id) s loop
+    select min(m) into v_day from grace_internal.missing_partitions(v_stem.stem) m;
+    if v_day is not null then
+      perform grace_internal.create_partition(v_stem.stem, v_stem.parent, v_day);
+      return true;
+    end if;
+  end loop;
+  return false;
 end
 $$;
 
@@ -1048,7 +1289,7 @@ $$;
 -- capture/create_buffer.sql
 -- Registers a table and creates its buffer, with leaves for today and the days ahead.
 create or replace function grace_internal.create_buffer(
-  target regclass, retention interval, excluded smallint []
+  target regclass, retention interval, excluded smallint [], follows_cascades boolean
 )
 returns integer
 language plpgsql
@@ -1057,14 +1298,14 @@ as $$
 declare
   v_id integer;
   v_buffer name := grace_internal.free_buffer_name(target);
-  v_day date;
 begin
   insert into grace_internal.protected (
-    target, relation, target_name, buffer, retention, excluded, excluded_names, protected_by
+    target, relation, target_name, buffer, retention, excluded, excluded_names, follows_cascades, row_wise, protected_by
   )
   values (
     target, target, grace_internal.qualified_name(target), v_buffer, retention, excluded,
-    coalesce(grace_internal.column_names(target, excluded), '{}'), grace_internal.caller()
+    coalesce(grace_internal.column_names(target, excluded), '{}'), follows_cascades,
+    grace_internal.in_inheritance_tree(target), grace_internal.caller()
   )
   returning id into v_id;
 
@@ -1083,12 +1324,7 @@ begin
       where not l.attnum = any (excluded)
     )
   );
-  execute format(
-    'create table grace_internal.%I partition of grace_buffer.%I default', format('b%s_default', v_id), v_buffer
-  );
-  for v_day in select m from grace_internal.missing_partitions(v_id) m loop
-    perform grace_internal.create_partition(v_id, v_day);
-  end loop;
+  perform grace_internal.create_partitions('b' || v_id, format('grace_buffer.%I', v_buffer));
 
   execute format('alter table grace_buffer.%I enable row level security', v_buffer);
   execute format(
@@ -1101,6 +1337,511 @@ begin
     v_buffer, 'pg_grace: what was deleted from ' || grace_internal.qualified_name(target)
   );
   return v_id;
+end
+$$;
+
+-- files/check_files.sql
+-- What kind of file a column's values refer to: 'large object' (oid, lo), 'path' (text: a path or URL outside the database),
+-- null for anything else.
+create or replace function grace_internal.file_kind(type_oid oid)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when t.oid = 'oid'::regtype then 'large object'
+    when t.typcategory = 'S' then 'path'
+  end
+  from pg_type t
+  where t.oid = grace_internal.base_type(type_oid)
+$$;
+
+-- Errors: GR020 for a column that can't refer to a file.
+create or replace function grace_internal.check_files(target regclass, files name [], exclude_columns name [])
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_name name;
+  v_why text;
+begin
+  foreach v_name in array coalesce(files, '{}') loop
+    select case
+      when a.attnum is null then 'It does not exist.'
+      when v_name = any (exclude_columns) then 'It is excluded from the capture, so nobody would know which file it is.'
+      when grace_internal.file_kind(a.atttypid) is null then format('Its type is %s.', format_type(a.atttypid, a.atttypmod))
+    end into v_why
+    from (select) as one
+    left join pg_attribute a on a.attrelid = target and a.attname = v_name and a.attnum > 0 and not a.attisdropped;
+    if v_why is not null then
+      raise exception 'column % of % refers to no file', quote_ident(v_name), target
+        using errcode = 'GR020', detail = v_why,
+        hint = 'Name a captured column of type oid or lo (large objects), or of a text type (paths or URLs).';
+    end if;
+  end loop;
+end
+$$;
+
+-- files/file_columns.sql
+-- The columns of a protected table that refer to files: as the table calls them, and where the buffer keeps their values, one
+-- row for each buffer column (a column that has changed its type has several).
+create or replace function grace_internal.file_columns(protected_id integer, wanted_kind text)
+returns table (attnum smallint, attname name, buffer_column name)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select c.attnum, c.attname, c.buffer_column
+  from grace_internal.protected p
+  join grace_internal.protected_column c on c.protected_id = p.id and c.attnum = any (p.files)
+  where p.id = file_columns.protected_id and grace_internal.file_kind(c.type) = wanted_kind
+  order by c.attnum, c.buffer_column
+$$;
+
+-- All values of a buffered row b in such columns, as an expression of type oid[] or text[]; null without such columns.
+create or replace function grace_internal.file_values(protected_id integer, wanted_kind text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'array[%s]::%s[]', string_agg(format('b.%I', c.buffer_column), ', '),
+    case wanted_kind when 'path' then 'pg_catalog.text' else 'pg_catalog.oid' end
+  )
+  from grace_internal.file_columns(protected_id, wanted_kind) c
+  having count(*) > 0
+$$;
+
+-- files/keep_files.sql
+-- BEFORE DELETE, row by row: what is behind the row's large objects is copied while it is still there. The content goes into
+-- the table's f partitions in pieces of 256 kB, so memory stays flat at any size.
+create or replace function grace_internal.keep_files()
+returns trigger
+language plpgsql
+security definer -- the role that deletes needs no right on what is kept
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id integer := tg_argv[0]::integer;
+  v_values text;
+  v_loid oid;
+begin
+  select string_agg(format('($1).%I::oid', a.attname), ', ') into v_values
+  from grace_internal.protected p
+  join pg_attribute a on a.attrelid = p.target and a.attnum = any (p.files) and not a.attisdropped
+  where p.id = v_id and grace_internal.file_kind(a.atttypid) = 'large object';
+  if v_values is not null then
+    for v_loid in execute format('select distinct v from unnest(array[%s]) v where v is not null', v_values) using old loop
+      perform grace_internal.keep_large_object(v_id, v_loid);
+    end loop;
+  end if;
+  return old;
+end
+$$;
+
+-- Copies one large object into what is kept of this transaction's deletion. One that does not exist leaves nothing to keep.
+-- Whether whoever deletes could unlink it is noted: the purge unlinks nothing that its deleter could not.
+-- Errors: GR020 when its content can't be read.
+create or replace function grace_internal.keep_large_object(protected_id integer, loid oid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_deletion grace_internal.deletion_ref;
+  v_kept boolean;
+  v_descriptor integer;
+  v_size bigint;
+begin
+  if not exists (select from pg_largeobject_metadata m where m.oid = loid) then
+    return;
+  end if;
+  v_deletion := grace_internal.current_deletion();
+  execute format(
+    'select exists (select from grace_internal.%I f '
+    'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3)', 'f' || protected_id
+  )
+  into v_kept using v_deletion.deletion, v_deletion.deleted_at, loid;
+  if v_kept then
+    return;
+  end if;
+  begin
+    v_descriptor := lo_open(loid, 262144); -- INV_READ
+    v_size := lo_lseek64(v_descriptor, 0, 2); -- SEEK_END
+    perform lo_close(v_descriptor);
+    execute format(
+      'insert into grace_internal.%I (grace_deletion, grace_deleted_at, loid, page, owner, acl, unlink, data) '
+      'select $1, $2, m.oid, n.page, case n.page when 0 then pg_get_userbyid(m.lomowner) end, '
+      'case n.page when 0 then m.lomacl::text[] end, '
+      'case n.page when 0 then pg_has_role(grace_internal.caller(), m.lomowner, ''usage'') end, lo_get(m.oid, n.page::bigint * 262144, 262144) '
+      'from pg_largeobject_metadata m '
+      'cross join generate_series(0, greatest(0, ($4 - 1) / 262144)::integer) as n (page) where m.oid = $3',
+      'f' || protected_id
+    )
+    using v_deletion.deletion, v_deletion.deleted_at, loid, v_size;
+  exception when insufficient_privilege then
+    raise exception 'the content of large object % can''t be kept', loid
+      using errcode = 'GR020',
+      detail = format('Role %I, which owns pg_grace, may not read it, so the row could not be restored whole.', current_user),
+      hint = format('As its owner: grant select on large object %s to %I;', loid, current_user);
+  end;
+end
+$$;
+
+-- TRUNCATE fires no row triggers.
+create or replace function grace_internal.keep_all_files(protected_id integer, relation oid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_column name;
+  v_loid oid;
+begin
+  for v_column in
+    select a.attname
+    from grace_internal.protected p
+    join pg_attribute a on a.attrelid = p.target and a.attnum = any (p.files) and not a.attisdropped
+    where p.id = protected_id and grace_internal.file_kind(a.atttypid) = 'large object'
+  loop
+    for v_loid in execute format(
+      'select distinct %1$I::oid from only %2$s where %1$I is not null', v_column, grace_internal.qualified_name(relation)
+    ) loop
+      perform grace_internal.keep_large_object(protected_id, v_loid);
+    end loop;
+  end loop;
+end
+$$;
+
+-- files/declare_files.sql
+-- From now on these columns of a protected table are known to refer to files. Large objects need a table for their content
+-- and a trigger that comes before one that unlinks them (lo_manage): hence its name.
+create or replace function grace_internal.declare_files(protected_id integer, files name [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_target regclass;
+  v_stem text := 'f' || protected_id;
+begin
+  update grace_internal.protected p
+  set
+    files = array(
+      select a.attnum from pg_attribute a
+      where a.attrelid = p.target and a.attname = any (declare_files.files) and not a.attisdropped
+      order by a.attnum
+    ),
+    file_names = declare_files.files
+  where p.id = protected_id
+  returning p.target into v_target;
+
+  if exists (select from grace_internal.file_columns(protected_id, 'large object'))
+    and to_regclass(format('grace_internal.%I', v_stem)) is null
+  then
+    execute format(
+      'create table grace_internal.%I ('
+      'grace_deletion bigint not null, grace_deleted_at timestamptz not null, loid oid not null, page integer not null, '
+      'owner name, acl text [], unlink boolean, data bytea not null) partition by range (grace_deleted_at)', v_stem
+    );
+    execute format('create index on grace_internal.%I (grace_deletion, loid)', v_stem);
+    execute format(
+      'comment on table grace_internal.%I is %L', v_stem, 'pg_grace: large objects of rows deleted from ' || v_target
+    );
+    perform grace_internal.create_partitions(v_stem, format('grace_internal.%I', v_stem));
+  end if;
+end
+$$;
+
+-- The trigger, on the table itself (on a partitioned one PostgreSQL makes it on every partition, also on those to come).
+create or replace function grace_internal.create_file_trigger(protected_id integer, repair boolean)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_relation text;
+begin
+  select grace_internal.qualified_name(p.target) into v_relation
+  from grace_internal.protected p
+  where p.id = protected_id and p.active
+    and exists (select from grace_internal.file_columns(p.id, 'large object'))
+    and not grace_internal.has_file_trigger(p.target, p.id)
+    and (repair or not exists (
+      select from pg_trigger t where t.tgrelid = p.target and t.tgname = '00_grace_files'
+    ));
+  if found then
+    execute format(
+      'create or replace trigger "00_grace_files" before delete on %s for each row '
+      'execute function grace_internal.keep_files(%s)', v_relation, protected_id
+    );
+    execute format('alter table %s enable always trigger "00_grace_files"', v_relation);
+  end if;
+end
+$$;
+
+create or replace function grace_internal.has_file_trigger(relation oid, protected_id integer)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_trigger t
+    where t.tgrelid = relation
+      and t.tgname = '00_grace_files'
+      and t.tgenabled = 'A'
+      and t.tgfoid = 'grace_internal.keep_files'::regproc
+      and t.tgargs = convert_to(protected_id::text, 'UTF8') || '\x00'::bytea
+  )
+$$;
+
+-- files/restore_files.sql
+-- Large objects that rows of the buffer refer to, each with its deletion: text of a query. "source" is the FROM and WHERE of
+-- these rows, with alias b; null where the table has none.
+create or replace function grace_internal.kept_files(protected_id integer, source text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'select distinct b.grace_deletion, b.grace_deleted_at, v.loid from (select b.* %s) b '
+    'cross join lateral pg_catalog.unnest(%s) as v (loid) where v.loid is not null',
+    source, v
+  )
+  from grace_internal.file_values(protected_id, 'large object') v
+  where v is not null
+$$;
+
+-- Why a large object could not come back, null where it can: one of its number is there with another content. Read only.
+create or replace function grace._file_conflict(
+  protected_id integer, deletion bigint, deleted_at timestamptz, loid oid
+)
+returns text
+language plpgsql stable
+security definer -- what is kept is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_differs boolean;
+begin
+  if not exists (select from pg_largeobject_metadata m where m.oid = loid) then
+    return null;
+  end if;
+  execute format(
+    'select coalesce(bool_or(f.data <> lo_get(f.loid, f.page::bigint * 262144, 262144)), false) '
+    'or lo_get($3, (max(f.page) + 1)::bigint * 262144, 1) <> ''''::bytea from grace_internal.%I f '
+    'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3', 'f' || protected_id
+  )
+  into v_differs using deletion, deleted_at, loid;
+  return case when v_differs then format('large object %s is there now with another content', loid) end;
+end
+$$;
+comment on function grace._file_conflict(integer, bigint, timestamptz, oid) is
+'Internal: why a kept large object can''t come back.';
+
+create or replace function grace_internal.file_conflict_query(protected_id integer, source text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'select %1$s, null::pg_catalog.jsonb, ''large object''::pg_catalog.text, w.why from (%2$s) as f cross join lateral '
+    'grace._file_conflict(%1$s, f.grace_deletion, f.grace_deleted_at, f.loid) as w (why) where w.why is not null',
+    protected_id, q
+  )
+  from grace_internal.kept_files(protected_id, source) q
+  where q is not null
+$$;
+
+-- Puts the large objects of rows that are being restored back under their numbers, with owner and rights. One that is still
+-- there is left alone. Errors: GR011 when another has taken the number.
+create or replace function grace_internal.restore_files(protected_id integer, source text, picks grace._row_ref [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_deletion bigint;
+  v_deleted_at timestamptz;
+  v_loid oid;
+  v_page integer;
+  v_owner name;
+  v_acl text [];
+  v_data bytea;
+  v_why text;
+begin
+  for v_deletion, v_deleted_at, v_loid in execute grace_internal.kept_files(protected_id, source) using picks loop
+    v_why := grace._file_conflict(protected_id, v_deletion, v_deleted_at, v_loid);
+    if v_why is not null then
+      raise exception 'nothing was restored: %', v_why
+        using errcode = 'GR011',
+        detail = 'A restored row refers to it by its number.',
+        hint = 'Move what is there: lo_from_bytea(0, lo_get(…)), then lo_unlink(…).';
+    end if;
+    continue when exists (select from pg_largeobject_metadata m where m.oid = v_loid);
+    for v_page, v_owner, v_acl, v_data in execute format(
+      'select f.page, f.owner, f.acl, f.data from grace_internal.%I f '
+      'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3 order by f.page', 'f' || protected_id
+    ) using v_deletion, v_deleted_at, v_loid
+    loop
+      if v_page = 0 then
+        perform lo_create(v_loid);
+        perform grace_internal.give_large_object(v_loid, v_owner, v_acl);
+      end if;
+      perform lo_put(v_loid, v_page::bigint * 262144, v_data);
+    end loop;
+  end loop;
+end
+$$;
+
+-- Owner and rights as they were, as far as the roles still exist.
+create or replace function grace_internal.give_large_object(loid oid, owner name, acl text [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_item text;
+  v_grant record;
+begin
+  foreach v_item in array coalesce(acl, '{}') loop
+    begin
+      for v_grant in
+        select coalesce(quote_ident(r.rolname), 'public') as grantee, a.privilege_type, a.is_grantable
+        from aclexplode(array[v_item::aclitem]) a
+        left join pg_roles r on r.oid = a.grantee
+        where r.rolname is distinct from owner
+      loop
+        execute format(
+          'grant %s on large object %s to %s%s', v_grant.privilege_type, loid, v_grant.grantee,
+          case when v_grant.is_grantable then ' with grant option' else '' end
+        );
+      end loop;
+    exception when undefined_object then
+      raise warning 'a right on large object % is not given back: its role is gone', loid using detail = v_item;
+    end;
+  end loop;
+  if not exists (select from pg_roles r where r.rolname = owner) then
+    raise warning 'large object % belongs to % now: its owner % is gone', loid, current_user, owner;
+  elsif owner <> current_user then
+    execute format('alter large object %s owner to %I', loid, owner);
+  end if;
+end
+$$;
+
+-- Takes what is kept of large objects away when no row is left in the buffer that refers to it.
+create or replace function grace_internal.drop_kept_files(protected_id integer, deletions bigint [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format(
+    'delete from grace_internal.%I f where f.grace_deletion = any ($1) and not exists ('
+    'select from grace_buffer.%I b where b.grace_deletion = f.grace_deletion and b.grace_deleted_at = f.grace_deleted_at '
+    'and f.loid = any (%s))',
+    'f' || protected_id,
+    (select p.buffer from grace_internal.protected p where p.id = protected_id),
+    grace_internal.file_values(protected_id, 'large object')
+  )
+  using deletions;
+end
+$$;
+
+-- files/purge_files.sql
+-- Which of these large objects something still refers to: any column of type oid or lo of any table, buffers included, as
+-- vacuumlo looks at it. A table that can't be read as a whole is an error, so that nothing is unlinked by mistake.
+create or replace function grace_internal.referenced_large_objects(loids oid [])
+returns oid []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+  v_column record;
+  v_found oid [];
+  v_result oid [] := array[]::oid [];
+begin
+  for v_column in
+    select grace_internal.qualified_name(c.oid) as relation, a.attname
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    where c.relkind in ('r', 'm')
+      and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+      and (n.nspname <> 'grace_internal' or c.relname ~ '^b\d+_')
+      and grace_internal.base_type(a.atttypid) = 'oid'::regtype
+  loop
+    execute format(
+      'select array_agg(distinct t.%1$I::oid) from only %2$s t where t.%1$I::oid = any ($1)',
+      v_column.attname, v_column.relation
+    )
+    into v_found using loids;
+    v_result := v_result || coalesce(v_found, '{}');
+  end loop;
+  return v_result;
+end
+$$;
+
+-- Unlinks the large objects of expired rows where the application has left that to us; returns whether there may be more.
+-- The first page stands for the object: it goes when that is done.
+create or replace function grace_internal.unlink_expired(protected_id integer, leaf oid, max_objects integer)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_before timestamptz := grace._expired_before(protected_id);
+  v_leaf text := grace_internal.qualified_name(leaf);
+  v_loids oid [];
+  v_unlinkable oid [];
+begin
+  execute format(
+    'select array_agg(distinct f.loid), array_agg(distinct f.loid) filter (where f.unlink) from ('
+    'select f.loid, f.unlink from %s f where f.page = 0 and f.grace_deleted_at <= $1 limit $2) f',
+    v_leaf
+  )
+  into v_loids, v_unlinkable using v_before, max_objects;
+  if v_loids is null then
+    return false;
+  end if;
+  perform grace_internal.unlink_unreferenced(v_unlinkable);
+  execute format('delete from %s f where f.page = 0 and f.loid = any ($1) and f.grace_deleted_at <= $2', v_leaf)
+  using v_loids, v_before;
+  return true;
+end
+$$;
+
+create or replace function grace_internal.unlink_unreferenced(loids oid [])
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select lo_unlink(m.oid)
+  from pg_largeobject_metadata m
+  where m.oid = any (loids) and not m.oid = any (grace_internal.referenced_large_objects(loids))
+$$;
+
+-- Files outside the database whose rows are about to be removed for good go into the outbox. "rows" is the FROM and WHERE of
+-- these rows, with alias b.
+create or replace function grace_internal.post_files(protected_id integer, rows text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_column record;
+begin
+  for v_column in select c.attname, c.buffer_column from grace_internal.file_columns(protected_id, 'path') c loop
+    execute format(
+      'insert into grace_internal.outbox (protected_id, target_name, column_name, file, deleted_at) '
+      'select $1, p.target_name, $2, f.file, f.deleted_at from grace_internal.protected p, ('
+      'select b.%1$I::text as file, max(b.grace_deleted_at) as deleted_at %2$s and b.%1$I::text <> '''' group by b.%1$I::text'
+      ') f where p.id = $1', v_column.buffer_column, rows
+    )
+    using protected_id, v_column.attname;
+  end loop;
 end
 $$;
 
@@ -1170,8 +1911,10 @@ $$;
 
 -- capture/check_protectable.sql
 -- Refuses what can't be captured completely, before anything has changed. Errors: GR002 kind of relation, GR003 column
--- names, GR004 excluded columns, 42501 rights.
-create or replace function grace_internal.check_protectable(target regclass, exclude_columns name [])
+-- names, GR004 excluded columns, GR020 columns with files, 42501 rights.
+create or replace function grace_internal.check_protectable(
+  target regclass, exclude_columns name [], files name []
+)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -1221,11 +1964,6 @@ begin
     ) then
       v_why := 'One of its partitions is a foreign table, from which PostgreSQL can''t collect deleted rows.';
       v_hint := 'Detach the foreign partition.';
-    when v_class.relkind = 'r' and exists (
-      select from pg_inherits i where target in (i.inhparent, i.inhrelid)
-    ) then
-      v_why := 'It is part of an inheritance tree; rows deleted through the parent would lose the child''s columns.';
-      v_hint := 'Turn the tree into a partitioned table.';
     else
       v_why := null;
   end case;
@@ -1245,27 +1983,29 @@ begin
 
   perform grace_internal.require_table_right(target);
   perform grace_internal.check_excluded(target, exclude_columns);
+  perform grace_internal.check_files(target, files, exclude_columns);
 end
 $$;
 
 -- capture/cascade_tree.sql
--- A table and every table that deleting from it cascades into, as roots of their partition trees.
-create or replace function grace_internal.cascade_tree(target regclass)
+-- A table, all that inherit from it, and, with foreign_keys, every table that deleting from these cascades into.
+create or replace function grace_internal.cascade_tree(target regclass, foreign_keys boolean)
 returns setof regclass
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with recursive tree (relation) as (
-    select target::oid
+    select target
     union
-    select coalesce(pg_partition_root(c.conrelid)::oid, c.conrelid)
+    select n.relation
     from tree t
-    join pg_constraint c
-      on coalesce(pg_partition_root(c.confrelid)::oid, c.confrelid) = t.relation
-    where c.contype = 'f' and c.confdeltype = 'c'
-      and coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
+    cross join lateral (
+      select * from grace_internal.inheritors(t.relation)
+      union
+      select * from grace_internal.cascade_children(t.relation) where foreign_keys
+    ) as n (relation)
   )
-  select t.relation::regclass from tree t
+  select t.relation from tree t
 $$;
 
 -- capture/lock_for_ddl.sql
@@ -1353,7 +2093,7 @@ declare
   v_name text;
 begin
   for v_relation in
-    select grace_internal.qualified_name(t.relation) as name
+    select grace_internal.qualified_name(t.relation) as name, p.row_wise
     from grace_internal.protected p
     cross join lateral grace_internal.partition_tree(p.target) as t (relation)
     where p.id = protected_id
@@ -1368,9 +2108,10 @@ begin
       )
   loop
     execute format(
-      'create or replace trigger zz_grace_delete after delete on %s referencing old table as grace_gone '
-      'for each statement execute function grace_internal.%I()',
-      v_relation.name, 'capture_' || protected_id
+      'create or replace trigger zz_grace_delete after delete on %s %s execute function grace_internal.%I()',
+      v_relation.name,
+      case when v_relation.row_wise then 'for each row' else 'referencing old table as grace_gone for each statement' end,
+      'capture_' || protected_id
     );
     execute format(
       'create or replace trigger zz_grace_truncate before truncate on %s '
@@ -1397,13 +2138,13 @@ declare
 begin
   select array_agg(distinct t.tgrelid) into v_relations
   from pg_trigger t
-  where t.tgfoid in (select grace_internal.capture_functions(only_id));
+  where t.oid in (select grace_internal.capture_triggers(only_id));
   if v_relations is not null then
     perform grace_internal.lock_for_ddl(v_relations, 'access exclusive', max_wait);
     for v_trigger in
       select t.tgname as name, grace_internal.qualified_name(t.tgrelid) as relation
       from pg_trigger t
-      where t.tgfoid in (select grace_internal.capture_functions(only_id))
+      where t.oid in (select grace_internal.capture_triggers(only_id))
     loop
       execute format('drop trigger %I on %s', v_trigger.name, v_trigger.relation);
     end loop;
@@ -1420,7 +2161,23 @@ as $$
   from pg_proc f
   where f.pronamespace = 'grace_internal'::regnamespace
     and f.prorettype = 'trigger'::regtype
-    and (only_id is null or f.proname = 'capture_' || only_id)
+    and case when only_id is null then f.proname ~ '^capture_\d+$' else f.proname = 'capture_' || only_id end
+$$;
+
+-- Triggers that a protected table (or, null, all) has from us; not those that PostgreSQL has cloned to partitions.
+create or replace function grace_internal.capture_triggers(only_id integer)
+returns setof oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select t.oid
+  from pg_trigger t
+  where t.tgfoid in (select grace_internal.capture_functions(only_id))
+  union all
+  select t.oid
+  from pg_trigger t
+  where t.tgfoid = 'grace_internal.keep_files'::regproc and t.tgparentid = 0
+    and (only_id is null or t.tgargs = convert_to(only_id::text, 'UTF8') || '\x00'::bytea)
 $$;
 
 -- capture/follow_table.sql
@@ -1433,6 +2190,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_relation text;
+  v_other_kind boolean;
 begin
   for v_relation in
     select grace_internal.qualified_name(t.tgrelid)
@@ -1448,12 +2206,131 @@ begin
     execute format('drop trigger zz_grace_delete on %s', v_relation);
     execute format('drop trigger if exists zz_grace_truncate on %s', v_relation);
   end loop;
-  if grace_internal.columns_differ(protected_id) then
+  update grace_internal.protected p
+  set row_wise = not p.row_wise
+  where p.id = protected_id and p.row_wise <> grace_internal.in_inheritance_tree(p.target);
+  v_other_kind := found;
+  if v_other_kind or grace_internal.columns_differ(protected_id) then
     perform grace_internal.sync_columns(protected_id);
     perform grace_internal.generate_capture(protected_id);
   end if;
-  perform grace_internal.create_triggers(protected_id, repair);
+  perform grace_internal.create_triggers(protected_id, repair or v_other_kind);
+  perform grace_internal.create_file_trigger(protected_id, repair);
+  perform grace_internal.guard_against_drop(protected_id);
+  update grace_internal.protected p
+  set target_name = grace_internal.qualified_name(p.target)
+  where p.id = protected_id and p.target_name <> grace_internal.qualified_name(p.target);
 end
+$$;
+
+-- capture/protect_table.sql
+-- Registers one table and makes its buffer and function, or takes up again what is there; the triggers come later, under a
+-- lock. Returns its id and what has become of it. Errors: those of check_protectable.
+create or replace function grace_internal.protect_table(
+  target regclass, retention interval, exclude_columns name [], files name [], follows_cascades boolean,
+  out protected_id integer, out status text, out warning text
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_protected grace_internal.protected;
+begin
+  perform grace_internal.check_protectable(target, exclude_columns, files);
+  select p.* into v_protected from grace_internal.protected p where p.target = protect_table.target;
+  protected_id := v_protected.id;
+  if protected_id is null then
+    protected_id := grace_internal.create_buffer(
+      target, retention, grace_internal.check_excluded(target, exclude_columns), follows_cascades
+    );
+    status := 'protected';
+  elsif v_protected.active then
+    status := 'already protected';
+    if cardinality(exclude_columns) > 0 then
+      warning := 'What is captured of it stays as it is; to exclude columns, unprotect it with buffer => discard first.';
+    elsif retention <> v_protected.retention then
+      warning := format(
+        'Its retention stays %s; to change it: select grace.set_retention(%L, %L);',
+        v_protected.retention, target, retention
+      );
+    end if;
+  else
+    update grace_internal.protected p
+    set active = true, retention = protect_table.retention, follows_cascades = protect_table.follows_cascades
+    where p.id = protected_id;
+    status := 'protected';
+  end if;
+  if status = 'protected' then
+    update grace_internal.protected p
+    set uncovered = array_remove(p.uncovered, protect_table.target)
+    where protect_table.target = any (p.uncovered);
+    perform grace_internal.sync_columns(protected_id);
+    perform grace_internal.generate_capture(protected_id);
+  end if;
+  if cardinality(files) > 0 then
+    perform grace_internal.declare_files(protected_id, files);
+  end if;
+end
+$$;
+
+-- capture/cover.sql
+-- Protects the tables that a protected table has come to take rows from: by a new foreign key with ON DELETE CASCADE, or
+-- a new inheritance. They get its retention. A cascade into one that can't be protected is noted in the registry, so that
+-- deletes go on; a table that inherits and can't be protected makes them fail, for its columns would be lost.
+create or replace function grace_internal.cover(protected_id integer)
+returns table (protected_table regclass, status text, warning text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_protected grace_internal.protected;
+  v_done regclass [] := array[]::regclass [];
+  v_id integer;
+begin
+  select p.* into strict v_protected from grace_internal.protected p where p.id = protected_id;
+  loop
+    select u into protected_table
+    from grace_internal.protected p
+    cross join lateral grace_internal.uncovered_tables(p.id) u
+    where p.active and not u = any (v_done)
+      and not exists (select from grace_internal.protected o where o.target = u and o.active)
+      and (p.id = cover.protected_id or p.target = any (v_done))
+    order by u::text
+    limit 1;
+    exit when not found;
+    v_done := v_done || protected_table;
+    begin
+      select t.protected_id, t.status, null into v_id, status, warning
+      from grace_internal.protect_table(protected_table, v_protected.retention, '{}', '{}', true) t;
+      perform grace_internal.follow_table(v_id, repair => true);
+    exception when sqlstate 'GR002' or sqlstate 'GR003' or insufficient_privilege then
+      get stacked diagnostics warning = pg_exception_detail;
+      status := 'not protected';
+      if sqlstate <> '42501' then
+        perform grace_internal.accept_uncovered(protected_table);
+      end if;
+      warning := case
+        when exists (
+          select from grace_internal.protected p where protected_table = any (p.uncovered)
+        ) then format('Deleting from %s cascades into it, and those rows will be lost: %s', v_protected.target, warning)
+        else format('Deleting from %s fails until it can be protected: %s', v_protected.target, warning)
+      end;
+    end;
+    return next;
+  end loop;
+end
+$$;
+
+-- From now on it is known that what cascades into this table is not captured.
+create or replace function grace_internal.accept_uncovered(relation regclass)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update grace_internal.protected p
+  set uncovered = p.uncovered || accept_uncovered.relation
+  where not accept_uncovered.relation = any (p.uncovered)
+    and accept_uncovered.relation in (select grace_internal.cascade_children(p.target))
 $$;
 
 -- capture/follow_ddl.sql
@@ -1468,15 +2345,27 @@ set lock_timeout = '100ms'
 as $$
 declare
   v_id integer;
+  v_covered record;
 begin
   for v_id in
     select distinct p.id
     from pg_event_trigger_ddl_commands() d
-    join grace_internal.protected p on p.target = coalesce(pg_partition_root(d.objid), d.objid::regclass)
+    cross join lateral (
+      select coalesce(pg_partition_root(d.objid), d.objid::regclass)
+      union
+      select f.confrelid::regclass from pg_constraint f
+      where f.conrelid = d.objid and f.contype = 'f' and f.confdeltype = 'c'
+      union
+      select i.inhparent::regclass from pg_inherits i where i.inhrelid = d.objid
+    ) as t (relation)
+    join grace_internal.protected p on p.target = coalesce(pg_partition_root(t.relation), t.relation)
     where d.classid = 'pg_class'::regclass and p.active
   loop
     begin
       perform grace_internal.follow_table(v_id, repair => false);
+      for v_covered in select * from grace_internal.cover(v_id) c where c.warning is not null loop
+        raise warning '% is not protected', v_covered.protected_table using detail = v_covered.warning;
+      end loop;
     exception when others then -- whatever it is, the application's DDL comes first; the next capture says it again
       raise warning 'the buffer of % could not be brought up to date now; the next capture does it',
         (select p.target_name from grace_internal.protected p where p.id = v_id)
@@ -1486,18 +2375,229 @@ begin
 end
 $$;
 
--- Only a superuser can create event triggers. Without them captures follow added, dropped, renamed and retyped columns all
--- the same; a new partition gets its triggers with the next purge.
-do $$
+-- capture/refuse_drop.sql
+-- Event trigger: a protected table, or a partition of one, is not dropped by mistake, for nothing captures the rows that go
+-- with it. Errors: GR021, unless a member of grace_admin has set grace.allow_drop.
+create or replace function grace_internal.refuse_drop()
+returns event_trigger
+language plpgsql
+security definer -- reads the registry
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_table record;
+  v_allowed text := current_setting('grace.allow_drop', true);
 begin
-  if (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user) then
+  select t.identity, t.is_partition into v_table
+  from (
+    select d.object_identity, false
+    from pg_event_trigger_dropped_objects() d
+    join grace_internal.protected p on p.target = d.objid and p.active
+    where d.classid = 'pg_class'::regclass and d.objsubid = 0
+    union all
+    select d.object_identity, true
+    from pg_event_trigger_dropped_objects() d
+    join pg_event_trigger_dropped_objects() t on t.address_names = d.address_names || 'zz_grace_delete'::text
+    where d.object_type = 'table' and t.object_type = 'trigger'
+  ) as t (identity, is_partition)
+  order by t.is_partition, t.identity
+  limit 1;
+  if not found or (
+    v_allowed in ('on', 'true', 'yes', '1') and pg_has_role(grace_internal.caller(), 'grace_admin', 'member')
+  ) then
+    return;
+  end if;
+  raise exception '% is protected and was not dropped', v_table.identity
+    using errcode = 'GR021',
+    detail = concat(
+      'DROP captures no rows: what is in the table would be lost.',
+      case when v_allowed <> '' then ' grace.allow_drop counts only for a member of grace_admin, and set to on.' end
+    ),
+    hint = case
+      when v_table.is_partition then 'Detach the partition first. Or, as a member of grace_admin: set grace.allow_drop = on;'
+      else format('select grace.unprotect(%L); then drop it. Or, as a member of grace_admin: set grace.allow_drop = on;',
+        v_table.identity)
+    end;
+end
+$$;
+
+-- capture/free_types.sql
+-- Event trigger, before a type is dropped: a buffer must neither hold the application's type fast nor lose values with it. Former
+-- columns of such a type keep their values as text; so do columns of a type that the command names (or whose schema or extension
+-- it names), for CASCADE would take them along. If the table keeps its column after all, the next capture begins a new one.
+create or replace function grace_internal.free_types()
+returns event_trigger
+language plpgsql
+security definer -- whoever drops a type need have no right on a buffer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms'
+as $$
+declare
+  v_column record;
+begin
+  for v_column in
+    select p.id, p.buffer, c.buffer_column
+    from grace_internal.protected_column c
+    join grace_internal.protected p on p.id = c.protected_id
+    where grace_internal.belongs_to_application(c.type)
+      and (c.ended_at is not null or grace_internal.is_named(c.type, current_query()))
+  loop
+    begin
+      execute format(
+        'alter table grace_buffer.%1$I alter column %2$I type text using %2$I::text', v_column.buffer, v_column.buffer_column
+      );
+      update grace_internal.protected_column c
+      set type = 'text'::regtype, ended_at = coalesce(c.ended_at, clock_timestamp())
+      where c.protected_id = v_column.id and c.buffer_column = v_column.buffer_column;
+      update grace_internal.protected p
+      set unmarked_to = coalesce((select max(c.deletion) from grace_internal.capture c where c.protected_id = p.id), 0)
+      where p.id = v_column.id;
+    exception when lock_not_available then -- PostgreSQL says next what depends on the type
+      raise warning 'column % of buffer % could not be freed of its type now', v_column.buffer_column, v_column.buffer;
+    end;
+  end loop;
+end
+$$;
+
+-- A type, or array of a type, that is not PostgreSQL's own.
+create or replace function grace_internal.belongs_to_application(type_oid oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select t.typnamespace <> 'pg_catalog'::regnamespace
+  from pg_type t
+  where t.oid = type_oid
+$$;
+
+-- Whether a command's text has the name of a type (or of what it is an array of), of its schema or of its extension in it.
+create or replace function grace_internal.is_named(type_oid oid, command text)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_type t
+    join pg_type e on e.oid = case when t.typcategory = 'A' then t.typelem else t.oid end
+    join pg_namespace n on n.oid = e.typnamespace
+    left join pg_depend d
+      on d.classid = 'pg_type'::regclass and d.objid = e.oid and d.deptype = 'e'
+      and d.refclassid = 'pg_extension'::regclass
+    left join pg_extension x on x.oid = d.refobjid
+    cross join lateral unnest(array[e.typname, n.nspname, x.extname]::text []) as w (word)
+    where t.oid = type_oid and strpos(lower(command), lower(w.word)) > 0
+  )
+$$;
+
+-- capture/drop_guard.sql
+-- Where there are no event triggers (only a superuser can create them) a function that depends on the table's row type makes
+-- DROP TABLE fail as long as it says no CASCADE; PostgreSQL's error shows the function's name, which says what to do.
+create or replace function grace_internal.guard_against_drop(protected_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_type regtype := (
+    select c.reltype::regtype
+    from grace_internal.protected p
+    join pg_class c on c.oid = p.target
+    where p.id = protected_id and p.active
+  );
+  v_guarded boolean := exists (
+    select from pg_proc f
+    where f.proname = grace_internal.guard_name() and f.pronamespace = 'grace_internal'::regnamespace
+      and f.proargtypes[0] = v_type
+  );
+begin
+  if not v_guarded and not exists (select from pg_event_trigger e where e.evtname = 'grace_refuse_drop') then
+    execute format(
+      'create function grace_internal.%I(%s) returns void language sql as ''''',
+      grace_internal.guard_name(), grace_internal.qualified_type(v_type)
+    );
+    execute format(
+      'revoke all on function grace_internal.%I(%s) from public',
+      grace_internal.guard_name(), grace_internal.qualified_type(v_type)
+    );
+  end if;
+end
+$$;
+
+create or replace function grace_internal.guard_name()
+returns name
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'protected by pg_grace: first select grace.unprotect(…)'::name
+$$;
+
+create or replace function grace_internal.qualified_type(type_oid oid)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('%I.%I', n.nspname, t.typname)
+  from pg_type t
+  join pg_namespace n on n.oid = t.typnamespace
+  where t.oid = type_oid
+$$;
+
+create or replace function grace_internal.drop_guard(protected_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_function regprocedure;
+begin
+  for v_function in
+    select f.oid
+    from pg_proc f
+    join grace_internal.protected p on p.id = protected_id
+    join pg_class c on c.oid = p.target and c.reltype = f.proargtypes[0]
+    where f.proname = grace_internal.guard_name() and f.pronamespace = 'grace_internal'::regnamespace
+  loop
+    execute format('drop function %s', v_function);
+  end loop;
+end
+$$;
+
+-- capture/event_triggers.sql
+-- Only a superuser can create event triggers. Without them captures follow added, dropped, renamed and retyped columns all the
+-- same; a new partition gets its triggers with the next purge or grace.sync(), and DROP TABLE … CASCADE can't be refused.
+create or replace function grace_internal.ensure_event_triggers()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (select r.rolsuper from pg_roles r where r.rolname = current_user) then
     drop event trigger if exists grace_follow_ddl;
     create event trigger grace_follow_ddl on ddl_command_end
     when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')
     execute function grace_internal.follow_ddl();
+    drop event trigger if exists grace_refuse_drop;
+    create event trigger grace_refuse_drop on sql_drop execute function grace_internal.refuse_drop();
+    drop event trigger if exists grace_free_types;
+    create event trigger grace_free_types on ddl_command_start
+    when tag in ('DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
+    execute function grace_internal.free_types();
   end if;
 end
 $$;
+
+create or replace function grace_internal.has_event_triggers()
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select count(*) = 3
+  from pg_event_trigger e
+  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop', 'grace_free_types') and e.evtenabled <> 'D'
+$$;
+
+do $$ begin perform grace_internal.ensure_event_triggers(); end $$;
 
 -- capture/protect.sql
 -- Everything that takes time (checking, buffers, functions) comes before the lock; under the lock only the triggers
@@ -1507,7 +2607,8 @@ create or replace function grace.protect(
   retention interval default '30 days',
   "cascade" boolean default true,
   exclude_columns name [] default '{}',
-  wait interval default '60 seconds'
+  wait interval default '60 seconds',
+  files name [] default '{}'
 )
 returns table (protected_table regclass, buffer regclass, status text, warning text)
 language plpgsql
@@ -1518,79 +2619,54 @@ declare
   v_table regclass;
   v_ids integer [] := array[]::integer [];
   v_id integer;
-  v_active boolean;
-  v_retention interval;
-  v_relations oid [];
-  v_denied text;
+  v_changed boolean;
 begin
   if target is null then
     raise exception 'no table given'
       using errcode = 'null_value_not_allowed', detail = 'target is null.', hint = 'Give the table''s name.';
   end if;
   perform grace_internal.check_retention(retention);
-  perform grace_internal.check_protectable(target, exclude_columns);
+  perform grace_internal.check_protectable(target, exclude_columns, files);
 
   for v_table in
-    select t from grace_internal.cascade_tree(target) t where "cascade" or t = target order by t <> target, t::text
+    select t from grace_internal.cascade_tree(target, "cascade") t order by t <> target, t::text
   loop
     protected_table := v_table;
-    warning := null;
     begin
-      if v_table <> target then
-        perform grace_internal.check_protectable(v_table, '{}');
-      end if;
+      select t.protected_id, t.status, t.warning into v_id, status, warning
+      from grace_internal.protect_table(
+        v_table, retention,
+        case v_table when target then coalesce(exclude_columns, '{}') else '{}' end,
+        case v_table when target then coalesce(files, '{}') else '{}' end,
+        v_table <> target or "cascade"
+      ) t;
     exception when sqlstate 'GR002' or sqlstate 'GR003' or insufficient_privilege then
-      get stacked diagnostics v_denied = pg_exception_detail;
+      if v_table in (select grace_internal.cascade_tree(target, false)) then
+        raise;
+      end if;
+      get stacked diagnostics warning = pg_exception_detail;
       buffer := null;
       status := 'not protected';
-      warning := format('Deleting from %s cascades into it, and those rows will be lost: %s', target, v_denied);
+      warning := format('Deleting from %s cascades into it, and those rows will be lost: %s', target, warning);
+      perform grace_internal.accept_uncovered(v_table);
       return next;
       continue;
     end;
-
-    select p.id, p.active, p.retention into v_id, v_active, v_retention
+    if v_table <> target then
+      warning := null;
+    end if;
+    select format('grace_buffer.%I', p.buffer)::regclass into buffer
     from grace_internal.protected p
-    where p.target = v_table;
-    if not found then
-      v_id := grace_internal.create_buffer(
-        v_table, retention, grace_internal.check_excluded(v_table, case v_table when target then exclude_columns end)
-      );
-      status := 'protected';
-    elsif v_active and (v_table <> target or v_retention = retention) then
-      status := 'already protected';
-      if v_table = target and cardinality(exclude_columns) > 0 then
-        warning := 'What is captured of it stays as it is; to exclude columns, unprotect it with buffer => discard first.';
-      end if;
-    elsif v_active then
-      status := 'already protected';
-      warning := format(
-        'Its retention stays %s; to change it: select grace.set_retention(%L, %L);', v_retention, v_table, retention
-      );
-    else
-      update grace_internal.protected p set active = true, retention = protect.retention where p.id = v_id;
-      status := 'protected';
-    end if;
-    if status = 'protected' then
-      perform grace_internal.sync_columns(v_id);
-      perform grace_internal.generate_capture(v_id);
-    end if;
-    buffer := (select format('grace_buffer.%I', p.buffer)::regclass from grace_internal.protected p where p.id = v_id);
+    where p.id = v_id;
     v_ids := v_ids || v_id;
     return next;
   end loop;
-
-  select array_agg(t.relation) into v_relations
-  from grace_internal.protected p
-  cross join lateral grace_internal.partition_tree(p.target) as t (relation)
-  where p.id = any (v_ids) and not grace_internal.has_capture_triggers(t.relation, p.id);
-
-  if v_relations is not null then
-    perform grace_internal.lock_for_ddl(v_relations, 'share row exclusive', wait);
+  if not "cascade" then
+    update grace_internal.protected p set follows_cascades = false where p.target = protect.target;
   end if;
-  foreach v_id in array v_ids loop
-    perform grace_internal.follow_table(v_id, repair => true);
-  end loop;
-  if v_relations is not null then
+
+  v_changed := grace_internal.follow_tables(v_ids, wait);
+  if v_changed then
     insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
     values (
       'protect', target, 'done', clock_timestamp(), jsonb_build_object('retention', retention),
@@ -1599,8 +2675,94 @@ begin
   end if;
 end
 $$;
-comment on function grace.protect(regclass, interval, boolean, name [], interval) is
-'Starts capturing what is deleted from a table and, with cascade, from every table that its deletion cascades into. Idempotent. retention: how long a deleted row can be restored. exclude_columns: columns of the table itself that are not captured; a restore gives them their default. wait: how long to try for the lock before giving up; no attempt holds up others for more than 100 ms. Returns one row per table, with a warning for each cascade it could not follow. Errors: GR002, GR003, GR004, GR005, GR006, 42501.';
+comment on function grace.protect(regclass, interval, boolean, name [], interval, name []) is
+'Starts capturing what is deleted from a table, from all that inherit from it and, with cascade, from every table that its deletion cascades into, now or later. Idempotent. retention: how long a deleted row can be restored. exclude_columns: columns of the table itself that are not captured; a restore gives them their default. wait: how long to try for the lock before giving up; no attempt holds up others for more than 100 ms. files: columns of the table itself that refer to files: a large object (oid or lo), whose content is kept with the row, or a path or URL (text), which enters grace.file_outbox when the row is purged. Returns one row per table, with a warning for each cascade it could not follow. Errors: GR002, GR003, GR004, GR005, GR006, 42501.';
+
+-- Brings tables up to date, triggers included, after one wait for the locks on all that lack triggers; returns whether any
+-- did.
+create or replace function grace_internal.follow_tables(ids integer [], wait interval)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_relations oid [];
+  v_id integer;
+begin
+  select array_agg(t.relation) into v_relations
+  from grace_internal.protected p
+  cross join lateral grace_internal.partition_tree(p.target) as t (relation)
+  where p.id = any (ids)
+    and (
+      not grace_internal.has_capture_triggers(t.relation, p.id)
+      or (
+        exists (select from grace_internal.file_columns(p.id, 'large object'))
+        and not grace_internal.has_file_trigger(t.relation, p.id)
+      )
+      or p.row_wise <> grace_internal.in_inheritance_tree(p.target)
+    );
+  if v_relations is not null then
+    perform grace_internal.lock_for_ddl(v_relations, 'share row exclusive', wait);
+  end if;
+  foreach v_id in array ids loop
+    perform grace_internal.follow_table(v_id, repair => true);
+  end loop;
+  return v_relations is not null;
+end
+$$;
+
+-- capture/sync.sql
+create or replace function grace.sync(target regclass default null, wait interval default '60 seconds')
+returns table (protected_table regclass, status text, warning text)
+language plpgsql
+security definer -- creates triggers and changes buffers, which are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_only integer := case when target is not null then grace_internal.protected_id(target) end;
+  v_ids integer [];
+  v_id integer;
+begin
+  select coalesce(array_agg(p.id order by p.id), '{}') into v_ids
+  from grace_internal.protected p
+  where p.active and (v_only is null or p.id = v_only)
+    and exists (select from pg_class c where c.oid = p.target);
+
+  for protected_table, status, warning in
+    select p.target,
+      case
+        when s.state <> 'capturing' then 'capturing again, it was ' || s.state
+        when s.drift then 'columns followed'
+        when p.row_wise <> grace_internal.in_inheritance_tree(p.target) then 'inheritance followed'
+        else 'up to date'
+      end,
+      null
+    from grace_internal.protected p
+    cross join lateral grace._protected_state(p.id) s
+    where p.id = any (v_ids)
+  loop
+    return next;
+  end loop;
+  if grace_internal.follow_tables(v_ids, wait) then
+    insert into grace_internal.run (kind, target, status, finished_at, role, login)
+    values ('sync', target, 'done', clock_timestamp(), grace_internal.caller(), session_user);
+  end if;
+  foreach v_id in array v_ids loop
+    return query select * from grace_internal.cover(v_id);
+    while grace_internal.prepare_partition(v_id) loop
+      null; -- one at a time, until none is missing
+    end loop;
+  end loop;
+  if v_only is null then
+    if not grace_internal.has_event_triggers() then
+      perform grace_internal.ensure_event_triggers();
+    end if;
+    perform grace_internal.ensure_jobs();
+  end if;
+end
+$$;
+comment on function grace.sync(regclass, interval) is
+'Brings one protected table, or all, up to date with what has become of it: capture triggers that are missing or disabled, changed columns, new partitions, tables that have come to lose rows with it, and the buffer''s partitions for the days ahead; without a table also the event triggers and the pg_cron job. What event triggers do at once where a superuser has installed pg_grace. wait: how long to try for the locks. Returns one row per table, and a warning for what could not be protected. Errors: GR001, GR006.';
 
 -- capture/set_retention.sql
 create or replace function grace.set_retention(target regclass, retention interval)
@@ -1639,6 +2801,7 @@ as $$
 declare
   v_id integer := grace_internal.protected_id(target);
   v_root regclass;
+  v_parent text;
 begin
   if buffer is null or buffer not in ('keep', 'discard') then
     raise exception 'buffer can''t be %', coalesce(quote_literal(buffer), 'null')
@@ -1655,8 +2818,20 @@ begin
   perform grace_internal.require_table_right(target);
   select p.target into v_root from grace_internal.protected p where p.id = v_id for update;
 
+  select min(grace_internal.qualified_name(p.target)) into v_parent
+  from grace_internal.protected p
+  where p.active and v_root in (select grace_internal.inheritors(p.target));
+  if v_parent is not null then
+    raise exception '% can''t be unprotected', target
+      using errcode = 'GR002',
+      detail = format('It inherits from %s, which is protected; what is deleted through that would lose its columns.', v_parent),
+      hint = format('Unprotect that first: select grace.unprotect(%L);', v_parent);
+  end if;
+
   perform grace_internal.drop_triggers(v_id, wait);
+  perform grace_internal.drop_guard(v_id);
   update grace_internal.protected p set active = false where p.id = v_id;
+  perform grace_internal.accept_uncovered(v_root);
   if buffer = 'discard' then
     perform grace_internal.drop_buffer(v_id);
   end if;
@@ -1675,10 +2850,19 @@ returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_buffer text;
+  v_loids oid [];
 begin
-  execute format(
-    'drop table grace_buffer.%I', (select p.buffer from grace_internal.protected p where p.id = protected_id)
-  );
+  select format('grace_buffer.%I', p.buffer) into v_buffer from grace_internal.protected p where p.id = protected_id;
+  perform grace_internal.post_files(protected_id, format('from %s b where true', v_buffer));
+  execute format('drop table %s', v_buffer);
+  if to_regclass(format('grace_internal.%I', 'f' || protected_id)) is not null then
+    execute format('select array_agg(distinct f.loid) from grace_internal.%I f where f.unlink', 'f' || protected_id)
+    into v_loids;
+    execute format('drop table grace_internal.%I', 'f' || protected_id);
+    perform grace_internal.unlink_unreferenced(v_loids);
+  end if;
   execute format('drop function if exists grace_internal.%I()', 'capture_' || protected_id);
   delete from grace_internal.restored r where r.protected_id = drop_buffer.protected_id;
   delete from grace_internal.capture c where c.protected_id = drop_buffer.protected_id;
@@ -1922,6 +3106,128 @@ comment on view grace.runs is 'Every restore, purge and change of protection: wh
 comment on column grace.runs.status is
 'running, done, incomplete (locks were not free, or a piece failed: see details; the next run takes up the rest) or aborted (its session is gone).';
 comment on column grace.runs.row_count is 'Rows restored or purged.';
+
+-- files/file_outbox.sql
+create or replace view grace.file_outbox as
+select
+  o.id,
+  coalesce(p.target::text, o.target_name) as target,
+  o.column_name,
+  o.file,
+  o.deleted_at,
+  o.purged_at,
+  o.claimed_until,
+  o.attempts,
+  o.error
+from grace_internal.outbox o
+left join (grace_internal.protected p join pg_class c on c.oid = p.target) on p.id = o.protected_id;
+
+comment on view grace.file_outbox is
+'Files outside the database whose rows have been purged: they can be deleted now. Work on it with grace.claim_files and grace.file_deleted, or with pg_grace files sweep.';
+comment on column grace.file_outbox.target is 'The table that the row was in.';
+comment on column grace.file_outbox.column_name is 'The column that referred to the file.';
+comment on column grace.file_outbox.file is 'The path or URL, as it stood in the column.';
+comment on column grace.file_outbox.claimed_until is 'Somebody is deleting it; from this moment on another one may.';
+comment on column grace.file_outbox.attempts is 'How often it has been claimed.';
+comment on column grace.file_outbox.error is 'Why it could not be deleted the last time.';
+
+-- Which of these files a row of any protected table still refers to, live or restorable.
+create or replace function grace_internal.referenced_files(files text [])
+returns text []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+  v_source record;
+  v_found text [];
+  v_result text [] := array[]::text [];
+begin
+  for v_source in
+    select grace_internal.qualified_name(p.target) as relation, a.attname as column_name, null::timestamptz as since
+    from grace_internal.protected p
+    join pg_attribute a on a.attrelid = p.target and a.attnum = any (p.files) and not a.attisdropped
+    where grace_internal.file_kind(a.atttypid) = 'path'
+    union all
+    select format('grace_buffer.%I', p.buffer), c.buffer_column, grace._expired_before(p.id)
+    from grace_internal.protected p
+    cross join lateral grace_internal.file_columns(p.id, 'path') c
+  loop
+    execute format(
+      'select array_agg(distinct t.%1$I::text) from %2$s t where t.%1$I::text = any ($1)%3$s',
+      v_source.column_name, v_source.relation,
+      case when v_source.since is not null then ' and t.grace_deleted_at > $2' else '' end
+    )
+    into v_found using files, v_source.since;
+    v_result := v_result || coalesce(v_found, '{}');
+  end loop;
+  return v_result;
+end
+$$;
+
+create or replace function grace.claim_files(max_files integer default 100, lease interval default '10 minutes')
+returns table (id bigint, target text, column_name name, file text)
+language plpgsql
+security definer -- the outbox is granted to nobody for writing
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_ids bigint [];
+  v_files text [];
+begin
+  if max_files < 1 or lease <= interval '0' then
+    raise exception 'nothing would be claimed'
+      using errcode = 'invalid_parameter_value', detail = format('max_files is %s, lease is %s.', max_files, lease),
+      hint = 'Give positive values.';
+  end if;
+  with claimed as (
+    update grace_internal.outbox o
+    set claimed_until = clock_timestamp() + lease, attempts = o.attempts + 1
+    where o.id = any (array(
+      select c.id from grace_internal.outbox c
+      where coalesce(c.claimed_until <= clock_timestamp(), true)
+      order by c.attempts, c.id limit max_files for update skip locked
+    ))
+    returning o.id, o.file
+  )
+  select array_agg(c.id), array_agg(c.file) into v_ids, v_files from claimed c;
+  -- Another row has it, too: it comes here again when that one is purged.
+  delete from grace_internal.outbox o
+  where o.id = any (v_ids) and o.file = any (grace_internal.referenced_files(v_files));
+  return query
+    select f.id, f.target, f.column_name, f.file
+    from grace.file_outbox f
+    where f.id = any (v_ids)
+    order by f.id;
+end
+$$;
+comment on function grace.claim_files(integer, interval) is
+'Takes files out of grace.file_outbox to be deleted by the caller, those that were tried least first; nobody else gets them before the lease is over. A file that a row still refers to, live or restorable, is taken off the list instead. Report each with grace.file_deleted. Errors: 22023.';
+
+create or replace function grace.file_deleted(id bigint, error text default null)
+returns void
+language plpgsql
+security definer -- the outbox is granted to nobody for writing
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if error is null then
+    delete from grace_internal.outbox o where o.id = file_deleted.id;
+  else
+    update grace_internal.outbox o
+    set claimed_until = null, error = file_deleted.error
+    where o.id = file_deleted.id;
+  end if;
+  if not found then
+    raise exception 'file % is not in the outbox', id
+      using errcode = 'GR020', detail = 'It was deleted already, or never entered.',
+      hint = 'Look at what there is: select * from grace.file_outbox;';
+  end if;
+end
+$$;
+comment on function grace.file_deleted(bigint, text) is
+'Says that a claimed file is deleted (or was not there any more), which takes it off grace.file_outbox; or, with error, why it could not be deleted, which leaves it there for the next attempt. Errors: GR020.';
 
 -- restore/keys.sql
 -- Primary keys given as jsonb ({"id": 7}, 7, or an array of either) as an array of objects. Errors: GR008 for what is
@@ -2772,9 +4078,14 @@ as $$
     ),
     coalesce(
       (
-        select string_agg(q, ' union all ')
-        from unnest(protected_ids) i
-        cross join lateral grace_internal.conflict_queries(i, protected_ids) q
+        select string_agg(q.query, ' union all ')
+        from (
+          select c
+          from unnest(protected_ids) i
+          cross join lateral grace_internal.conflict_queries(i, protected_ids) c
+          union all
+          select grace_internal.file_conflict_query(t.id, t.source) from tables t
+        ) as q (query)
       ),
       'select null::pg_catalog.int4, null::pg_catalog.jsonb, null, null where false'
     ),
@@ -2886,6 +4197,7 @@ declare
   v_source text;
   v_taken bigint;
   v_total bigint := 0;
+  v_has_files boolean;
 begin
   insert into grace_internal.run (kind, target, role, login)
   values ('restore', plan.target, grace_internal.caller(), session_user)
@@ -2893,6 +4205,12 @@ begin
 
   for i in 1 .. cardinality(plan.protected_ids) loop
     v_id := plan.protected_ids[i];
+    v_has_files := grace_internal.file_values(v_id, 'large object') is not null;
+    if v_has_files then
+      perform grace_internal.restore_files(
+        v_id, grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null), plan.picks
+      );
+    end if;
     v_source := grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null, 'using');
     if plan.picks is null and cardinality(plan.deletions) = 1 then
       execute 'delete ' || v_source;
@@ -2916,6 +4234,9 @@ begin
         using errcode = 'GR012',
         detail = 'A trigger or rule on the table suppressed rows, and they would have been lost.',
         hint = 'Disable the trigger for the restore, or restore the rows by hand from grace_buffer.';
+    end if;
+    if v_has_files then
+      perform grace_internal.drop_kept_files(v_id, plan.deletions);
     end if;
     v_total := v_total + v_taken;
     run := v_run;
@@ -2953,23 +4274,24 @@ $$;
 comment on function grace._restore_progress() is 'Internal: what a progress bar polls.';
 
 -- purge/leaves.sql
--- The leaves of a buffer with the time they cover, both null for the default partition.
+-- The leaves of a buffer, and of what is kept of its files, with the time they cover: both null for a default partition.
 create or replace function grace_internal.leaves(protected_id integer)
-returns table (leaf oid, name name, lower_bound timestamptz, upper_bound timestamptz)
+returns table (leaf oid, name name, lower_bound timestamptz, upper_bound timestamptz, holds_files boolean)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.oid, c.relname, d.day::timestamp at time zone 'UTC', (d.day + 1)::timestamp at time zone 'UTC'
+  select c.oid, c.relname, d.day::timestamp at time zone 'UTC', (d.day + 1)::timestamp at time zone 'UTC',
+    left(c.relname, 1) = 'f'
   from pg_class c
   cross join lateral (
     select case
-      when c.relname <> format('b%s_default', protected_id) then to_date(right(c.relname, 8), 'YYYYMMDD')
+      when c.relname !~ '_default$' then to_date(right(c.relname, 8), 'YYYYMMDD')
     end
   ) as d (day)
   where c.relnamespace = 'grace_internal'::regnamespace
     and c.relkind = 'r'
     and c.relispartition
-    and c.relname ~ format('^b%s_(default|\d{8})$', protected_id)
+    and c.relname ~ format('^[bf]%s_(default|\d{8})$', protected_id)
 $$;
 
 -- purge/purge_actions.sql
@@ -2993,9 +4315,23 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rows bigint := 0;
+  v_leaf text := grace_internal.qualified_name(leaf);
+  v_files_left boolean := false;
+  v_holds_files boolean := (
+    select l.holds_files from grace_internal.leaves(protected_id) l where l.leaf = empty_leaf.leaf
+  );
 begin
   if grace_internal.leaf_is_expired(protected_id, leaf) and pg_relation_size(leaf) > 0 then
-    execute format('truncate %s', grace_internal.qualified_name(leaf));
+    if v_holds_files then
+      execute format('select exists (select from %s f where f.page = 0)', v_leaf) into v_files_left;
+      if not v_files_left then
+        execute format('truncate %s', v_leaf);
+      end if;
+      return 0;
+    end if;
+    execute format('lock table %s in access exclusive mode', v_leaf); -- what is posted is what goes
+    perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
+    execute format('truncate %s', v_leaf);
     select
       coalesce((
         select sum(c.row_count)
@@ -3036,21 +4372,29 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_rows bigint;
+  v_leaf text := grace_internal.qualified_name(leaf);
+  v_before timestamptz := grace._expired_before(protected_id);
+  v_tids tid [];
 begin
   execute format(
-    'delete from %1$s b where b.ctid = any (array('
-    'select e.ctid from %1$s e where e.grace_deleted_at <= $1 limit $2))',
-    grace_internal.qualified_name(leaf)
+    'select array_agg(e.ctid) from (select e.ctid from %s e where e.grace_deleted_at <= $1%s limit $2 for update) e',
+    v_leaf,
+    case when v_leaf ~ '^grace_internal\.f' then ' and e.page > 0' else '' end
   )
-  using grace._expired_before(protected_id), max_rows;
-  get diagnostics v_rows = row_count;
-  return v_rows;
+  into v_tids using v_before, max_rows;
+  if v_tids is null then
+    return 0;
+  end if;
+  if v_leaf ~ '^grace_internal\.b' then
+    perform grace_internal.post_files(protected_id, format('from %s b where b.ctid = any (%L::tid[])', v_leaf, v_tids));
+  end if;
+  execute format('delete from %s b where b.ctid = any ($1)', v_leaf) using v_tids;
+  return cardinality(v_tids);
 end
 $$;
 
--- One missing partition, or triggers on partitions of the table that lack them, at a time; returns whether there is
--- more to do. A buffer that is unprotected and empty goes.
+-- One missing partition, or one column that nothing buffered has any more, or triggers on partitions that lack them, at a
+-- time; returns whether there is more to do. A buffer that is unprotected and empty goes.
 create or replace function grace_internal.prepare_buffer(protected_id integer)
 returns boolean
 language plpgsql
@@ -3059,7 +4403,6 @@ as $$
 declare
   v_active boolean;
   v_target regclass;
-  v_day date;
 begin
   select p.active, p.target into v_active, v_target
   from grace_internal.protected p
@@ -3075,9 +4418,7 @@ begin
     return false;
   end if;
 
-  select min(m) into v_day from grace_internal.missing_partitions(protected_id) m;
-  if v_day is not null then
-    perform grace_internal.create_partition(protected_id, v_day);
+  if grace_internal.prepare_partition(protected_id) or grace_internal.drop_former_column(protected_id) then
     return true;
   end if;
   if exists (select from pg_class c where c.oid = v_target) then
@@ -3115,6 +4456,36 @@ begin
   where r.protected_id = trim_log.protected_id
     and r.deleted_at <= v_before;
   return v_rows = max_rows;
+end
+$$;
+
+-- A column that the table no longer has goes from the buffer when nothing is left that was captured with it.
+create or replace function grace_internal.drop_former_column(protected_id integer)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_column name;
+begin
+  select c.buffer_column into v_column
+  from grace_internal.protected_column c
+  where c.protected_id = drop_former_column.protected_id
+    and not exists (
+      select from grace_internal.capture k
+      where k.protected_id = c.protected_id and k.deleted_at <= c.ended_at
+    )
+    and c.ended_at < clock_timestamp()
+  limit 1;
+  if found then
+    execute format(
+      'alter table grace_buffer.%I drop column %I',
+      (select p.buffer from grace_internal.protected p where p.id = protected_id), v_column
+    );
+    delete from grace_internal.protected_column c
+    where c.protected_id = drop_former_column.protected_id and c.buffer_column = v_column;
+  end if;
+  return v_column is not null;
 end
 $$;
 
@@ -3162,7 +4533,8 @@ end
 $$;
 comment on function grace._purge_begin(regclass) is 'Internal: opens the run of a purge.';
 
--- Emptying comes before dropping, and both before the partitions of the days ahead; the log goes last.
+-- Rows go first, then large objects to which none refers any more, then their content; emptying comes before dropping, and all
+-- that before the partitions of the days ahead; the log goes last.
 create or replace function grace._purge_work(target regclass)
 returns grace._purge_item []
 language sql stable
@@ -3176,9 +4548,10 @@ as $$
     cross join lateral grace_internal.leaves(p.id) l
     cross join lateral (
       values
-        (1, 'empty', l.upper_bound <= grace._expired_before(p.id)),
-        (2, 'drop', l.upper_bound <= grace._expired_before(p.id)),
-        (1, 'delete', l.upper_bound is null or (
+        (2, 'unlink', l.holds_files and coalesce(l.lower_bound <= grace._expired_before(p.id), true)),
+        (case when l.holds_files then 3 else 1 end, 'empty', l.upper_bound <= grace._expired_before(p.id)),
+        (4, 'drop', l.upper_bound <= grace._expired_before(p.id)),
+        (case when l.holds_files then 3 else 1 end, 'delete', l.upper_bound is null or (
           l.lower_bound <= grace._expired_before(p.id) and l.upper_bound > grace._expired_before(p.id)
         ))
     ) as a (step, action, applies)
@@ -3186,7 +4559,7 @@ as $$
     union all
     select p.id, null, null, s.step, s.action
     from grace_internal.protected p
-    cross join (values (3, 'prepare'), (4, 'log')) as s (step, action)
+    cross join (values (5, 'prepare'), (6, 'log')) as s (step, action)
     where _purge_work.target is null
       or p.target = coalesce(pg_partition_root(_purge_work.target), _purge_work.target)
   ) as w
@@ -3221,6 +4594,10 @@ begin
       when 'delete' then
         v_rows := grace_internal.delete_expired(item.protected_id, item.leaf, 5000);
         v_more := v_rows = 5000;
+        if v_leaf ~ '^grace_internal\.f' then
+          v_rows := 0; -- pieces of files are no rows of the table
+        end if;
+      when 'unlink' then v_more := grace_internal.unlink_expired(item.protected_id, item.leaf, 1000);
       when 'prepare' then v_more := grace_internal.prepare_buffer(item.protected_id);
       when 'log' then
         if not v_run.details ? 'left_for_next_run' then
@@ -3323,12 +4700,10 @@ comment on view grace.expired is
 'Per table: rows that are past their retention and that the next purge removes. They can be neither seen nor restored.';
 
 -- schedule/ensure_jobs.sql
--- Creates the pg_cron job that purges every night, or says in words why there is none and which setting is missing.
--- 00:05 in pg_cron's time zone (GMT unless cron.timezone says otherwise): a buffer's day ends at 00:00 UTC, so that
--- almost all that is due can be truncated.
-create or replace function grace_internal.ensure_jobs()
+-- Why pg_cron can't run jobs for this database, in words, and which setting is missing; null when it can.
+create or replace function grace_internal.schedule_obstacle()
 returns text
-language plpgsql
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -3340,16 +4715,10 @@ begin
     v_database := '?';
   end;
   if exists (select from pg_extension where extname = 'pg_cron') then
-    begin
-      execute 'select cron.schedule($1, $2, $3)'
-      using 'pg_grace: purge', '5 0 * * *', 'call grace.purge()';
-    exception when insufficient_privilege then
-      return format(
-        'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
-        'then install again. Until then call grace.purge() yourself.', current_user, current_user
-      );
-    end;
-    return 'pg_cron job "pg_grace: purge" runs every night at 00:05';
+    return case when not has_schema_privilege('cron', 'usage') then format(
+      'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
+      'then install again. Until then call grace.purge() yourself.', current_user, current_user
+    ) end;
   end if;
   if not exists (select from pg_available_extensions where name = 'pg_cron') then
     return 'pg_cron is not installed on the server, so nothing is purged by itself. Install the package '
@@ -3382,6 +4751,25 @@ begin
 end
 $$;
 
+-- Creates the pg_cron job that purges every night, or says in words why there is none and which setting is missing.
+-- 00:05 in pg_cron's time zone (GMT unless cron.timezone says otherwise): a buffer's day ends at 00:00 UTC, so that
+-- almost all that is due can be truncated.
+create or replace function grace_internal.ensure_jobs()
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_obstacle text := grace_internal.schedule_obstacle();
+begin
+  if v_obstacle is not null then
+    return v_obstacle;
+  end if;
+  execute 'select cron.schedule($1, $2, $3)' using 'pg_grace: purge', '5 0 * * *', 'call grace.purge()';
+  return 'pg_cron job "pg_grace: purge" runs every night at 00:05';
+end
+$$;
+
 -- schedule/jobs.sql
 -- The pg_cron jobs of pg_grace; none where pg_cron is not in this database.
 create or replace function grace.jobs()
@@ -3409,6 +4797,416 @@ end
 $$;
 comment on function grace.jobs() is 'The pg_cron jobs of pg_grace in this database, with how they last ran.';
 
+-- doctor/verify_buffer.sql
+-- A capture writes its rows and its log row in one subtransaction, so that all of them carry the same xmin, which PostgreSQL
+-- keeps as it is, frozen or not. A row that was written or changed by hand has another one; one that was removed is missing in the
+-- count. It costs a capture nothing. What a dump has loaded, or a change of type rewritten, has lost that mark: there only
+-- the counts tell.
+create or replace function grace.verify_buffer(target regclass default null)
+returns table (buffer_of regclass, deletion bigint, finding text, row_count bigint)
+language plpgsql stable
+security definer -- reads buffers and log; gives away counts only
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_only integer := case when target is not null then grace_internal.protected_id(target) end;
+  v_protected grace_internal.protected;
+  v_marked_after bigint;
+begin
+  for v_protected in
+    select p.* from grace_internal.protected p where v_only is null or p.id = v_only order by p.id
+  loop
+    v_marked_after := case
+      when v_protected.relation <> v_protected.target then 9223372036854775807
+      else v_protected.unmarked_to
+    end;
+    return query execute format(
+      $q$
+        with logged as (
+          select c.deletion, array_agg(c.xmin::text) as marks, sum(c.row_count) - coalesce((
+            select sum(r.row_count) from grace_internal.restored r
+            where r.deletion = c.deletion and r.protected_id = %2$s
+          ), 0) as row_count
+          from grace_internal.capture c
+          where c.protected_id = %2$s
+          group by c.deletion
+        ),
+        buffered as (
+          select b.grace_deletion as deletion, b.xmin::text as mark, count(*) as row_count
+          from grace_buffer.%1$I b
+          where b.grace_deleted_at > grace._expired_before(%2$s)
+          group by b.grace_deletion, b.xmin::text
+        )
+        select $1, b.deletion, 'written or changed by hand', sum(b.row_count)::bigint
+        from buffered b
+        left join logged l on l.deletion = b.deletion
+        where l.deletion is null or (b.deletion > $2 and not b.mark = any (l.marks))
+        group by b.deletion
+        union all
+        select $1, l.deletion, case when l.row_count > coalesce(b.row_count, 0) then 'removed by hand' else 'added by hand' end,
+          abs(l.row_count - coalesce(b.row_count, 0))::bigint
+        from logged l
+        left join (select b.deletion, sum(b.row_count) as row_count from buffered b group by b.deletion) b
+          on b.deletion = l.deletion
+        where l.row_count <> coalesce(b.row_count, 0)
+          and exists (
+            select from grace_internal.capture c
+            where c.deletion = l.deletion and c.deleted_at > grace._expired_before(%2$s)
+          )
+        order by 2, 3
+      $q$, v_protected.buffer, v_protected.id
+    )
+    using v_protected.target, v_marked_after;
+  end loop;
+end
+$$;
+comment on function grace.verify_buffer(regclass) is
+'Compares every row in the buffer of one table, or of all, with the log: what was added, changed or removed by hand. Reads all that is buffered. Rows that came by a dump, or were rewritten with a type, can be compared by their number only. Errors: GR001.';
+
+-- doctor/doctor.sql
+-- One function per kind of trouble, each a query over the catalog; grace.doctor() puts them together. A severity of "note" says
+-- what is as it has to be here, and what that means.
+do $$
+begin
+  if to_regtype('grace.finding') is null then
+    create type grace.finding as (severity text, subject text, object text, finding text, hint text, fixable boolean);
+    comment on type grace.finding is
+    'What grace.doctor() has found: severity (problem or note), subject, the object concerned, what is wrong, what to do, and whether grace.sync() does it.';
+  end if;
+end
+$$;
+
+create or replace function grace_internal.check_tables()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    'problem', 'triggers', p.target_name,
+    case s.state
+      when 'disabled' then 'a capture trigger is disabled or does not fire always: deletes are lost'
+      else 'the table, or a partition of it, has no capture trigger: deletes are lost'
+    end,
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.target_name), true
+  from grace_internal.protected p
+  cross join lateral (select grace_internal.trigger_state(p.id) as state) s
+  where s.state in ('disabled', 'missing')
+  union all
+  select
+    'problem', 'files', p.target_name, 'the trigger that keeps large objects is missing or disabled: their content is lost',
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.target_name), true
+  from grace_internal.protected p
+  cross join lateral grace_internal.partition_tree(p.target) as t (relation)
+  where p.active
+    and exists (select from pg_class c where c.oid = p.target)
+    and exists (select from grace_internal.file_columns(p.id, 'large object'))
+    and not grace_internal.has_file_trigger(t.relation, p.id)
+  group by p.id
+  union all
+  select
+    'problem', 'columns', p.target_name, 'its columns have changed since its buffer was last brought up to date',
+    'The next delete follows them. To do it now: pg_grace doctor --fix', true
+  from grace_internal.protected p
+  where p.active and exists (select from pg_class c where c.oid = p.target) and grace_internal.columns_differ(p.id)
+  union all
+  select
+    'problem', 'cascade', grace_internal.qualified_name(u),
+    format('it has come to lose rows with %s, or to inherit from it: deletes from there fail with GR019', p.target_name),
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.target_name), true
+  from grace_internal.protected p
+  cross join lateral grace_internal.uncovered_tables(p.id) u
+  where p.active
+  union all
+  select
+    'problem', 'cascade', grace_internal.qualified_name(u),
+    format('deleting from %s cascades into it, and those rows are lost', p.target_name),
+    format(
+      'select * from grace.protect(%L); or, if that is meant so: select * from grace.protect(%L, cascade => false);',
+      grace_internal.qualified_name(u), p.target_name
+    ), false
+  from grace_internal.protected p
+  cross join lateral unnest(p.uncovered) u
+  where p.active and p.follows_cascades
+    and u in (select grace_internal.cascade_children(p.target))
+    and not exists (select from grace_internal.protected o where o.target = u and o.active)
+  union all
+  select
+    'note', 'dropped', p.target_name, 'the table was dropped; what is buffered of it stays until it expires',
+    format('Nothing to do. It can be read in %s.', format('grace_buffer.%I', p.buffer)), false
+  from grace_internal.protected p
+  where p.active and not exists (select from pg_class c where c.oid = p.target)
+  union all
+  select
+    'note', 'row security', grace_internal.qualified_name(t.relation),
+    'FORCE ROW LEVEL SECURITY hides rows from the owner of pg_grace: TRUNCATE is refused',
+    format('Nothing to do, or: alter role %I bypassrls;', current_user), false
+  from grace_internal.protected p
+  cross join lateral grace_internal.partition_tree(p.target) as t (relation)
+  where p.active and exists (select from pg_class c where c.oid = t.relation) and row_security_active(t.relation)
+  union all
+  select
+    'problem', 'rights', p.target_name,
+    format('role %I, which owns pg_grace, may no longer create triggers on it: new partitions can''t be covered', current_user),
+    format('As its owner: grant trigger on %s to %I;', p.target_name, current_user), false
+  from grace_internal.protected p
+  where p.active and exists (select from pg_class c where c.oid = p.target)
+    and not has_table_privilege(current_user, p.target, 'TRIGGER')
+$$;
+
+-- A foreign key without an index on its columns makes PostgreSQL read the whole table for each deleted row.
+create or replace function grace_internal.check_indexes()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    'problem', 'foreign key', grace_internal.qualified_name(c.conrelid),
+    format('no index begins with the columns of %I, so each row deleted from %s reads all of it', c.conname, p.target_name),
+    format(
+      'create index concurrently on %s (%s);', grace_internal.qualified_name(c.conrelid),
+      (select string_agg(quote_ident(n), ', ') from unnest(grace_internal.column_names(c.conrelid, c.conkey)) n)
+    ), false
+  from pg_constraint c
+  join grace_internal.protected p on p.target = coalesce(pg_partition_root(c.confrelid), c.confrelid::regclass) and p.active
+  where c.contype = 'f' and c.conparentid = 0
+    and (
+      select sum(pg_relation_size(t.relation)) from grace_internal.partition_tree(c.conrelid) as t (relation)
+    ) >= 65536 -- smaller ones are read in no time
+    and not exists (
+      select
+      from pg_index i
+      where i.indrelid = c.conrelid and i.indisvalid and i.indpred is null
+        and (i.indkey::smallint [])[0:cardinality(c.conkey) - 1] @> c.conkey
+    )
+$$;
+
+create or replace function grace_internal.check_buffers()
+returns setof grace.finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_stem record;
+  v_rows boolean;
+begin
+  for v_stem in
+    select p.target_name, s.stem
+    from grace_internal.protected p
+    cross join lateral grace_internal.stems(p.id) s
+    where p.active
+    order by p.id, s.stem
+  loop
+    if to_regclass(format(
+      'grace_internal.%I', v_stem.stem || to_char((clock_timestamp() at time zone 'UTC')::date + 3, '_YYYYMMDD')
+    )) is null then
+      return next row(
+        'problem', 'partitions', v_stem.target_name, 'the buffer has no partition for the third day from now: no purge makes them',
+        'See to the purge; deletes go to the default partition meanwhile. To make them now: pg_grace doctor --fix', true
+      )::grace.finding;
+    end if;
+    execute format('select exists (select from grace_internal.%I)', v_stem.stem || '_default') into v_rows;
+    if v_rows then
+      return next row(
+        'problem', 'default partition', v_stem.target_name,
+        'the default partition holds rows, because a day had no partition when they were deleted',
+        'Nothing is lost, and they expire there. See that the purge runs every night.', false
+      )::grace.finding;
+    end if;
+  end loop;
+  return query
+    select
+      'problem', 'rights', grace_internal.qualified_name(c.oid),
+      format('%s has %s on it', coalesce(r.rolname, 'PUBLIC'), string_agg(a.privilege_type, ', ' order by a.privilege_type)),
+      format('revoke all on %s from %s;', grace_internal.qualified_name(c.oid), coalesce(quote_ident(r.rolname), 'public')), false
+    from pg_class c
+    cross join lateral aclexplode(c.relacl) a
+    left join pg_roles r on r.oid = a.grantee
+    where (c.relnamespace = 'grace_buffer'::regnamespace or c.relnamespace = 'grace_internal'::regnamespace)
+      and a.grantee <> c.relowner
+      and not (
+        r.rolname is not null and r.rolname = 'grace_operator'
+        and (c.relkind = 'S' or (c.relnamespace = 'grace_buffer'::regnamespace and a.privilege_type = 'SELECT'))
+      )
+    group by c.oid, r.rolname;
+end
+$$;
+
+create or replace function grace_internal.check_server()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    'problem', 'event triggers', null, 'the event triggers are missing or disabled: DDL is followed late, DROP TABLE is not refused',
+    'pg_grace doctor --fix', true
+  from pg_roles r
+  where r.rolname = current_user and r.rolsuper and not grace_internal.has_event_triggers()
+  union all
+  select
+    'note', 'event triggers', null,
+    format('role %I, which owns pg_grace, is no superuser, so there are no event triggers', current_user),
+    'After a new partition, inheritance or cascading foreign key run pg_grace sync; the nightly purge does so as well.', false
+  from pg_roles r
+  where r.rolname = current_user and not r.rolsuper
+  union all
+  select
+    'problem', 'session_replication_role', coalesce(r.rolname, 'all roles') || coalesce(' in ' || d.datname, ''),
+    'set to replica by default: foreign keys don''t cascade there, so children stay behind; deletes are captured all the same',
+    format(
+      'alter %s reset session_replication_role;',
+      case when r.rolname is null then format('database %I', d.datname)
+        else concat('role ', quote_ident(r.rolname), ' in database ' || quote_ident(d.datname)) end
+    ), false
+  from pg_db_role_setting s
+  left join pg_roles r on r.oid = s.setrole
+  left join pg_database d on d.oid = s.setdatabase
+  where 'session_replication_role=replica' = any (s.setconfig)
+    and (s.setdatabase = 0 or d.datname = current_database())
+  union all
+  select
+    'problem', 'session_replication_role', 'server',
+    'postgresql.conf sets it to replica: foreign keys don''t cascade, so children stay behind; deletes are captured all the same',
+    'Take it out of the configuration and reload.', false
+  from pg_settings s
+  where s.name = 'session_replication_role' and s.reset_val = 'replica' and s.source = 'configuration file'
+  union all
+  select
+    'note', 'subscription', p.target_name,
+    'a subscription writes to it: what is deleted on the publisher is not captured here, what TRUNCATE removes is',
+    'Protect it on the publisher.', false
+  from grace_internal.protected p
+  where p.active and exists (
+    select from pg_subscription_rel s join grace_internal.partition_tree(p.target) as t (relation) on t.relation = s.srrelid
+  )
+  union all
+  select
+    'problem', 'publication', b.pubname, 'it publishes the buffers, and a subscriber that has no such tables stops with an error',
+    'Publish the application''s tables by name or by schema; FOR ALL TABLES takes in those of pg_grace.', false
+  from pg_publication b
+  where b.puballtables
+    or exists (
+      select from pg_publication_namespace n
+      where n.pnpubid = b.oid and n.pnnspid in ('grace_buffer'::regnamespace, 'grace_internal'::regnamespace)
+    )
+$$;
+
+create or replace function grace_internal.check_schedule()
+returns setof grace.finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_obstacle text := grace_internal.schedule_obstacle();
+  v_job record;
+  v_login boolean;
+begin
+  return query
+    select 'problem', 'purge', null,
+      coalesce('the last purge that ended was at ' || to_char(max(r.finished_at), 'YYYY-MM-DD HH24:MI TZ'), 'no purge has ever run'),
+      'Call it now: pg_grace purge. ' || coalesce(v_obstacle, 'Then see why the job does not run.'), false
+    from grace_internal.run r
+    where r.kind = 'purge' and r.status in ('done', 'incomplete')
+    having coalesce(max(r.finished_at), '-infinity') < clock_timestamp() - interval '2 days'
+      and (select min(p.protected_at) from grace_internal.protected p) < clock_timestamp() - interval '2 days';
+  return query
+    select 'problem', 'purge', 'run ' || r.id, 'the last purge left something over, twice in a row',
+      'Its details say what was locked or failed: select details from grace.runs; the server''s log has the messages.', false
+    from (
+      select l.id, count(*) filter (where l.status = 'incomplete') over () as incomplete, row_number() over (order by l.id desc)
+      from (
+        select r.id, r.status from grace_internal.run r where r.kind = 'purge' and r.status <> 'running' order by r.id desc limit 2
+      ) as l
+    ) as r
+    where r.incomplete = 2 and r.row_number = 1;
+
+  if v_obstacle is not null then
+    return next row(
+      case when exists (
+        select from grace_internal.run r where r.kind = 'purge' and r.finished_at > clock_timestamp() - interval '2 days'
+      ) then 'note' else 'problem' end,
+      'schedule', null, 'there is no pg_cron job in this database', v_obstacle, false
+    )::grace.finding;
+    return;
+  end if;
+  select j.* into v_job from grace.jobs() j where j.job = 'pg_grace: purge';
+  if not found then
+    return next row(
+      'problem', 'schedule', 'pg_grace: purge', 'the pg_cron job is missing, or belongs to another database',
+      'pg_grace doctor --fix', true
+    )::grace.finding;
+    return;
+  end if;
+  select r.rolcanlogin into v_login from pg_roles r where r.rolname = v_job.login;
+  if not coalesce(v_login, false) then
+    return next row(
+      'problem', 'schedule', 'pg_grace: purge', format('the job''s role %I may not log in, so pg_cron can''t run it', v_job.login),
+      format('alter role %I login; or install pg_grace as a role that may.', v_job.login), false
+    )::grace.finding;
+  end if;
+  if not v_job.active then
+    return next row(
+      'problem', 'schedule', 'pg_grace: purge', 'the pg_cron job is switched off',
+      'select cron.alter_job(jobid, active => true) from cron.job where jobname = ''pg_grace: purge'';', false
+    )::grace.finding;
+  end if;
+  if v_job.last_status = 'failed' then
+    return next row(
+      'problem', 'schedule', 'pg_grace: purge',
+      format('the last run failed at %s: %s', to_char(v_job.last_start, 'YYYY-MM-DD HH24:MI TZ'), v_job.last_message),
+      'See the server''s log; run it by hand: pg_grace purge', false
+    )::grace.finding;
+  end if;
+  if pg_has_role('pg_read_all_stats', 'usage') and not exists (
+    select from pg_stat_activity a where a.backend_type like 'pg_cron%' or a.application_name like 'pg_cron%'
+  ) then
+    return next row(
+      'problem', 'schedule', 'pg_cron', 'pg_cron''s launcher does not run: no job runs on this server',
+      'Add pg_cron to shared_preload_libraries and restart; on a standby that is as it has to be.', false
+    )::grace.finding;
+  end if;
+end
+$$;
+
+create or replace function grace.doctor()
+returns setof grace.finding
+language sql stable
+security definer -- reads the registry and other roles' jobs
+set search_path = pg_catalog, pg_temp
+as $$
+  select f.*
+  from (
+    select * from grace_internal.check_tables()
+    union all
+    select * from grace_internal.check_buffers()
+    union all
+    select * from grace_internal.check_schedule()
+    union all
+    select * from grace_internal.check_server()
+    union all
+    select * from grace_internal.check_indexes()
+  ) as f
+  order by f.severity desc, f.subject, f.object
+$$;
+comment on function grace.doctor() is
+'Looks for what keeps pg_grace from doing its work, and says what to do: triggers disabled or missing, columns that have changed, tables that lose rows unprotected, foreign keys without an index, session_replication_role, pg_cron, partitions, rights, publications. Reads the catalog only. grace.sync() does what is fixable. Notes are no problems. For rows changed by hand see grace.verify_buffer().';
+
+-- capture/refresh.sql
+-- The generated functions of tables that are protected already are written anew, as this version writes them.
+do $$
+declare
+  v_id integer;
+begin
+  for v_id in
+    select p.id
+    from grace_internal.protected p
+    where exists (select from pg_class c where c.oid = p.target)
+  loop
+    perform grace_internal.generate_capture(v_id);
+  end loop;
+end
+$$;
+
 -- privileges/privileges.sql
 -- Rights in one place, last: nothing for PUBLIC, then each role what it needs. Per-table grants on buffers are given when
 -- a table is protected.
@@ -3420,6 +5218,8 @@ grant usage on schema grace_buffer to grace_operator, grace_auditor;
 
 grant select on grace.deletions, grace.protected, grace.runs, grace.expired to grace_operator, grace_auditor;
 grant select on grace.alembic_version to grace_operator, grace_auditor;
+grant execute on function grace.doctor() to grace_operator, grace_auditor;
+grant execute on function grace.verify_buffer(regclass) to grace_auditor;
 grant execute on function grace.jobs() to grace_operator, grace_auditor;
 grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
 grant execute on function grace._is_running(integer, timestamptz) to grace_operator, grace_auditor;
@@ -3438,10 +5238,15 @@ grant execute on function grace._add_related(grace._row_ref []) to grace_operato
 grant execute on function grace._buffer_links() to grace_operator;
 grant execute on function grace._restore_plan(grace._restore_plan) to grace_operator;
 grant execute on function grace._refuse_restore(jsonb) to grace_operator;
+grant execute on function grace._file_conflict(integer, bigint, timestamptz, oid) to grace_operator;
 grant execute on function grace._restore_progress() to grace_operator;
 grant execute on function grace._restore_done(grace._restore_plan, bigint []) to grace_operator;
 
-grant execute on function grace.protect(regclass, interval, boolean, name [], interval) to grace_admin;
+grant execute on function grace.protect(regclass, interval, boolean, name [], interval, name []) to grace_admin;
+grant execute on function grace.sync(regclass, interval) to grace_admin;
+grant select on grace.file_outbox to grace_admin;
+grant execute on function grace.claim_files(integer, interval) to grace_admin;
+grant execute on function grace.file_deleted(bigint, text) to grace_admin;
 grant execute on function grace.unprotect(regclass, text, interval) to grace_admin;
 grant execute on function grace.set_retention(regclass, interval) to grace_admin;
 grant execute on function grace._purge_begin(regclass) to grace_admin;

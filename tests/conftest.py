@@ -142,6 +142,7 @@ def role(server: Server) -> Iterator[Any]:
         for name in made:
             for row in admin.execute("select datname from pg_database where datallowconn").fetchall():
                 with psycopg.connect(server.conninfo(row[0]), autocommit=True) as one:
+                    one.execute("set grace.allow_drop = on")
                     one.execute(f"drop owned by {name} cascade")
             admin.execute(f"drop role {name}")
 

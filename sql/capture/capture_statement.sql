@@ -1,4 +1,5 @@
--- The statement that captures from one relation as its columns are now: $1 is the deletion, $2 its time. The capture
+-- The statement that captures from one relation as its columns are now: $1 is the deletion, $2 its time, $3, row by row, the
+-- deleted row. The capture
 -- function runs it where its own static statement can't serve: for TRUNCATE, and when the table may have changed since
 -- the function was generated; then buffer and function are brought up to date first, within the same statement.
 create or replace function grace_internal.capture_statement(protected_id integer, relation oid, operation text)
@@ -8,6 +9,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_uncovered text;
+  v_row_wise boolean;
 begin
   if not exists (
     select
@@ -51,6 +53,7 @@ begin
           select p.target_name from grace_internal.protected p where p.id = protected_id
         ));
     end if;
+    perform grace_internal.keep_all_files(protected_id, relation);
   end if;
 
   if grace_internal.columns_differ(protected_id) then
@@ -58,9 +61,14 @@ begin
     perform grace_internal.generate_capture(protected_id);
   end if;
 
+  v_row_wise := operation = 'DELETE' and (select p.row_wise from grace_internal.protected p where p.id = protected_id);
   return grace_internal.insert_statement(
     protected_id,
-    case operation when 'TRUNCATE' then 'only ' || grace_internal.qualified_name(relation) else 'grace_gone' end,
+    case when v_row_wise then '($3)' else 'g' end,
+    case
+      when operation = 'TRUNCATE' then format('only %s as g', grace_internal.qualified_name(relation))
+      when not v_row_wise then 'grace_gone as g'
+    end,
     '$1', '$2'
   );
 end

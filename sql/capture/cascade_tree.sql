@@ -1,18 +1,19 @@
--- A table and every table that deleting from it cascades into, as roots of their partition trees.
-create or replace function grace_internal.cascade_tree(target regclass)
+-- A table, all that inherit from it, and, with foreign_keys, every table that deleting from these cascades into.
+create or replace function grace_internal.cascade_tree(target regclass, foreign_keys boolean)
 returns setof regclass
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with recursive tree (relation) as (
-    select target::oid
+    select target
     union
-    select coalesce(pg_partition_root(c.conrelid)::oid, c.conrelid)
+    select n.relation
     from tree t
-    join pg_constraint c
-      on coalesce(pg_partition_root(c.confrelid)::oid, c.confrelid) = t.relation
-    where c.contype = 'f' and c.confdeltype = 'c'
-      and coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
+    cross join lateral (
+      select * from grace_internal.inheritors(t.relation)
+      union
+      select * from grace_internal.cascade_children(t.relation) where foreign_keys
+    ) as n (relation)
   )
-  select t.relation::regclass from tree t
+  select t.relation from tree t
 $$;

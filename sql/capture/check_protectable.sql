@@ -1,6 +1,8 @@
 -- Refuses what can't be captured completely, before anything has changed. Errors: GR002 kind of relation, GR003 column
--- names, GR004 excluded columns, 42501 rights.
-create or replace function grace_internal.check_protectable(target regclass, exclude_columns name [])
+-- names, GR004 excluded columns, GR020 columns with files, 42501 rights.
+create or replace function grace_internal.check_protectable(
+  target regclass, exclude_columns name [], files name []
+)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -50,11 +52,6 @@ begin
     ) then
       v_why := 'One of its partitions is a foreign table, from which PostgreSQL can''t collect deleted rows.';
       v_hint := 'Detach the foreign partition.';
-    when v_class.relkind = 'r' and exists (
-      select from pg_inherits i where target in (i.inhparent, i.inhrelid)
-    ) then
-      v_why := 'It is part of an inheritance tree; rows deleted through the parent would lose the child''s columns.';
-      v_hint := 'Turn the tree into a partitioned table.';
     else
       v_why := null;
   end case;
@@ -74,5 +71,6 @@ begin
 
   perform grace_internal.require_table_right(target);
   perform grace_internal.check_excluded(target, exclude_columns);
+  perform grace_internal.check_files(target, files, exclude_columns);
 end
 $$;

@@ -8,6 +8,8 @@ returns boolean
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_uncovered text;
 begin
   if grace_internal.snapshot_is_old(protected_id) then
     if current_setting('transaction_isolation') = 'read committed' then
@@ -19,18 +21,13 @@ begin
       detail = 'What this transaction sees of the catalog no longer matches the table, so a deleted row could not be captured whole.',
       hint = 'Run the transaction again.';
   end if;
-  if exists (
-    select
-    from grace_internal.protected p
-    join pg_class c on c.oid = p.target and c.relkind = 'r'
-    join pg_inherits i on i.inhparent = c.oid
-    where p.id = protected_id
-  ) then
-    raise exception 'rows deleted from % could not be captured whole',
+  v_uncovered := grace_internal.uncovered_table(protected_id);
+  if v_uncovered is not null then
+    raise exception 'rows deleted from % could not all be captured',
       (select p.target_name from grace_internal.protected p where p.id = protected_id)
-      using errcode = 'GR002',
-      detail = 'Another table inherits from it now; rows deleted through the parent would lose the child''s columns.',
-      hint = 'End the inheritance (alter table … no inherit …), or unprotect the table.';
+      using errcode = 'GR019',
+      detail = format('%s has come to lose rows with it, or to inherit from it, and is not captured with it.', v_uncovered),
+      hint = 'Run pg_grace sync, or: select * from grace.sync();';
   end if;
   return not grace_internal.columns_differ(protected_id);
 end

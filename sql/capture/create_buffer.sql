@@ -1,6 +1,6 @@
 -- Registers a table and creates its buffer, with leaves for today and the days ahead.
 create or replace function grace_internal.create_buffer(
-  target regclass, retention interval, excluded smallint []
+  target regclass, retention interval, excluded smallint [], follows_cascades boolean
 )
 returns integer
 language plpgsql
@@ -9,14 +9,14 @@ as $$
 declare
   v_id integer;
   v_buffer name := grace_internal.free_buffer_name(target);
-  v_day date;
 begin
   insert into grace_internal.protected (
-    target, relation, target_name, buffer, retention, excluded, excluded_names, protected_by
+    target, relation, target_name, buffer, retention, excluded, excluded_names, follows_cascades, row_wise, protected_by
   )
   values (
     target, target, grace_internal.qualified_name(target), v_buffer, retention, excluded,
-    coalesce(grace_internal.column_names(target, excluded), '{}'), grace_internal.caller()
+    coalesce(grace_internal.column_names(target, excluded), '{}'), follows_cascades,
+    grace_internal.in_inheritance_tree(target), grace_internal.caller()
   )
   returning id into v_id;
 
@@ -35,12 +35,7 @@ begin
       where not l.attnum = any (excluded)
     )
   );
-  execute format(
-    'create table grace_internal.%I partition of grace_buffer.%I default', format('b%s_default', v_id), v_buffer
-  );
-  for v_day in select m from grace_internal.missing_partitions(v_id) m loop
-    perform grace_internal.create_partition(v_id, v_day);
-  end loop;
+  perform grace_internal.create_partitions('b' || v_id, format('grace_buffer.%I', v_buffer));
 
   execute format('alter table grace_buffer.%I enable row level security', v_buffer);
   execute format(

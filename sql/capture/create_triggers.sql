@@ -11,7 +11,7 @@ declare
   v_name text;
 begin
   for v_relation in
-    select grace_internal.qualified_name(t.relation) as name
+    select grace_internal.qualified_name(t.relation) as name, p.row_wise
     from grace_internal.protected p
     cross join lateral grace_internal.partition_tree(p.target) as t (relation)
     where p.id = protected_id
@@ -26,9 +26,10 @@ begin
       )
   loop
     execute format(
-      'create or replace trigger zz_grace_delete after delete on %s referencing old table as grace_gone '
-      'for each statement execute function grace_internal.%I()',
-      v_relation.name, 'capture_' || protected_id
+      'create or replace trigger zz_grace_delete after delete on %s %s execute function grace_internal.%I()',
+      v_relation.name,
+      case when v_relation.row_wise then 'for each row' else 'referencing old table as grace_gone for each statement' end,
+      'capture_' || protected_id
     );
     execute format(
       'create or replace trigger zz_grace_truncate before truncate on %s '

@@ -9,33 +9,32 @@ set lock_timeout = '100ms'
 as $$
 declare
   v_id integer;
+  v_covered record;
 begin
   for v_id in
     select distinct p.id
     from pg_event_trigger_ddl_commands() d
-    join grace_internal.protected p on p.target = coalesce(pg_partition_root(d.objid), d.objid::regclass)
+    cross join lateral (
+      select coalesce(pg_partition_root(d.objid), d.objid::regclass)
+      union
+      select f.confrelid::regclass from pg_constraint f
+      where f.conrelid = d.objid and f.contype = 'f' and f.confdeltype = 'c'
+      union
+      select i.inhparent::regclass from pg_inherits i where i.inhrelid = d.objid
+    ) as t (relation)
+    join grace_internal.protected p on p.target = coalesce(pg_partition_root(t.relation), t.relation)
     where d.classid = 'pg_class'::regclass and p.active
   loop
     begin
       perform grace_internal.follow_table(v_id, repair => false);
+      for v_covered in select * from grace_internal.cover(v_id) c where c.warning is not null loop
+        raise warning '% is not protected', v_covered.protected_table using detail = v_covered.warning;
+      end loop;
     exception when others then -- whatever it is, the application's DDL comes first; the next capture says it again
       raise warning 'the buffer of % could not be brought up to date now; the next capture does it',
         (select p.target_name from grace_internal.protected p where p.id = v_id)
         using detail = format('%s (SQLSTATE %s)', sqlerrm, sqlstate);
     end;
   end loop;
-end
-$$;
-
--- Only a superuser can create event triggers. Without them captures follow added, dropped, renamed and retyped columns all
--- the same; a new partition gets its triggers with the next purge.
-do $$
-begin
-  if (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user) then
-    drop event trigger if exists grace_follow_ddl;
-    create event trigger grace_follow_ddl on ddl_command_end
-    when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')
-    execute function grace_internal.follow_ddl();
-  end if;
 end
 $$;

@@ -7,6 +7,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_relation text;
+  v_other_kind boolean;
 begin
   for v_relation in
     select grace_internal.qualified_name(t.tgrelid)
@@ -22,10 +23,19 @@ begin
     execute format('drop trigger zz_grace_delete on %s', v_relation);
     execute format('drop trigger if exists zz_grace_truncate on %s', v_relation);
   end loop;
-  if grace_internal.columns_differ(protected_id) then
+  update grace_internal.protected p
+  set row_wise = not p.row_wise
+  where p.id = protected_id and p.row_wise <> grace_internal.in_inheritance_tree(p.target);
+  v_other_kind := found;
+  if v_other_kind or grace_internal.columns_differ(protected_id) then
     perform grace_internal.sync_columns(protected_id);
     perform grace_internal.generate_capture(protected_id);
   end if;
-  perform grace_internal.create_triggers(protected_id, repair);
+  perform grace_internal.create_triggers(protected_id, repair or v_other_kind);
+  perform grace_internal.create_file_trigger(protected_id, repair);
+  perform grace_internal.guard_against_drop(protected_id);
+  update grace_internal.protected p
+  set target_name = grace_internal.qualified_name(p.target)
+  where p.id = protected_id and p.target_name <> grace_internal.qualified_name(p.target);
 end
 $$;

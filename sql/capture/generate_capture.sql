@@ -1,48 +1,38 @@
 -- Writes the trigger function of one protected table: static and typed, so that capturing costs no planning. Where the table
 -- is no longer what it was when the function was written, the statement is made anew from the catalog, so that no column's
 -- value is ever left out. The body is quoted as a literal: it holds names that somebody else chose.
+-- Row by row (inheritance trees), naming the table's OID is what makes every session ask anew after any change of the table.
 create or replace function grace_internal.generate_capture(protected_id integer)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $generate$
 declare
+  v_protected grace_internal.protected;
   v_body text;
 begin
+  select p.* into strict v_protected from grace_internal.protected p where p.id = protected_id;
   v_body := format(
     $body$
 <<grace>> -- qualifies the variables: a column may be called like one
 declare
   v_unchanged boolean;
-  v_setting text := current_setting('grace.deletion', true);
-  v_remembered grace_internal.deletion_ref;
-  v_deletion bigint;
-  v_deleted_at timestamptz;
+  v_deletion grace_internal.deletion_ref;
   v_rows bigint;
 begin
   if tg_op = 'DELETE' then
-    select grace_internal.columns_unchanged(%1$s) into v_unchanged from grace_gone limit 1;
+    %2$s;
     if v_unchanged is null then
       return null;
     end if;
   end if;
 
-  if v_setting <> '' then
-    v_remembered := grace_internal.remembered_deletion(v_setting);
-    v_deletion := v_remembered.deletion;
-    v_deleted_at := v_remembered.deleted_at;
-  end if;
-  if v_deletion is null then
-    v_deletion := nextval('grace_internal.deletion_id');
-    v_deleted_at := clock_timestamp();
-    v_setting := concat(v_deletion, ' ', encode(timestamptz_send(v_deleted_at), 'hex'));
-    v_setting := set_config('grace.deletion', v_setting || ' ' || grace_internal.signature(v_setting), true);
-  end if;
-
+  v_deletion := grace_internal.current_deletion();
   if v_unchanged then
-    %2$s;
+    %3$s;
   else
-    execute grace_internal.capture_statement(%1$s, tg_relid, tg_op) using v_deletion, v_deleted_at;
+    execute grace_internal.capture_statement(%1$s, tg_relid, tg_op)
+    using v_deletion.deletion, v_deletion.deleted_at%4$s;
   end if;
   get diagnostics v_rows = row_count;
 
@@ -52,7 +42,7 @@ begin
       role, login, application_name, client_addr, reason
     )
     values (
-      v_deletion, v_deleted_at, %1$s, v_rows, tg_op,
+      v_deletion.deletion, v_deletion.deleted_at, %1$s, v_rows, tg_op,
       coalesce(nullif(current_setting('role'), 'none'), session_user), session_user,
       current_setting('application_name'), inet_client_addr(), nullif(current_setting('grace.reason', true), '')
     );
@@ -61,7 +51,18 @@ begin
 end
 $body$,
     protected_id,
-    grace_internal.insert_statement(protected_id, 'grace_gone', 'grace.v_deletion', 'grace.v_deleted_at')
+    case when v_protected.row_wise then format(
+      'v_unchanged := grace_internal.columns_unchanged(%s) and %s::regclass is not null', protected_id, v_protected.target::oid
+    ) else format(
+      'select grace_internal.columns_unchanged(%s) into v_unchanged from grace_gone limit 1', protected_id
+    ) end,
+    grace_internal.insert_statement(
+      protected_id,
+      case when v_protected.row_wise then 'old' else 'g' end,
+      case when not v_protected.row_wise then 'grace_gone as g' end,
+      'grace.v_deletion.deletion', 'grace.v_deletion.deleted_at'
+    ),
+    case when v_protected.row_wise then ', old' else '' end
   );
   execute format(
     'create or replace function grace_internal.%1$I() returns trigger language plpgsql '
@@ -72,10 +73,7 @@ $body$,
   execute format('revoke all on function grace_internal.%I() from public', 'capture_' || protected_id);
   execute format(
     'comment on function grace_internal.%I() is %L',
-    'capture_' || protected_id,
-    'pg_grace: captures what is deleted from ' || (
-      select p.target_name from grace_internal.protected p where p.id = protected_id
-    )
+    'capture_' || protected_id, 'pg_grace: captures what is deleted from ' || v_protected.target_name
   );
 end
 $generate$;

@@ -1,3 +1,4 @@
+-- Whether a relation has both triggers, always firing, and of the kind that its table needs.
 create or replace function grace_internal.has_capture_triggers(relation oid, protected_id integer)
 returns boolean
 language sql stable
@@ -7,9 +8,11 @@ as $$
   from pg_trigger t
   join pg_proc f on f.oid = t.tgfoid
   join pg_namespace n on n.oid = f.pronamespace
-  where t.tgrelid = relation
+  join grace_internal.protected p on p.id = has_capture_triggers.protected_id
+  where t.tgrelid = has_capture_triggers.relation
     and t.tgname in ('zz_grace_delete', 'zz_grace_truncate')
     and t.tgenabled = 'A'
     and n.nspname = 'grace_internal'
-    and f.proname = 'capture_' || protected_id
+    and f.proname = 'capture_' || p.id
+    and (t.tgtype & 1 = 1) = (p.row_wise and t.tgname = 'zz_grace_delete')
 $$;

@@ -22,6 +22,7 @@ begin
   update grace_internal.protected p
   set
     relation = p.target,
+    unmarked_to = coalesce((select max(c.deletion) from grace_internal.capture c where c.protected_id = p.id), 0),
     excluded = coalesce((
       select array_agg(a.attnum)
       from pg_attribute a

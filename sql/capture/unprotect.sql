@@ -9,6 +9,7 @@ as $$
 declare
   v_id integer := grace_internal.protected_id(target);
   v_root regclass;
+  v_parent text;
 begin
   if buffer is null or buffer not in ('keep', 'discard') then
     raise exception 'buffer can''t be %', coalesce(quote_literal(buffer), 'null')
@@ -25,8 +26,20 @@ begin
   perform grace_internal.require_table_right(target);
   select p.target into v_root from grace_internal.protected p where p.id = v_id for update;
 
+  select min(grace_internal.qualified_name(p.target)) into v_parent
+  from grace_internal.protected p
+  where p.active and v_root in (select grace_internal.inheritors(p.target));
+  if v_parent is not null then
+    raise exception '% can''t be unprotected', target
+      using errcode = 'GR002',
+      detail = format('It inherits from %s, which is protected; what is deleted through that would lose its columns.', v_parent),
+      hint = format('Unprotect that first: select grace.unprotect(%L);', v_parent);
+  end if;
+
   perform grace_internal.drop_triggers(v_id, wait);
+  perform grace_internal.drop_guard(v_id);
   update grace_internal.protected p set active = false where p.id = v_id;
+  perform grace_internal.accept_uncovered(v_root);
   if buffer = 'discard' then
     perform grace_internal.drop_buffer(v_id);
   end if;
@@ -45,10 +58,19 @@ returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_buffer text;
+  v_loids oid [];
 begin
-  execute format(
-    'drop table grace_buffer.%I', (select p.buffer from grace_internal.protected p where p.id = protected_id)
-  );
+  select format('grace_buffer.%I', p.buffer) into v_buffer from grace_internal.protected p where p.id = protected_id;
+  perform grace_internal.post_files(protected_id, format('from %s b where true', v_buffer));
+  execute format('drop table %s', v_buffer);
+  if to_regclass(format('grace_internal.%I', 'f' || protected_id)) is not null then
+    execute format('select array_agg(distinct f.loid) from grace_internal.%I f where f.unlink', 'f' || protected_id)
+    into v_loids;
+    execute format('drop table grace_internal.%I', 'f' || protected_id);
+    perform grace_internal.unlink_unreferenced(v_loids);
+  end if;
   execute format('drop function if exists grace_internal.%I()', 'capture_' || protected_id);
   delete from grace_internal.restored r where r.protected_id = drop_buffer.protected_id;
   delete from grace_internal.capture c where c.protected_id = drop_buffer.protected_id;

@@ -8,6 +8,8 @@ grant usage on schema grace_buffer to grace_operator, grace_auditor;
 
 grant select on grace.deletions, grace.protected, grace.runs, grace.expired to grace_operator, grace_auditor;
 grant select on grace.alembic_version to grace_operator, grace_auditor;
+grant execute on function grace.doctor() to grace_operator, grace_auditor;
+grant execute on function grace.verify_buffer(regclass) to grace_auditor;
 grant execute on function grace.jobs() to grace_operator, grace_auditor;
 grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
 grant execute on function grace._is_running(integer, timestamptz) to grace_operator, grace_auditor;
@@ -26,10 +28,15 @@ grant execute on function grace._add_related(grace._row_ref []) to grace_operato
 grant execute on function grace._buffer_links() to grace_operator;
 grant execute on function grace._restore_plan(grace._restore_plan) to grace_operator;
 grant execute on function grace._refuse_restore(jsonb) to grace_operator;
+grant execute on function grace._file_conflict(integer, bigint, timestamptz, oid) to grace_operator;
 grant execute on function grace._restore_progress() to grace_operator;
 grant execute on function grace._restore_done(grace._restore_plan, bigint []) to grace_operator;
 
-grant execute on function grace.protect(regclass, interval, boolean, name [], interval) to grace_admin;
+grant execute on function grace.protect(regclass, interval, boolean, name [], interval, name []) to grace_admin;
+grant execute on function grace.sync(regclass, interval) to grace_admin;
+grant select on grace.file_outbox to grace_admin;
+grant execute on function grace.claim_files(integer, interval) to grace_admin;
+grant execute on function grace.file_deleted(bigint, text) to grace_admin;
 grant execute on function grace.unprotect(regclass, text, interval) to grace_admin;
 grant execute on function grace.set_retention(regclass, interval) to grace_admin;
 grant execute on function grace._purge_begin(regclass) to grace_admin;

@@ -18,9 +18,23 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rows bigint := 0;
+  v_leaf text := grace_internal.qualified_name(leaf);
+  v_files_left boolean := false;
+  v_holds_files boolean := (
+    select l.holds_files from grace_internal.leaves(protected_id) l where l.leaf = empty_leaf.leaf
+  );
 begin
   if grace_internal.leaf_is_expired(protected_id, leaf) and pg_relation_size(leaf) > 0 then
-    execute format('truncate %s', grace_internal.qualified_name(leaf));
+    if v_holds_files then
+      execute format('select exists (select from %s f where f.page = 0)', v_leaf) into v_files_left;
+      if not v_files_left then
+        execute format('truncate %s', v_leaf);
+      end if;
+      return 0;
+    end if;
+    execute format('lock table %s in access exclusive mode', v_leaf); -- what is posted is what goes
+    perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
+    execute format('truncate %s', v_leaf);
     select
       coalesce((
         select sum(c.row_count)
@@ -61,21 +75,29 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_rows bigint;
+  v_leaf text := grace_internal.qualified_name(leaf);
+  v_before timestamptz := grace._expired_before(protected_id);
+  v_tids tid [];
 begin
   execute format(
-    'delete from %1$s b where b.ctid = any (array('
-    'select e.ctid from %1$s e where e.grace_deleted_at <= $1 limit $2))',
-    grace_internal.qualified_name(leaf)
+    'select array_agg(e.ctid) from (select e.ctid from %s e where e.grace_deleted_at <= $1%s limit $2 for update) e',
+    v_leaf,
+    case when v_leaf ~ '^grace_internal\.f' then ' and e.page > 0' else '' end
   )
-  using grace._expired_before(protected_id), max_rows;
-  get diagnostics v_rows = row_count;
-  return v_rows;
+  into v_tids using v_before, max_rows;
+  if v_tids is null then
+    return 0;
+  end if;
+  if v_leaf ~ '^grace_internal\.b' then
+    perform grace_internal.post_files(protected_id, format('from %s b where b.ctid = any (%L::tid[])', v_leaf, v_tids));
+  end if;
+  execute format('delete from %s b where b.ctid = any ($1)', v_leaf) using v_tids;
+  return cardinality(v_tids);
 end
 $$;
 
--- One missing partition, or triggers on partitions of the table that lack them, at a time; returns whether there is
--- more to do. A buffer that is unprotected and empty goes.
+-- One missing partition, or one column that nothing buffered has any more, or triggers on partitions that lack them, at a
+-- time; returns whether there is more to do. A buffer that is unprotected and empty goes.
 create or replace function grace_internal.prepare_buffer(protected_id integer)
 returns boolean
 language plpgsql
@@ -84,7 +106,6 @@ as $$
 declare
   v_active boolean;
   v_target regclass;
-  v_day date;
 begin
   select p.active, p.target into v_active, v_target
   from grace_internal.protected p
@@ -100,9 +121,7 @@ begin
     return false;
   end if;
 
-  select min(m) into v_day from grace_internal.missing_partitions(protected_id) m;
-  if v_day is not null then
-    perform grace_internal.create_partition(protected_id, v_day);
+  if grace_internal.prepare_partition(protected_id) or grace_internal.drop_former_column(protected_id) then
     return true;
   end if;
   if exists (select from pg_class c where c.oid = v_target) then
@@ -140,5 +159,35 @@ begin
   where r.protected_id = trim_log.protected_id
     and r.deleted_at <= v_before;
   return v_rows = max_rows;
+end
+$$;
+
+-- A column that the table no longer has goes from the buffer when nothing is left that was captured with it.
+create or replace function grace_internal.drop_former_column(protected_id integer)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_column name;
+begin
+  select c.buffer_column into v_column
+  from grace_internal.protected_column c
+  where c.protected_id = drop_former_column.protected_id
+    and not exists (
+      select from grace_internal.capture k
+      where k.protected_id = c.protected_id and k.deleted_at <= c.ended_at
+    )
+    and c.ended_at < clock_timestamp()
+  limit 1;
+  if found then
+    execute format(
+      'alter table grace_buffer.%I drop column %I',
+      (select p.buffer from grace_internal.protected p where p.id = protected_id), v_column
+    );
+    delete from grace_internal.protected_column c
+    where c.protected_id = drop_former_column.protected_id and c.buffer_column = v_column;
+  end if;
+  return v_column is not null;
 end
 $$;

@@ -41,7 +41,8 @@ end
 $$;
 comment on function grace._purge_begin(regclass) is 'Internal: opens the run of a purge.';
 
--- Emptying comes before dropping, and both before the partitions of the days ahead; the log goes last.
+-- Rows go first, then large objects to which none refers any more, then their content; emptying comes before dropping, and all
+-- that before the partitions of the days ahead; the log goes last.
 create or replace function grace._purge_work(target regclass)
 returns grace._purge_item []
 language sql stable
@@ -55,9 +56,10 @@ as $$
     cross join lateral grace_internal.leaves(p.id) l
     cross join lateral (
       values
-        (1, 'empty', l.upper_bound <= grace._expired_before(p.id)),
-        (2, 'drop', l.upper_bound <= grace._expired_before(p.id)),
-        (1, 'delete', l.upper_bound is null or (
+        (2, 'unlink', l.holds_files and coalesce(l.lower_bound <= grace._expired_before(p.id), true)),
+        (case when l.holds_files then 3 else 1 end, 'empty', l.upper_bound <= grace._expired_before(p.id)),
+        (4, 'drop', l.upper_bound <= grace._expired_before(p.id)),
+        (case when l.holds_files then 3 else 1 end, 'delete', l.upper_bound is null or (
           l.lower_bound <= grace._expired_before(p.id) and l.upper_bound > grace._expired_before(p.id)
         ))
     ) as a (step, action, applies)
@@ -65,7 +67,7 @@ as $$
     union all
     select p.id, null, null, s.step, s.action
     from grace_internal.protected p
-    cross join (values (3, 'prepare'), (4, 'log')) as s (step, action)
+    cross join (values (5, 'prepare'), (6, 'log')) as s (step, action)
     where _purge_work.target is null
       or p.target = coalesce(pg_partition_root(_purge_work.target), _purge_work.target)
   ) as w
@@ -100,6 +102,10 @@ begin
       when 'delete' then
         v_rows := grace_internal.delete_expired(item.protected_id, item.leaf, 5000);
         v_more := v_rows = 5000;
+        if v_leaf ~ '^grace_internal\.f' then
+          v_rows := 0; -- pieces of files are no rows of the table
+        end if;
+      when 'unlink' then v_more := grace_internal.unlink_expired(item.protected_id, item.leaf, 1000);
       when 'prepare' then v_more := grace_internal.prepare_buffer(item.protected_id);
       when 'log' then
         if not v_run.details ? 'left_for_next_run' then

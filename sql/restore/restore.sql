@@ -100,6 +100,7 @@ declare
   v_source text;
   v_taken bigint;
   v_total bigint := 0;
+  v_has_files boolean;
 begin
   insert into grace_internal.run (kind, target, role, login)
   values ('restore', plan.target, grace_internal.caller(), session_user)
@@ -107,6 +108,12 @@ begin
 
   for i in 1 .. cardinality(plan.protected_ids) loop
     v_id := plan.protected_ids[i];
+    v_has_files := grace_internal.file_values(v_id, 'large object') is not null;
+    if v_has_files then
+      perform grace_internal.restore_files(
+        v_id, grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null), plan.picks
+      );
+    end if;
     v_source := grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null, 'using');
     if plan.picks is null and cardinality(plan.deletions) = 1 then
       execute 'delete ' || v_source;
@@ -130,6 +137,9 @@ begin
         using errcode = 'GR012',
         detail = 'A trigger or rule on the table suppressed rows, and they would have been lost.',
         hint = 'Disable the trigger for the restore, or restore the rows by hand from grace_buffer.';
+    end if;
+    if v_has_files then
+      perform grace_internal.drop_kept_files(v_id, plan.deletions);
     end if;
     v_total := v_total + v_taken;
     run := v_run;

@@ -250,9 +250,14 @@ as $$
     ),
     coalesce(
       (
-        select string_agg(q, ' union all ')
-        from unnest(protected_ids) i
-        cross join lateral grace_internal.conflict_queries(i, protected_ids) q
+        select string_agg(q.query, ' union all ')
+        from (
+          select c
+          from unnest(protected_ids) i
+          cross join lateral grace_internal.conflict_queries(i, protected_ids) c
+          union all
+          select grace_internal.file_conflict_query(t.id, t.source) from tables t
+        ) as q (query)
       ),
       'select null::pg_catalog.int4, null::pg_catalog.jsonb, null, null where false'
     ),

@@ -1,9 +1,7 @@
--- Creates the pg_cron job that purges every night, or says in words why there is none and which setting is missing.
--- 00:05 in pg_cron's time zone (GMT unless cron.timezone says otherwise): a buffer's day ends at 00:00 UTC, so that
--- almost all that is due can be truncated.
-create or replace function grace_internal.ensure_jobs()
+-- Why pg_cron can't run jobs for this database, in words, and which setting is missing; null when it can.
+create or replace function grace_internal.schedule_obstacle()
 returns text
-language plpgsql
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -15,16 +13,10 @@ begin
     v_database := '?';
   end;
   if exists (select from pg_extension where extname = 'pg_cron') then
-    begin
-      execute 'select cron.schedule($1, $2, $3)'
-      using 'pg_grace: purge', '5 0 * * *', 'call grace.purge()';
-    exception when insufficient_privilege then
-      return format(
-        'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
-        'then install again. Until then call grace.purge() yourself.', current_user, current_user
-      );
-    end;
-    return 'pg_cron job "pg_grace: purge" runs every night at 00:05';
+    return case when not has_schema_privilege('cron', 'usage') then format(
+      'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
+      'then install again. Until then call grace.purge() yourself.', current_user, current_user
+    ) end;
   end if;
   if not exists (select from pg_available_extensions where name = 'pg_cron') then
     return 'pg_cron is not installed on the server, so nothing is purged by itself. Install the package '
@@ -54,5 +46,24 @@ begin
   end if;
   return 'pg_cron is preloaded, but its extension is missing in this database, so nothing is purged by itself. '
     'As superuser: create extension pg_cron; then install again.';
+end
+$$;
+
+-- Creates the pg_cron job that purges every night, or says in words why there is none and which setting is missing.
+-- 00:05 in pg_cron's time zone (GMT unless cron.timezone says otherwise): a buffer's day ends at 00:00 UTC, so that
+-- almost all that is due can be truncated.
+create or replace function grace_internal.ensure_jobs()
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_obstacle text := grace_internal.schedule_obstacle();
+begin
+  if v_obstacle is not null then
+    return v_obstacle;
+  end if;
+  execute 'select cron.schedule($1, $2, $3)' using 'pg_grace: purge', '5 0 * * *', 'call grace.purge()';
+  return 'pg_cron job "pg_grace: purge" runs every night at 00:05';
 end
 $$;

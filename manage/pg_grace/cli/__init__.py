@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pg_grace import __version__
-from pg_grace.cli import demo, install, look, protect, purge, restore
+from pg_grace.cli import demo, doctor, files, install, look, protect, purge, restore
 from pg_grace.cli.options import Settings
 from pg_grace.connection import Target
 
@@ -46,14 +46,17 @@ for command in (
     install.install,
     install.upgrade,
     install.uninstall,
+    doctor.doctor,
     look.status,
     demo.demo,
     protect.protect,
     protect.unprotect,
+    protect.sync,
     look.tables,
     look.deletions,
     look.show,
     restore.restore,
     purge.purge,
+    files.files,
 ):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""protect, unprotect."""
+"""protect, unprotect, sync."""
 
 from __future__ import annotations
 
@@ -26,6 +26,13 @@ from pg_grace.output import note, print_rows
 )
 @click.option("--no-cascade", is_flag=True, help="Not the tables that deleting from it cascades into.")
 @click.option("--exclude", "excluded", multiple=True, metavar="COLUMN", help="A column not to capture.")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    metavar="COLUMN",
+    help="A column that refers to files: large objects (oid, lo), or paths or URLs outside the database (text).",
+)
 @wait_option
 @connected
 def protect(
@@ -36,9 +43,13 @@ def protect(
     retention: str,
     no_cascade: bool,
     excluded: tuple[str, ...],
+    files: tuple[str, ...],
     wait: str,
 ) -> None:
-    """Start capturing what is deleted from tables, and from those that their deletes cascade into."""
+    """Start capturing what is deleted from tables, and from those that their deletes cascade into.
+
+    Large objects are kept with their rows; paths and URLs enter the outbox when their row is purged (pg_grace files).
+    """
     retention = read_interval(connection, "retention", retention)
     wait = read_interval(connection, "wait", wait)
     # A transaction for each, so that none stays locked while the next one's lock is waited for.
@@ -46,8 +57,8 @@ def protect(
     for table in [table_named(connection, name) for name in tables]:
         rows += connection.execute(
             "select protected_table::text as table, buffer::text, status, coalesce(warning, '') as warning"
-            " from grace.protect(%s::oid::regclass, %s::interval, not %s, %s::name[], %s::interval)",
-            (table, retention, no_cascade, list(excluded), wait),
+            " from grace.protect(%s::oid::regclass, %s::interval, not %s, %s::name[], %s::interval, %s::name[])",
+            (table, retention, no_cascade, list(excluded), wait, list(files)),
         ).fetchall()
     print_rows(rows, ("table", "buffer", "status", "warning"), settings.output_format)
 
@@ -97,3 +108,22 @@ def unprotect(
         (oid, "discard" if discard_buffer else "keep", wait),
     )
     note(f"deletes from {table} are no longer captured")
+
+
+@click.command()
+@click.argument("table", required=False)
+@wait_option
+@connected
+def sync(connection: Connection, settings: Settings, *, table: str | None, wait: str) -> None:
+    """Bring triggers, buffers and what is protected up to date with what has become of the tables.
+
+    Event triggers do this at once; it is for where they are missing, or could not.
+    """
+    wait = read_interval(connection, "wait", wait)
+    target = None if table is None else table_named(connection, table)
+    rows = connection.execute(
+        "select protected_table::text as table, status, coalesce(warning, '') as warning"
+        " from grace.sync(%s::oid::regclass, %s::interval)",
+        (target, wait),
+    ).fetchall()
+    print_rows(rows, ("table", "status", "warning"), settings.output_format)

@@ -1,0 +1,34 @@
+-- Only a superuser can create event triggers. Without them captures follow added, dropped, renamed and retyped columns all the
+-- same; a new partition gets its triggers with the next purge or grace.sync(), and DROP TABLE … CASCADE can't be refused.
+create or replace function grace_internal.ensure_event_triggers()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if (select r.rolsuper from pg_roles r where r.rolname = current_user) then
+    drop event trigger if exists grace_follow_ddl;
+    create event trigger grace_follow_ddl on ddl_command_end
+    when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')
+    execute function grace_internal.follow_ddl();
+    drop event trigger if exists grace_refuse_drop;
+    create event trigger grace_refuse_drop on sql_drop execute function grace_internal.refuse_drop();
+    drop event trigger if exists grace_free_types;
+    create event trigger grace_free_types on ddl_command_start
+    when tag in ('DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
+    execute function grace_internal.free_types();
+  end if;
+end
+$$;
+
+create or replace function grace_internal.has_event_triggers()
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select count(*) = 3
+  from pg_event_trigger e
+  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop', 'grace_free_types') and e.evtenabled <> 'D'
+$$;
+
+do $$ begin perform grace_internal.ensure_event_triggers(); end $$;

@@ -1,0 +1,44 @@
+-- Event trigger: a protected table, or a partition of one, is not dropped by mistake, for nothing captures the rows that go
+-- with it. Errors: GR021, unless a member of grace_admin has set grace.allow_drop.
+create or replace function grace_internal.refuse_drop()
+returns event_trigger
+language plpgsql
+security definer -- reads the registry
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_table record;
+  v_allowed text := current_setting('grace.allow_drop', true);
+begin
+  select t.identity, t.is_partition into v_table
+  from (
+    select d.object_identity, false
+    from pg_event_trigger_dropped_objects() d
+    join grace_internal.protected p on p.target = d.objid and p.active
+    where d.classid = 'pg_class'::regclass and d.objsubid = 0
+    union all
+    select d.object_identity, true
+    from pg_event_trigger_dropped_objects() d
+    join pg_event_trigger_dropped_objects() t on t.address_names = d.address_names || 'zz_grace_delete'::text
+    where d.object_type = 'table' and t.object_type = 'trigger'
+  ) as t (identity, is_partition)
+  order by t.is_partition, t.identity
+  limit 1;
+  if not found or (
+    v_allowed in ('on', 'true', 'yes', '1') and pg_has_role(grace_internal.caller(), 'grace_admin', 'member')
+  ) then
+    return;
+  end if;
+  raise exception '% is protected and was not dropped', v_table.identity
+    using errcode = 'GR021',
+    detail = concat(
+      'DROP captures no rows: what is in the table would be lost.',
+      case when v_allowed <> '' then ' grace.allow_drop counts only for a member of grace_admin, and set to on.' end
+    ),
+    hint = case
+      when v_table.is_partition then 'Detach the partition first. Or, as a member of grace_admin: set grace.allow_drop = on;'
+      else format('select grace.unprotect(%L); then drop it. Or, as a member of grace_admin: set grace.allow_drop = on;',
+        v_table.identity)
+    end;
+end
+$$;

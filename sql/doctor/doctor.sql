@@ -1,0 +1,325 @@
+-- One function per kind of trouble, each a query over the catalog; grace.doctor() puts them together. A severity of "note" says
+-- what is as it has to be here, and what that means.
+do $$
+begin
+  if to_regtype('grace.finding') is null then
+    create type grace.finding as (severity text, subject text, object text, finding text, hint text, fixable boolean);
+    comment on type grace.finding is
+    'What grace.doctor() has found: severity (problem or note), subject, the object concerned, what is wrong, what to do, and whether grace.sync() does it.';
+  end if;
+end
+$$;
+
+create or replace function grace_internal.check_tables()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    'problem', 'triggers', p.target_name,
+    case s.state
+      when 'disabled' then 'a capture trigger is disabled or does not fire always: deletes are lost'
+      else 'the table, or a partition of it, has no capture trigger: deletes are lost'
+    end,
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.target_name), true
+  from grace_internal.protected p
+  cross join lateral (select grace_internal.trigger_state(p.id) as state) s
+  where s.state in ('disabled', 'missing')
+  union all
+  select
+    'problem', 'files', p.target_name, 'the trigger that keeps large objects is missing or disabled: their content is lost',
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.target_name), true
+  from grace_internal.protected p
+  cross join lateral grace_internal.partition_tree(p.target) as t (relation)
+  where p.active
+    and exists (select from pg_class c where c.oid = p.target)
+    and exists (select from grace_internal.file_columns(p.id, 'large object'))
+    and not grace_internal.has_file_trigger(t.relation, p.id)
+  group by p.id
+  union all
+  select
+    'problem', 'columns', p.target_name, 'its columns have changed since its buffer was last brought up to date',
+    'The next delete follows them. To do it now: pg_grace doctor --fix', true
+  from grace_internal.protected p
+  where p.active and exists (select from pg_class c where c.oid = p.target) and grace_internal.columns_differ(p.id)
+  union all
+  select
+    'problem', 'cascade', grace_internal.qualified_name(u),
+    format('it has come to lose rows with %s, or to inherit from it: deletes from there fail with GR019', p.target_name),
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.target_name), true
+  from grace_internal.protected p
+  cross join lateral grace_internal.uncovered_tables(p.id) u
+  where p.active
+  union all
+  select
+    'problem', 'cascade', grace_internal.qualified_name(u),
+    format('deleting from %s cascades into it, and those rows are lost', p.target_name),
+    format(
+      'select * from grace.protect(%L); or, if that is meant so: select * from grace.protect(%L, cascade => false);',
+      grace_internal.qualified_name(u), p.target_name
+    ), false
+  from grace_internal.protected p
+  cross join lateral unnest(p.uncovered) u
+  where p.active and p.follows_cascades
+    and u in (select grace_internal.cascade_children(p.target))
+    and not exists (select from grace_internal.protected o where o.target = u and o.active)
+  union all
+  select
+    'note', 'dropped', p.target_name, 'the table was dropped; what is buffered of it stays until it expires',
+    format('Nothing to do. It can be read in %s.', format('grace_buffer.%I', p.buffer)), false
+  from grace_internal.protected p
+  where p.active and not exists (select from pg_class c where c.oid = p.target)
+  union all
+  select
+    'note', 'row security', grace_internal.qualified_name(t.relation),
+    'FORCE ROW LEVEL SECURITY hides rows from the owner of pg_grace: TRUNCATE is refused',
+    format('Nothing to do, or: alter role %I bypassrls;', current_user), false
+  from grace_internal.protected p
+  cross join lateral grace_internal.partition_tree(p.target) as t (relation)
+  where p.active and exists (select from pg_class c where c.oid = t.relation) and row_security_active(t.relation)
+  union all
+  select
+    'problem', 'rights', p.target_name,
+    format('role %I, which owns pg_grace, may no longer create triggers on it: new partitions can''t be covered', current_user),
+    format('As its owner: grant trigger on %s to %I;', p.target_name, current_user), false
+  from grace_internal.protected p
+  where p.active and exists (select from pg_class c where c.oid = p.target)
+    and not has_table_privilege(current_user, p.target, 'TRIGGER')
+$$;
+
+-- A foreign key without an index on its columns makes PostgreSQL read the whole table for each deleted row.
+create or replace function grace_internal.check_indexes()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    'problem', 'foreign key', grace_internal.qualified_name(c.conrelid),
+    format('no index begins with the columns of %I, so each row deleted from %s reads all of it', c.conname, p.target_name),
+    format(
+      'create index concurrently on %s (%s);', grace_internal.qualified_name(c.conrelid),
+      (select string_agg(quote_ident(n), ', ') from unnest(grace_internal.column_names(c.conrelid, c.conkey)) n)
+    ), false
+  from pg_constraint c
+  join grace_internal.protected p on p.target = coalesce(pg_partition_root(c.confrelid), c.confrelid::regclass) and p.active
+  where c.contype = 'f' and c.conparentid = 0
+    and (
+      select sum(pg_relation_size(t.relation)) from grace_internal.partition_tree(c.conrelid) as t (relation)
+    ) >= 65536 -- smaller ones are read in no time
+    and not exists (
+      select
+      from pg_index i
+      where i.indrelid = c.conrelid and i.indisvalid and i.indpred is null
+        and (i.indkey::smallint [])[0:cardinality(c.conkey) - 1] @> c.conkey
+    )
+$$;
+
+create or replace function grace_internal.check_buffers()
+returns setof grace.finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_stem record;
+  v_rows boolean;
+begin
+  for v_stem in
+    select p.target_name, s.stem
+    from grace_internal.protected p
+    cross join lateral grace_internal.stems(p.id) s
+    where p.active
+    order by p.id, s.stem
+  loop
+    if to_regclass(format(
+      'grace_internal.%I', v_stem.stem || to_char((clock_timestamp() at time zone 'UTC')::date + 3, '_YYYYMMDD')
+    )) is null then
+      return next row(
+        'problem', 'partitions', v_stem.target_name, 'the buffer has no partition for the third day from now: no purge makes them',
+        'See to the purge; deletes go to the default partition meanwhile. To make them now: pg_grace doctor --fix', true
+      )::grace.finding;
+    end if;
+    execute format('select exists (select from grace_internal.%I)', v_stem.stem || '_default') into v_rows;
+    if v_rows then
+      return next row(
+        'problem', 'default partition', v_stem.target_name,
+        'the default partition holds rows, because a day had no partition when they were deleted',
+        'Nothing is lost, and they expire there. See that the purge runs every night.', false
+      )::grace.finding;
+    end if;
+  end loop;
+  return query
+    select
+      'problem', 'rights', grace_internal.qualified_name(c.oid),
+      format('%s has %s on it', coalesce(r.rolname, 'PUBLIC'), string_agg(a.privilege_type, ', ' order by a.privilege_type)),
+      format('revoke all on %s from %s;', grace_internal.qualified_name(c.oid), coalesce(quote_ident(r.rolname), 'public')), false
+    from pg_class c
+    cross join lateral aclexplode(c.relacl) a
+    left join pg_roles r on r.oid = a.grantee
+    where (c.relnamespace = 'grace_buffer'::regnamespace or c.relnamespace = 'grace_internal'::regnamespace)
+      and a.grantee <> c.relowner
+      and not (
+        r.rolname is not null and r.rolname = 'grace_operator'
+        and (c.relkind = 'S' or (c.relnamespace = 'grace_buffer'::regnamespace and a.privilege_type = 'SELECT'))
+      )
+    group by c.oid, r.rolname;
+end
+$$;
+
+create or replace function grace_internal.check_server()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    'problem', 'event triggers', null, 'the event triggers are missing or disabled: DDL is followed late, DROP TABLE is not refused',
+    'pg_grace doctor --fix', true
+  from pg_roles r
+  where r.rolname = current_user and r.rolsuper and not grace_internal.has_event_triggers()
+  union all
+  select
+    'note', 'event triggers', null,
+    format('role %I, which owns pg_grace, is no superuser, so there are no event triggers', current_user),
+    'After a new partition, inheritance or cascading foreign key run pg_grace sync; the nightly purge does so as well.', false
+  from pg_roles r
+  where r.rolname = current_user and not r.rolsuper
+  union all
+  select
+    'problem', 'session_replication_role', coalesce(r.rolname, 'all roles') || coalesce(' in ' || d.datname, ''),
+    'set to replica by default: foreign keys don''t cascade there, so children stay behind; deletes are captured all the same',
+    format(
+      'alter %s reset session_replication_role;',
+      case when r.rolname is null then format('database %I', d.datname)
+        else concat('role ', quote_ident(r.rolname), ' in database ' || quote_ident(d.datname)) end
+    ), false
+  from pg_db_role_setting s
+  left join pg_roles r on r.oid = s.setrole
+  left join pg_database d on d.oid = s.setdatabase
+  where 'session_replication_role=replica' = any (s.setconfig)
+    and (s.setdatabase = 0 or d.datname = current_database())
+  union all
+  select
+    'problem', 'session_replication_role', 'server',
+    'postgresql.conf sets it to replica: foreign keys don''t cascade, so children stay behind; deletes are captured all the same',
+    'Take it out of the configuration and reload.', false
+  from pg_settings s
+  where s.name = 'session_replication_role' and s.reset_val = 'replica' and s.source = 'configuration file'
+  union all
+  select
+    'note', 'subscription', p.target_name,
+    'a subscription writes to it: what is deleted on the publisher is not captured here, what TRUNCATE removes is',
+    'Protect it on the publisher.', false
+  from grace_internal.protected p
+  where p.active and exists (
+    select from pg_subscription_rel s join grace_internal.partition_tree(p.target) as t (relation) on t.relation = s.srrelid
+  )
+  union all
+  select
+    'problem', 'publication', b.pubname, 'it publishes the buffers, and a subscriber that has no such tables stops with an error',
+    'Publish the application''s tables by name or by schema; FOR ALL TABLES takes in those of pg_grace.', false
+  from pg_publication b
+  where b.puballtables
+    or exists (
+      select from pg_publication_namespace n
+      where n.pnpubid = b.oid and n.pnnspid in ('grace_buffer'::regnamespace, 'grace_internal'::regnamespace)
+    )
+$$;
+
+create or replace function grace_internal.check_schedule()
+returns setof grace.finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_obstacle text := grace_internal.schedule_obstacle();
+  v_job record;
+  v_login boolean;
+begin
+  return query
+    select 'problem', 'purge', null,
+      coalesce('the last purge that ended was at ' || to_char(max(r.finished_at), 'YYYY-MM-DD HH24:MI TZ'), 'no purge has ever run'),
+      'Call it now: pg_grace purge. ' || coalesce(v_obstacle, 'Then see why the job does not run.'), false
+    from grace_internal.run r
+    where r.kind = 'purge' and r.status in ('done', 'incomplete')
+    having coalesce(max(r.finished_at), '-infinity') < clock_timestamp() - interval '2 days'
+      and (select min(p.protected_at) from grace_internal.protected p) < clock_timestamp() - interval '2 days';
+  return query
+    select 'problem', 'purge', 'run ' || r.id, 'the last purge left something over, twice in a row',
+      'Its details say what was locked or failed: select details from grace.runs; the server''s log has the messages.', false
+    from (
+      select l.id, count(*) filter (where l.status = 'incomplete') over () as incomplete, row_number() over (order by l.id desc)
+      from (
+        select r.id, r.status from grace_internal.run r where r.kind = 'purge' and r.status <> 'running' order by r.id desc limit 2
+      ) as l
+    ) as r
+    where r.incomplete = 2 and r.row_number = 1;
+
+  if v_obstacle is not null then
+    return next row(
+      case when exists (
+        select from grace_internal.run r where r.kind = 'purge' and r.finished_at > clock_timestamp() - interval '2 days'
+      ) then 'note' else 'problem' end,
+      'schedule', null, 'there is no pg_cron job in this database', v_obstacle, false
+    )::grace.finding;
+    return;
+  end if;
+  select j.* into v_job from grace.jobs() j where j.job = 'pg_grace: purge';
+  if not found then
+    return next row(
+      'problem', 'schedule', 'pg_grace: purge', 'the pg_cron job is missing, or belongs to another database',
+      'pg_grace doctor --fix', true
+    )::grace.finding;
+    return;
+  end if;
+  select r.rolcanlogin into v_login from pg_roles r where r.rolname = v_job.login;
+  if not coalesce(v_login, false) then
+    return next row(
+      'problem', 'schedule', 'pg_grace: purge', format('the job''s role %I may not log in, so pg_cron can''t run it', v_job.login),
+      format('alter role %I login; or install pg_grace as a role that may.', v_job.login), false
+    )::grace.finding;
+  end if;
+  if not v_job.active then
+    return next row(
+      'problem', 'schedule', 'pg_grace: purge', 'the pg_cron job is switched off',
+      'select cron.alter_job(jobid, active => true) from cron.job where jobname = ''pg_grace: purge'';', false
+    )::grace.finding;
+  end if;
+  if v_job.last_status = 'failed' then
+    return next row(
+      'problem', 'schedule', 'pg_grace: purge',
+      format('the last run failed at %s: %s', to_char(v_job.last_start, 'YYYY-MM-DD HH24:MI TZ'), v_job.last_message),
+      'See the server''s log; run it by hand: pg_grace purge', false
+    )::grace.finding;
+  end if;
+  if pg_has_role('pg_read_all_stats', 'usage') and not exists (
+    select from pg_stat_activity a where a.backend_type like 'pg_cron%' or a.application_name like 'pg_cron%'
+  ) then
+    return next row(
+      'problem', 'schedule', 'pg_cron', 'pg_cron''s launcher does not run: no job runs on this server',
+      'Add pg_cron to shared_preload_libraries and restart; on a standby that is as it has to be.', false
+    )::grace.finding;
+  end if;
+end
+$$;
+
+create or replace function grace.doctor()
+returns setof grace.finding
+language sql stable
+security definer -- reads the registry and other roles' jobs
+set search_path = pg_catalog, pg_temp
+as $$
+  select f.*
+  from (
+    select * from grace_internal.check_tables()
+    union all
+    select * from grace_internal.check_buffers()
+    union all
+    select * from grace_internal.check_schedule()
+    union all
+    select * from grace_internal.check_server()
+    union all
+    select * from grace_internal.check_indexes()
+  ) as f
+  order by f.severity desc, f.subject, f.object
+$$;
+comment on function grace.doctor() is
+'Looks for what keeps pg_grace from doing its work, and says what to do: triggers disabled or missing, columns that have changed, tables that lose rows unprotected, foreign keys without an index, session_replication_role, pg_cron, partitions, rights, publications. Reads the catalog only. grace.sync() does what is fixable. Notes are no problems. For rows changed by hand see grace.verify_buffer().';
