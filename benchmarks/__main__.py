@@ -13,6 +13,7 @@ from benchmarks.measure import Result
 from benchmarks.pieces import pieces
 from benchmarks.purging import purge
 from benchmarks.restoring import restore
+from benchmarks.versions import versions
 from pg_grace import migrate
 from pg_grace.cluster import Cluster
 from pg_grace.connection import Connection, Target, connect
@@ -38,6 +39,9 @@ def main() -> None:
     parser.add_argument("benchmark", nargs="?", choices=[*BENCHMARKS, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=7, help=f"at least {FEWEST_ROUNDS}; medians are reported")
     parser.add_argument(
+        "--before", metavar="FILE", help="compare the captures with another version: its sql/install.sql"
+    )
+    parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", dest="settings", help="a setting of the server"
     )
     arguments = parser.parse_args()
@@ -50,6 +54,9 @@ def main() -> None:
         migrate.install(connection)
         print(_conditions(connection, settings, arguments.rounds))
         results = []
+        if arguments.before:
+            results += versions(connection, arguments.rounds, cluster, str(Path(arguments.before).resolve()))
+            chosen = {}
         for name, benchmark in chosen.items():
             print(f"{name} ", end="", file=sys.stderr, flush=True)
             results += benchmark(connection, arguments.rounds, cluster)

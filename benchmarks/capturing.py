@@ -79,7 +79,7 @@ def single(connection: Connection, rounds: int, cluster: Cluster) -> list[Result
     results = []
     with connect(Target(cluster.conninfo())) as session:
         session.execute("set synchronous_commit = off")
-        results += _single(connection, rounds, "psycopg", lambda table, first: _by_psycopg(session, table, first))
+        results += _single(connection, rounds, "psycopg", lambda table, first: delete_one_by_one(session, table, first))
     if (cluster.binaries / "pgbench").exists():
         results += _single(connection, rounds, "pgbench", lambda table, first: _by_pgbench(cluster, table, first))
     return results
@@ -107,7 +107,8 @@ def _single(connection: Connection, rounds: int, client: str, delete: _Delete) -
     ]
 
 
-def _by_psycopg(session: Connection, table: str, first: int) -> None:
+def delete_one_by_one(session: Connection, table: str, first: int) -> None:
+    """Delete one round's rows by primary key, each in a transaction of its own."""
     cursor = session.cursor()
     for number in range(first, first + SINGLES):
         cursor.execute(f"delete from {table} where id = %s".encode(), [number], prepare=True)
@@ -145,7 +146,7 @@ def _by_pgbench(cluster: Cluster, table: str, first: int) -> float:
 def cascade(connection: Connection, rounds: int) -> list[Result]:
     """2,000 parents with 10 children each, which go by ON DELETE CASCADE."""
     for name in ("bare", "hand", "ours"):
-        _create_family(connection, name)
+        create_family(connection, name)
     execute(
         connection, "create table order_log (id bigint, customer_id integer, ordered_on date, deleted_at timestamptz)"
     )
@@ -158,9 +159,9 @@ def cascade(connection: Connection, rounds: int) -> list[Result]:
     medians = interleaved(
         connection,
         [
-            Variant("bare", lambda: _fill_family(connection, "bare"), lambda: _delete_family(connection, "bare")),
-            Variant("hand-written", lambda: _fill_family(connection, "hand"), lambda: _log_family(connection)),
-            Variant("pg_grace", lambda: _fill_family(connection, "ours"), lambda: _delete_family(connection, "ours")),
+            Variant("bare", lambda: fill_family(connection, "bare"), lambda: delete_family(connection, "bare")),
+            Variant("hand-written", lambda: fill_family(connection, "hand"), lambda: _log_family(connection)),
+            Variant("pg_grace", lambda: fill_family(connection, "ours"), lambda: delete_family(connection, "ours")),
         ],
         rounds,
     )
@@ -171,7 +172,8 @@ def cascade(connection: Connection, rounds: int) -> list[Result]:
     ]
 
 
-def _create_family(connection: Connection, name: str) -> None:
+def create_family(connection: Connection, name: str) -> None:
+    """Create a table of orders and one of items that go with their order."""
     parent, child = f"order_{name}", f"item_{name}"
     execute(
         connection, "create table {parent} (id bigint primary key, customer_id integer, ordered_on date)", parent=parent
@@ -186,7 +188,8 @@ def _create_family(connection: Connection, name: str) -> None:
     execute(connection, "create index on {child} (order_id)", child=child)
 
 
-def _fill_family(connection: Connection, name: str) -> None:
+def fill_family(connection: Connection, name: str) -> None:
+    """Fill both again, and leave them as autovacuum would."""
     parent, child = f"order_{name}", f"item_{name}"
     vacuum(connection, child, parent)
     execute(
@@ -203,7 +206,8 @@ def _fill_family(connection: Connection, name: str) -> None:
     vacuum(connection, parent, child)
 
 
-def _delete_family(connection: Connection, name: str) -> None:
+def delete_family(connection: Connection, name: str) -> None:
+    """Delete the orders, and by the cascade their items."""
     execute(connection, "delete from {parent}", parent=f"order_{name}")
 
 

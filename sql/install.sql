@@ -703,7 +703,8 @@ begin
       detail = format('%s has come to lose rows with it, or to inherit from it, and is not captured with it.', v_uncovered),
       hint = 'Run pg_grace sync, or: select * from grace.sync();';
   end if;
-  return not grace_internal.columns_differ(protected_id);
+  return not grace_internal.columns_differ(protected_id)
+    and not exists (select from grace_internal.guarded_leaves(protected_id));
 end
 $$;
 
@@ -792,7 +793,7 @@ begin
   if v_unchanged then
     %3$s;
   else
-    execute grace_internal.capture_statement(%1$s, tg_relid, tg_op)
+    execute grace_internal.capture_statement(%1$s, tg_relid, tg_op, %5$L)
     using v_deletion.deletion, v_deletion.deleted_at%4$s;
   end if;
   get diagnostics v_rows = row_count;
@@ -823,7 +824,8 @@ $body$,
       case when not v_protected.row_wise then 'grace_gone as g' end,
       'grace.v_deletion.deletion', 'grace.v_deletion.deleted_at'
     ),
-    case when v_protected.row_wise then ', old' else '' end
+    case when v_protected.row_wise then ', old' else '' end,
+    v_protected.row_wise
   );
   execute format(
     'create or replace function grace_internal.%1$I() returns trigger language plpgsql '
@@ -1051,17 +1053,18 @@ $$;
 
 -- capture/capture_statement.sql
 -- The statement that captures from one relation as its columns are now: $1 is the deletion, $2 its time, $3, row by row, the
--- deleted row. The capture
+-- deleted row (of an inheritance tree, or of a leaf that has no capture trigger yet). The capture
 -- function runs it where its own static statement can't serve: for TRUNCATE, and when the table may have changed since
 -- the function was generated; then buffer and function are brought up to date first, within the same statement.
-create or replace function grace_internal.capture_statement(protected_id integer, relation oid, operation text)
+create or replace function grace_internal.capture_statement(
+  protected_id integer, relation oid, operation text, row_wise boolean
+)
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_uncovered text;
-  v_row_wise boolean;
 begin
   if not exists (
     select
@@ -1113,13 +1116,14 @@ begin
     perform grace_internal.generate_capture(protected_id);
   end if;
 
-  v_row_wise := operation = 'DELETE' and (select p.row_wise from grace_internal.protected p where p.id = protected_id);
   return grace_internal.insert_statement(
     protected_id,
-    case when v_row_wise then '($3)' else 'g' end,
+    case when row_wise and operation = 'DELETE' then '($3)' else 'g' end,
     case
       when operation = 'TRUNCATE' then format('only %s as g', grace_internal.qualified_name(relation))
-      when not v_row_wise then 'grace_gone as g'
+      when not row_wise then 'grace_gone as g' || coalesce(
+        e'\n    where ' || grace_internal.not_from_guarded_leaves(protected_id), ''
+      )
     end,
     '$1', '$2'
   );
@@ -2125,6 +2129,108 @@ begin
 end
 $$;
 
+-- capture/guard_leaves.sql
+-- Where there are no event triggers, a partition that is made or attached has no capture trigger until the next grace.sync() or
+-- purge. A row trigger on the root, which PostgreSQL itself puts on every new partition, captures what is deleted
+-- from it meanwhile, row by row. On partitions that have their own capture trigger it is disabled.
+create or replace function grace_internal.guard_leaves(protected_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_root text := (
+    select grace_internal.qualified_name(p.target)
+    from grace_internal.protected p
+    join pg_class c on c.oid = p.target and c.relkind = 'p'
+    where p.id = protected_id and p.active
+  );
+  v_guarded boolean := exists (
+    select from pg_trigger t where t.tgrelid = v_root::regclass and t.tgname = 'zz_grace_leaf'
+  );
+  v_leaf text;
+begin
+  if v_root is null then
+    return;
+  end if;
+  if grace_internal.has_event_triggers() then
+    if v_guarded then
+      execute format('drop trigger zz_grace_leaf on %s', v_root);
+    end if;
+    return;
+  end if;
+  if not v_guarded then
+    execute format(
+      'create trigger zz_grace_leaf after delete on %s for each row execute function grace_internal.capture_leaf(%s)',
+      v_root, protected_id
+    );
+    execute format('alter table %s enable always trigger zz_grace_leaf', v_root);
+  end if;
+  for v_leaf in
+    select grace_internal.qualified_name(l)
+    from grace_internal.guarded_leaves(protected_id) l
+    where grace_internal.has_capture_triggers(l, protected_id)
+  loop
+    execute format('alter table only %s disable trigger zz_grace_leaf', v_leaf);
+    -- Sessions that know the root with a guarded leaf ask anew.
+    execute format('alter table only %s enable always trigger zz_grace_delete', v_root);
+  end loop;
+end
+$$;
+
+-- The leaves from which rows are captured one by one, as of now: VOLATILE, for a snapshot of its own.
+create or replace function grace_internal.guarded_leaves(protected_id integer)
+returns setof oid
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select t.tgrelid
+    from pg_trigger t
+    join pg_class c on c.oid = t.tgrelid and c.relkind = 'r'
+    where t.tgfoid = 'grace_internal.capture_leaf'::regproc and t.tgenabled <> 'D'
+      and t.tgargs = convert_to(protected_id::text, 'UTF8') || '\x00'::bytea;
+end
+$$;
+
+-- What tells rows of guarded leaves from the others in a statement on their root, as a condition; null where there are none. It is
+-- made of the application's partition keys, which may call functions of its own: never with a superuser's rights.
+create or replace function grace_internal.not_from_guarded_leaves(protected_id integer)
+returns text
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(format('not coalesce(%s, false)', pg_get_partition_constraintdef(l)), ' and ')
+  from grace_internal.guarded_leaves(protected_id) l
+  where not exists (select from pg_roles r where r.rolname = current_user and r.rolsuper)
+$$;
+
+create or replace function grace_internal.capture_leaf()
+returns trigger
+language plpgsql
+security definer -- the role that deletes needs no right on the buffer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id integer := tg_argv[0]::integer;
+  v_deletion grace_internal.deletion_ref := grace_internal.current_deletion();
+begin
+  execute grace_internal.capture_statement(v_id, tg_relid, tg_op, true)
+  using v_deletion.deletion, v_deletion.deleted_at, old;
+  insert into grace_internal.capture (
+    deletion, deleted_at, protected_id, row_count, operation,
+    role, login, application_name, client_addr, reason
+  )
+  values (
+    v_deletion.deletion, v_deletion.deleted_at, v_id, 1, tg_op,
+    grace_internal.caller(), session_user,
+    current_setting('application_name'), inet_client_addr(), nullif(current_setting('grace.reason', true), '')
+  );
+  return null;
+end
+$$;
+
 -- capture/drop_triggers.sql
 -- Stops capturing, on one protected table or (null) on all. Waits for the deletes that are under way.
 create or replace function grace_internal.drop_triggers(only_id integer, max_wait interval)
@@ -2176,7 +2282,7 @@ as $$
   union all
   select t.oid
   from pg_trigger t
-  where t.tgfoid = 'grace_internal.keep_files'::regproc and t.tgparentid = 0
+  where t.tgfoid in ('grace_internal.keep_files'::regproc, 'grace_internal.capture_leaf'::regproc) and t.tgparentid = 0
     and (only_id is null or t.tgargs = convert_to(only_id::text, 'UTF8') || '\x00'::bytea)
 $$;
 
@@ -2215,6 +2321,7 @@ begin
     perform grace_internal.generate_capture(protected_id);
   end if;
   perform grace_internal.create_triggers(protected_id, repair or v_other_kind);
+  perform grace_internal.guard_leaves(protected_id);
   perform grace_internal.create_file_trigger(protected_id, repair);
   perform grace_internal.guard_against_drop(protected_id);
   update grace_internal.protected p
@@ -3111,7 +3218,7 @@ comment on column grace.runs.row_count is 'Rows restored or purged.';
 create or replace view grace.file_outbox as
 select
   o.id,
-  coalesce(p.target::text, o.target_name) as target,
+  coalesce(t.name, o.target_name) as target,
   o.column_name,
   o.file,
   o.deleted_at,
@@ -3120,7 +3227,12 @@ select
   o.attempts,
   o.error
 from grace_internal.outbox o
-left join (grace_internal.protected p join pg_class c on c.oid = p.target) on p.id = o.protected_id;
+left join lateral (
+  select p.target::text as name
+  from grace_internal.protected p
+  join pg_class c on c.oid = p.target
+  where p.id = o.protected_id
+) as t on true;
 
 comment on view grace.file_outbox is
 'Files outside the database whose rows have been purged: they can be deleted now. Work on it with grace.claim_files and grace.file_deleted, or with pg_grace files sweep.';

@@ -1,15 +1,16 @@
 -- The statement that captures from one relation as its columns are now: $1 is the deletion, $2 its time, $3, row by row, the
--- deleted row. The capture
+-- deleted row (of an inheritance tree, or of a leaf that has no capture trigger yet). The capture
 -- function runs it where its own static statement can't serve: for TRUNCATE, and when the table may have changed since
 -- the function was generated; then buffer and function are brought up to date first, within the same statement.
-create or replace function grace_internal.capture_statement(protected_id integer, relation oid, operation text)
+create or replace function grace_internal.capture_statement(
+  protected_id integer, relation oid, operation text, row_wise boolean
+)
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_uncovered text;
-  v_row_wise boolean;
 begin
   if not exists (
     select
@@ -61,13 +62,14 @@ begin
     perform grace_internal.generate_capture(protected_id);
   end if;
 
-  v_row_wise := operation = 'DELETE' and (select p.row_wise from grace_internal.protected p where p.id = protected_id);
   return grace_internal.insert_statement(
     protected_id,
-    case when v_row_wise then '($3)' else 'g' end,
+    case when row_wise and operation = 'DELETE' then '($3)' else 'g' end,
     case
       when operation = 'TRUNCATE' then format('only %s as g', grace_internal.qualified_name(relation))
-      when not v_row_wise then 'grace_gone as g'
+      when not row_wise then 'grace_gone as g' || coalesce(
+        e'\n    where ' || grace_internal.not_from_guarded_leaves(protected_id), ''
+      )
     end,
     '$1', '$2'
   );

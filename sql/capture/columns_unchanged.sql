@@ -29,7 +29,8 @@ begin
       detail = format('%s has come to lose rows with it, or to inherit from it, and is not captured with it.', v_uncovered),
       hint = 'Run pg_grace sync, or: select * from grace.sync();';
   end if;
-  return not grace_internal.columns_differ(protected_id);
+  return not grace_internal.columns_differ(protected_id)
+    and not exists (select from grace_internal.guarded_leaves(protected_id));
 end
 $$;
 

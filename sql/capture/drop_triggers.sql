@@ -48,6 +48,6 @@ as $$
   union all
   select t.oid
   from pg_trigger t
-  where t.tgfoid = 'grace_internal.keep_files'::regproc and t.tgparentid = 0
+  where t.tgfoid in ('grace_internal.keep_files'::regproc, 'grace_internal.capture_leaf'::regproc) and t.tgparentid = 0
     and (only_id is null or t.tgargs = convert_to(only_id::text, 'UTF8') || '\x00'::bytea)
 $$;

@@ -32,6 +32,7 @@ begin
     perform grace_internal.generate_capture(protected_id);
   end if;
   perform grace_internal.create_triggers(protected_id, repair or v_other_kind);
+  perform grace_internal.guard_leaves(protected_id);
   perform grace_internal.create_file_trigger(protected_id, repair);
   perform grace_internal.guard_against_drop(protected_id);
   update grace_internal.protected p

@@ -31,7 +31,7 @@ begin
   if v_unchanged then
     %3$s;
   else
-    execute grace_internal.capture_statement(%1$s, tg_relid, tg_op)
+    execute grace_internal.capture_statement(%1$s, tg_relid, tg_op, %5$L)
     using v_deletion.deletion, v_deletion.deleted_at%4$s;
   end if;
   get diagnostics v_rows = row_count;
@@ -62,7 +62,8 @@ $body$,
       case when not v_protected.row_wise then 'grace_gone as g' end,
       'grace.v_deletion.deletion', 'grace.v_deletion.deleted_at'
     ),
-    case when v_protected.row_wise then ', old' else '' end
+    case when v_protected.row_wise then ', old' else '' end,
+    v_protected.row_wise
   );
   execute format(
     'create or replace function grace_internal.%1$I() returns trigger language plpgsql '

@@ -1,7 +1,7 @@
 create or replace view grace.file_outbox as
 select
   o.id,
-  coalesce(p.target::text, o.target_name) as target,
+  coalesce(t.name, o.target_name) as target,
   o.column_name,
   o.file,
   o.deleted_at,
@@ -10,7 +10,12 @@ select
   o.attempts,
   o.error
 from grace_internal.outbox o
-left join (grace_internal.protected p join pg_class c on c.oid = p.target) on p.id = o.protected_id;
+left join lateral (
+  select p.target::text as name
+  from grace_internal.protected p
+  join pg_class c on c.oid = p.target
+  where p.id = o.protected_id
+) as t on true;
 
 comment on view grace.file_outbox is
 'Files outside the database whose rows have been purged: they can be deleted now. Work on it with grace.claim_files and grace.file_deleted, or with pg_grace files sweep.';

@@ -1,0 +1,100 @@
+-- Where there are no event triggers, a partition that is made or attached has no capture trigger until the next grace.sync() or
+-- purge. A row trigger on the root, which PostgreSQL itself puts on every new partition, captures what is deleted
+-- from it meanwhile, row by row. On partitions that have their own capture trigger it is disabled.
+create or replace function grace_internal.guard_leaves(protected_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_root text := (
+    select grace_internal.qualified_name(p.target)
+    from grace_internal.protected p
+    join pg_class c on c.oid = p.target and c.relkind = 'p'
+    where p.id = protected_id and p.active
+  );
+  v_guarded boolean := exists (
+    select from pg_trigger t where t.tgrelid = v_root::regclass and t.tgname = 'zz_grace_leaf'
+  );
+  v_leaf text;
+begin
+  if v_root is null then
+    return;
+  end if;
+  if grace_internal.has_event_triggers() then
+    if v_guarded then
+      execute format('drop trigger zz_grace_leaf on %s', v_root);
+    end if;
+    return;
+  end if;
+  if not v_guarded then
+    execute format(
+      'create trigger zz_grace_leaf after delete on %s for each row execute function grace_internal.capture_leaf(%s)',
+      v_root, protected_id
+    );
+    execute format('alter table %s enable always trigger zz_grace_leaf', v_root);
+  end if;
+  for v_leaf in
+    select grace_internal.qualified_name(l)
+    from grace_internal.guarded_leaves(protected_id) l
+    where grace_internal.has_capture_triggers(l, protected_id)
+  loop
+    execute format('alter table only %s disable trigger zz_grace_leaf', v_leaf);
+    -- Sessions that know the root with a guarded leaf ask anew.
+    execute format('alter table only %s enable always trigger zz_grace_delete', v_root);
+  end loop;
+end
+$$;
+
+-- The leaves from which rows are captured one by one, as of now: VOLATILE, for a snapshot of its own.
+create or replace function grace_internal.guarded_leaves(protected_id integer)
+returns setof oid
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select t.tgrelid
+    from pg_trigger t
+    join pg_class c on c.oid = t.tgrelid and c.relkind = 'r'
+    where t.tgfoid = 'grace_internal.capture_leaf'::regproc and t.tgenabled <> 'D'
+      and t.tgargs = convert_to(protected_id::text, 'UTF8') || '\x00'::bytea;
+end
+$$;
+
+-- What tells rows of guarded leaves from the others in a statement on their root, as a condition; null where there are none. It is
+-- made of the application's partition keys, which may call functions of its own: never with a superuser's rights.
+create or replace function grace_internal.not_from_guarded_leaves(protected_id integer)
+returns text
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(format('not coalesce(%s, false)', pg_get_partition_constraintdef(l)), ' and ')
+  from grace_internal.guarded_leaves(protected_id) l
+  where not exists (select from pg_roles r where r.rolname = current_user and r.rolsuper)
+$$;
+
+create or replace function grace_internal.capture_leaf()
+returns trigger
+language plpgsql
+security definer -- the role that deletes needs no right on the buffer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id integer := tg_argv[0]::integer;
+  v_deletion grace_internal.deletion_ref := grace_internal.current_deletion();
+begin
+  execute grace_internal.capture_statement(v_id, tg_relid, tg_op, true)
+  using v_deletion.deletion, v_deletion.deleted_at, old;
+  insert into grace_internal.capture (
+    deletion, deleted_at, protected_id, row_count, operation,
+    role, login, application_name, client_addr, reason
+  )
+  values (
+    v_deletion.deletion, v_deletion.deleted_at, v_id, 1, tg_op,
+    grace_internal.caller(), session_user,
+    current_setting('application_name'), inet_client_addr(), nullif(current_setting('grace.reason', true), '')
+  );
+  return null;
+end
+$$;
