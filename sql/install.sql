@@ -222,6 +222,25 @@ add column uncovered regclass [] not null default '{}',
 add column files smallint [] not null default '{}',
 add column file_names name [] not null default '{}';
 
+alter table grace_internal.protected add column home text;
+update grace_internal.protected p
+set home = pg_catalog.format('%s/%s', s.system_identifier, d.oid)
+from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+where d.datname = pg_catalog.current_database();
+
+-- A dump writes the target of a table that is gone as a number, and another table may have that number where it is loaded.
+alter table grace_internal.protected alter column target drop not null;
+update grace_internal.protected p
+set target = null, active = false
+where not exists (
+  select
+  from pg_catalog.pg_class c
+  where c.oid = p.target
+);
+
+comment on column grace_internal.protected.target is 'Null when the table was dropped.';
+comment on column grace_internal.protected.home is
+'The cluster and database in which relation and the numbers of columns mean something.';
 comment on column grace_internal.protected.row_wise is
 'Captured row by row, because the table is part of an inheritance tree.';
 comment on column grace_internal.protected.follows_cascades is
@@ -383,6 +402,50 @@ as $$
   where i.indexrelid = index_relation
 $$;
 
+-- common/home.sql
+-- Which database of which cluster this is. The numbers of tables and columns that the registry holds mean something only there: a
+-- dump that is loaded elsewhere brings them along (regclass by name, the rest as they were).
+create or replace function grace_internal.home()
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s/%s', s.system_identifier, d.oid)
+  from pg_database d
+  cross join pg_control_system() s
+  where d.datname = current_database()
+$$;
+
+create or replace function grace_internal.has_moved(protected grace_internal.protected)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select protected.relation <> protected.target or protected.home is distinct from grace_internal.home()
+$$;
+
+-- The registry's columns with the numbers that they have here: after a move they are found again by their names. A former column
+-- has number 0 then, which no column has.
+create or replace view grace_internal.column_map as
+select
+  c.protected_id,
+  c.buffer_column,
+  case
+    when not m.has_moved then c.attnum
+    when c.ended_at is null then coalesce(a.attnum, c.attnum)
+    else 0::smallint
+  end as attnum,
+  c.attname,
+  c.type,
+  c.ended_at
+from grace_internal.protected_column c
+join grace_internal.protected p on p.id = c.protected_id
+cross join lateral grace_internal.has_moved(p.*) as m (has_moved)
+left join pg_catalog.pg_attribute a
+  on m.has_moved and a.attrelid = p.target and a.attname = c.attname and not a.attisdropped;
+
+comment on view grace_internal.column_map is 'Which buffer column holds which column of the table, here and now.';
+
 -- common/expired_before.sql
 -- What was deleted at or before this moment is expired for a protected table. Used by the row-security policy of
 -- every buffer table, so whoever reads a buffer may call it; it gives away nothing but the retention.
@@ -463,15 +526,68 @@ as $$
 $$;
 
 -- capture/partition_tree.sql
--- A table and, when it is partitioned, all its partitions on every level.
+-- A table and, when it is partitioned, all its partitions on every level. Not by pg_partition_tree(), which locks each of them: a
+-- delete straight from one would wait for a change that has locked another, and the other way round.
 create or replace function grace_internal.partition_tree(root oid)
 returns setof oid
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select root
-  union
-  select t.relid::oid from pg_partition_tree(root) t
+  with recursive tree (relation) as (
+    select root
+    union all
+    select i.inhrelid
+    from tree t
+    join pg_inherits i on i.inhparent = t.relation
+    join pg_class c on c.oid = i.inhrelid and c.relispartition
+  )
+  select t.relation from tree t
+$$;
+
+-- common/untrusted_code.sql
+-- Code that planning a query on a table would run with the rights of whoever plans: the planner evaluates calls of functions that
+-- are labelled IMMUTABLE in index expressions and predicates, in extended statistics and in partition keys, and the label may be
+-- false. Functions of superusers and of the current role are trusted. Returns the first one that is not, as text, else null.
+create or replace function grace_internal.untrusted_code(relation oid)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with tables as (
+    select t.relation from grace_internal.partition_tree(relation) as t (relation)
+  ),
+  objects (class_id, id) as (
+    select 'pg_class'::regclass, t.relation from tables t
+    union all
+    select 'pg_class'::regclass, i.indexrelid from tables t join pg_index i on i.indrelid = t.relation
+    union all
+    select 'pg_statistic_ext'::regclass, s.oid from tables t join pg_statistic_ext s on s.stxrelid = t.relation
+  )
+  select min(format('function %s of role %I', f.oid::regprocedure, r.rolname))
+  from objects o
+  join pg_depend d on d.classid = o.class_id and d.objid = o.id and d.objsubid = 0
+  left join pg_operator p on d.refclassid = 'pg_operator'::regclass and p.oid = d.refobjid
+  join pg_proc f on f.oid = case d.refclassid when 'pg_proc'::regclass then d.refobjid else p.oprcode end
+  join pg_roles r on r.oid = f.proowner
+  where not r.rolsuper and r.rolname <> current_user
+$$;
+
+-- Errors: GR010 when a table can't be read without running such code.
+create or replace function grace_internal.require_trusted_code(relation oid, instead text)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_code text := grace_internal.untrusted_code(relation);
+begin
+  if v_code is not null then
+    raise exception '% can''t be read by pg_grace', grace_internal.qualified_name(relation)
+      using errcode = 'GR010',
+      detail = format('Its indexes, statistics or partition keys use %s, which would run with the rights of %I.', v_code, current_user),
+      hint = instead;
+  end if;
+end
 $$;
 
 -- capture/remembered_deletion.sql
@@ -583,22 +699,23 @@ as $$
 $$;
 
 -- capture/has_capture_triggers.sql
--- Whether a relation has both triggers, always firing, and of the kind that its table needs.
+-- Whether a relation has all its triggers, always firing, and of the kind that its table needs.
 create or replace function grace_internal.has_capture_triggers(relation oid, protected_id integer)
 returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select count(*) = 2
+  select count(*) = case when bool_or(p.row_wise) then 3 else 2 end
   from pg_trigger t
   join pg_proc f on f.oid = t.tgfoid
   join pg_namespace n on n.oid = f.pronamespace
   join grace_internal.protected p on p.id = has_capture_triggers.protected_id
   where t.tgrelid = has_capture_triggers.relation
-    and t.tgname in ('zz_grace_delete', 'zz_grace_truncate')
+    and t.tgname in ('zz_grace_delete', 'zz_grace_truncate', 'zz_grace_cover')
     and t.tgenabled = 'A'
     and n.nspname = 'grace_internal'
     and f.proname = 'capture_' || p.id
+    and (p.row_wise or t.tgname <> 'zz_grace_cover')
     and (t.tgtype & 1 = 1) = (p.row_wise and t.tgname = 'zz_grace_delete')
 $$;
 
@@ -644,7 +761,34 @@ end
 $$;
 
 -- capture/columns_differ.sql
--- Whether a table's columns are no longer those that its buffer and its capture function know.
+create or replace function grace_internal.columns_changed(protected_id integer)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from (
+      select l.attnum, l.buffer_column, l.type
+      from grace_internal.protected p
+      cross join lateral grace_internal.live_columns(p.target) l
+      where p.id = columns_changed.protected_id
+        and case
+          when grace_internal.has_moved(p.*) then not l.attname = any (p.excluded_names)
+          else not l.attnum = any (p.excluded)
+        end
+    ) as l
+    full join (
+      select c.attnum, c.buffer_column, c.type
+      from grace_internal.column_map c
+      where c.protected_id = columns_changed.protected_id and c.ended_at is null
+    ) as c on c.attnum = l.attnum
+    where l.buffer_column is distinct from c.buffer_column or l.type is distinct from c.type
+  )
+$$;
+
+-- Whether a table's columns are no longer those that its buffer and its capture function know, or the numbers by which they are
+-- known mean nothing here.
 create or replace function grace_internal.columns_differ(protected_id integer)
 returns boolean
 language sql stable
@@ -653,22 +797,8 @@ as $$
   select exists (
     select
     from grace_internal.protected p
-    where p.id = columns_differ.protected_id and p.relation <> p.target
-  ) or exists (
-    select
-    from (
-      select l.attnum, l.buffer_column, l.type
-      from grace_internal.protected p
-      cross join lateral grace_internal.live_columns(p.target) l
-      where p.id = columns_differ.protected_id and not l.attnum = any (p.excluded)
-    ) as l
-    full join (
-      select c.attnum, c.buffer_column, c.type
-      from grace_internal.protected_column c
-      where c.protected_id = columns_differ.protected_id and c.ended_at is null
-    ) as c on c.attnum = l.attnum
-    where l.buffer_column is distinct from c.buffer_column or l.type is distinct from c.type
-  )
+    where p.id = columns_differ.protected_id and grace_internal.has_moved(p.*)
+  ) or grace_internal.columns_changed(protected_id)
 $$;
 
 -- capture/columns_unchanged.sql
@@ -763,7 +893,8 @@ $$;
 -- Writes the trigger function of one protected table: static and typed, so that capturing costs no planning. Where the table
 -- is no longer what it was when the function was written, the statement is made anew from the catalog, so that no column's
 -- value is ever left out. The body is quoted as a literal: it holds names that somebody else chose.
--- Row by row (inheritance trees), naming the table's OID is what makes every session ask anew after any change of the table.
+-- Row by row (inheritance trees), the table's OID as a regclass constant is what makes every session ask anew after any change of
+-- the table.
 create or replace function grace_internal.generate_capture(protected_id integer)
 returns void
 language plpgsql
@@ -784,9 +915,9 @@ declare
 begin
   if tg_op = 'DELETE' then
     %2$s;
-    if v_unchanged is null then
+    if v_unchanged is null or (tg_level = 'STATEMENT' and %5$L) then
       return null;
-    end if;
+    end if;%6$s
   end if;
 
   v_deletion := grace_internal.current_deletion();
@@ -814,7 +945,7 @@ end
 $body$,
     protected_id,
     case when v_protected.row_wise then format(
-      'v_unchanged := grace_internal.columns_unchanged(%s) and %s::regclass is not null', protected_id, v_protected.target::oid
+      'v_unchanged := grace_internal.columns_unchanged(%s) and %L::regclass is not null', protected_id, v_protected.target::oid
     ) else format(
       'select grace_internal.columns_unchanged(%s) into v_unchanged from grace_gone limit 1', protected_id
     ) end,
@@ -825,7 +956,10 @@ $body$,
       'grace.v_deletion.deletion', 'grace.v_deletion.deleted_at'
     ),
     case when v_protected.row_wise then ', old' else '' end,
-    v_protected.row_wise
+    v_protected.row_wise,
+    case when exists (select from pg_class c where c.oid = v_protected.target and c.relkind = 'p') then format(
+      e'\n    v_unchanged := v_unchanged and pg_partition_root(tg_relid) is not distinct from %s::regclass;', v_protected.target::oid
+    ) end
   );
   execute format(
     'create or replace function grace_internal.%1$I() returns trigger language plpgsql '
@@ -916,11 +1050,14 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select (a.attmissingval::text::text [])[1]
-  from pg_attribute a
-  join pg_type t on t.oid = a.atttypid
-  left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
-  where a.attrelid = relation and a.attnum = column_number and a.atthasmissing
-    and 'pg_catalog'::regnamespace in (t.typnamespace, e.typnamespace)
+  from pg_attribute r
+  cross join lateral grace_internal.partition_tree(r.attrelid) as t (relation)
+  join pg_attribute a on a.attrelid = t.relation and a.attname = r.attname
+  join pg_type y on y.oid = a.atttypid
+  left join pg_type e on e.oid = y.typelem and y.typcategory = 'A'
+  where r.attrelid = missing_value.relation and r.attnum = column_number and a.atthasmissing
+    and 'pg_catalog'::regnamespace in (y.typnamespace, e.typnamespace)
+  limit 1
 $$;
 
 -- capture/renumber_columns.sql
@@ -948,12 +1085,14 @@ begin
   update grace_internal.protected p
   set
     relation = p.target,
+    home = grace_internal.home(),
     unmarked_to = coalesce((select max(c.deletion) from grace_internal.capture c where c.protected_id = p.id), 0),
     excluded = coalesce((
       select array_agg(a.attnum)
       from pg_attribute a
       where a.attrelid = p.target and a.attname = any (p.excluded_names) and not a.attisdropped
-    ), '{}')
+    ), '{}'),
+    files = grace_internal.file_numbers(p.*)
   where p.id = renumber_columns.protected_id;
 end
 $$;
@@ -979,7 +1118,7 @@ begin
   where p.id = protected_id
   for update;
   v_buffer := format('grace_buffer.%I', v_protected.buffer);
-  if v_protected.relation <> v_protected.target then
+  if grace_internal.has_moved(v_protected) then
     perform grace_internal.renumber_columns(v_protected.id);
     select p.* into strict v_protected from grace_internal.protected p where p.id = protected_id;
     v_changed_numbers := true;
@@ -1044,7 +1183,8 @@ begin
   update grace_internal.protected p
   set
     target_name = grace_internal.qualified_name(p.target),
-    excluded_names = coalesce(grace_internal.column_names(p.target, p.excluded), '{}')
+    excluded_names = coalesce(grace_internal.column_names(p.target, p.excluded), '{}'),
+    file_names = coalesce(grace_internal.column_names(p.target, p.files), '{}')
   where p.id = v_protected.id;
 
   return v_changed or v_changed_numbers;
@@ -1065,6 +1205,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_uncovered text;
+  v_later text;
 begin
   if not exists (
     select
@@ -1079,6 +1220,17 @@ begin
         grace_internal.qualified_name(relation));
   end if;
   if operation = 'TRUNCATE' then
+    perform grace_internal.require_trusted_code(
+      relation, 'Use DELETE instead of TRUNCATE, or let a superuser own the function: alter function … owner to …;'
+    );
+    v_later := grace_internal.later_truncate_trigger(relation);
+    if v_later is not null then
+      raise exception 'TRUNCATE of protected table % could remove rows that are not captured',
+        grace_internal.qualified_name(relation)
+        using errcode = 'GR010',
+        detail = format('BEFORE TRUNCATE %s fires after the capture and may still write rows.', v_later),
+        hint = 'Make it an AFTER TRUNCATE trigger, or use DELETE.';
+    end if;
     if row_security_active(relation) then
       raise exception 'TRUNCATE of protected table % could remove rows that are not captured',
         grace_internal.qualified_name(relation)
@@ -1304,12 +1456,12 @@ declare
   v_buffer name := grace_internal.free_buffer_name(target);
 begin
   insert into grace_internal.protected (
-    target, relation, target_name, buffer, retention, excluded, excluded_names, follows_cascades, row_wise, protected_by
+    target, relation, target_name, buffer, retention, excluded, excluded_names, follows_cascades, row_wise, home, protected_by
   )
   values (
     target, target, grace_internal.qualified_name(target), v_buffer, retention, excluded,
     coalesce(grace_internal.column_names(target, excluded), '{}'), follows_cascades,
-    grace_internal.in_inheritance_tree(target), grace_internal.caller()
+    grace_internal.in_inheritance_tree(target), grace_internal.home(), grace_internal.caller()
   )
   returning id into v_id;
 
@@ -1397,9 +1549,26 @@ set search_path = pg_catalog, pg_temp
 as $$
   select c.attnum, c.attname, c.buffer_column
   from grace_internal.protected p
-  join grace_internal.protected_column c on c.protected_id = p.id and c.attnum = any (p.files)
+  join grace_internal.column_map c
+    on c.protected_id = p.id
+    and case when grace_internal.has_moved(p.*) then c.attname = any (p.file_names) else c.attnum = any (p.files) end
   where p.id = file_columns.protected_id and grace_internal.file_kind(c.type) = wanted_kind
   order by c.attnum, c.buffer_column
+$$;
+
+-- Their numbers in the table as it is here.
+create or replace function grace_internal.file_numbers(protected grace_internal.protected)
+returns smallint []
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when not grace_internal.has_moved(protected) then protected.files
+    else array(
+      select a.attnum from pg_attribute a
+      where a.attrelid = protected.target and a.attname = any (protected.file_names) and not a.attisdropped
+    )
+  end
 $$;
 
 -- All values of a buffered row b in such columns, as an expression of type oid[] or text[]; null without such columns.
@@ -1432,7 +1601,7 @@ declare
 begin
   select string_agg(format('($1).%I::oid', a.attname), ', ') into v_values
   from grace_internal.protected p
-  join pg_attribute a on a.attrelid = p.target and a.attnum = any (p.files) and not a.attisdropped
+  join pg_attribute a on a.attrelid = p.target and a.attnum = any (grace_internal.file_numbers(p.*)) and not a.attisdropped
   where p.id = v_id and grace_internal.file_kind(a.atttypid) = 'large object';
   if v_values is not null then
     for v_loid in execute format('select distinct v from unnest(array[%s]) v where v is not null', v_values) using old loop
@@ -1443,7 +1612,8 @@ begin
 end
 $$;
 
--- Copies one large object into what is kept of this transaction's deletion. One that does not exist leaves nothing to keep.
+-- Copies one large object into what is kept of this transaction's deletion. One that does not exist leaves nothing to keep;
+-- one that has changed since it was copied (for another row) is copied again: the last content counts.
 -- Whether whoever deletes could unlink it is noted: the purge unlinks nothing that its deleter could not.
 -- Errors: GR020 when its content can't be read.
 create or replace function grace_internal.keep_large_object(protected_id integer, loid oid)
@@ -1453,7 +1623,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_deletion grace_internal.deletion_ref;
-  v_kept boolean;
+  v_changed text;
   v_descriptor integer;
   v_size bigint;
 begin
@@ -1461,13 +1631,15 @@ begin
     return;
   end if;
   v_deletion := grace_internal.current_deletion();
-  execute format(
-    'select exists (select from grace_internal.%I f '
-    'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3)', 'f' || protected_id
-  )
-  into v_kept using v_deletion.deletion, v_deletion.deleted_at, loid;
-  if v_kept then
+  v_changed := grace._file_conflict(protected_id, v_deletion.deletion, v_deletion.deleted_at, loid);
+  if v_changed = '' then
     return;
+  elsif v_changed <> '' then
+    execute format(
+      'delete from grace_internal.%I f where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3',
+      'f' || protected_id
+    )
+    using v_deletion.deletion, v_deletion.deleted_at, loid;
   end if;
   begin
     v_descriptor := lo_open(loid, 262144); -- INV_READ
@@ -1505,7 +1677,7 @@ begin
   for v_column in
     select a.attname
     from grace_internal.protected p
-    join pg_attribute a on a.attrelid = p.target and a.attnum = any (p.files) and not a.attisdropped
+    join pg_attribute a on a.attrelid = p.target and a.attnum = any (grace_internal.file_numbers(p.*)) and not a.attisdropped
     where p.id = protected_id and grace_internal.file_kind(a.atttypid) = 'large object'
   loop
     for v_loid in execute format(
@@ -1518,7 +1690,7 @@ end
 $$;
 
 -- files/declare_files.sql
--- From now on these columns of a protected table are known to refer to files. Large objects need a table for their content
+-- From now on these columns of a protected table, too, are known to refer to files. Large objects need a table for their content
 -- and a trigger that comes before one that unlinks them (lo_manage): hence its name.
 create or replace function grace_internal.declare_files(protected_id integer, files name [])
 returns void
@@ -1532,11 +1704,18 @@ begin
   update grace_internal.protected p
   set
     files = array(
+      select unnest(p.files)
+      union
       select a.attnum from pg_attribute a
       where a.attrelid = p.target and a.attname = any (declare_files.files) and not a.attisdropped
-      order by a.attnum
+      order by 1
     ),
-    file_names = declare_files.files
+    file_names = array(
+      select a.attname from pg_attribute a
+      where a.attrelid = p.target and a.attnum > 0 and not a.attisdropped
+        and (a.attnum = any (p.files) or a.attname = any (declare_files.files))
+      order by a.attnum
+    )
   where p.id = protected_id
   returning p.target into v_target;
 
@@ -1570,7 +1749,10 @@ begin
   from grace_internal.protected p
   where p.id = protected_id and p.active
     and exists (select from grace_internal.file_columns(p.id, 'large object'))
-    and not grace_internal.has_file_trigger(p.target, p.id)
+    and exists (
+      select from grace_internal.partition_tree(p.target) as t (relation)
+      where not grace_internal.has_file_trigger(t.relation, p.id)
+    )
     and (repair or not exists (
       select from pg_trigger t where t.tgrelid = p.target and t.tgname = '00_grace_files'
     ));
@@ -1601,23 +1783,26 @@ as $$
 $$;
 
 -- files/restore_files.sql
--- Large objects that rows of the buffer refer to, each with its deletion: text of a query. "source" is the FROM and WHERE of
--- these rows, with alias b; null where the table has none.
+-- Large objects that rows of the buffer refer to, each with the deletion that kept it last and why it could not come back ('' if
+-- it can): text of a query. "source" is the FROM and WHERE of these rows, with alias b; null where the table has none.
 create or replace function grace_internal.kept_files(protected_id integer, source text)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select format(
+    'select distinct on (f.loid) f.grace_deletion, f.grace_deleted_at, f.loid, w.why from ('
     'select distinct b.grace_deletion, b.grace_deleted_at, v.loid from (select b.* %s) b '
-    'cross join lateral pg_catalog.unnest(%s) as v (loid) where v.loid is not null',
-    source, v
+    'cross join lateral pg_catalog.unnest(%s) as v (loid) where v.loid is not null) as f '
+    'cross join lateral grace._file_conflict(%s, f.grace_deletion, f.grace_deleted_at, f.loid) as w (why) '
+    'where w.why is not null order by f.loid, f.grace_deleted_at desc, f.grace_deletion desc',
+    source, v, protected_id
   )
   from grace_internal.file_values(protected_id, 'large object') v
   where v is not null
 $$;
 
--- Why a large object could not come back, null where it can: one of its number is there with another content. Read only.
+-- Why a large object could not come back, '' where it can, null where nothing is kept of it. Read only.
 create or replace function grace._file_conflict(
   protected_id integer, deletion bigint, deleted_at timestamptz, loid oid
 )
@@ -1627,18 +1812,30 @@ security definer -- what is kept is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_last_page integer;
   v_differs boolean;
 begin
-  if not exists (select from pg_largeobject_metadata m where m.oid = loid) then
-    return null;
-  end if;
   execute format(
-    'select coalesce(bool_or(f.data <> lo_get(f.loid, f.page::bigint * 262144, 262144)), false) '
-    'or lo_get($3, (max(f.page) + 1)::bigint * 262144, 1) <> ''''::bytea from grace_internal.%I f '
+    'select max(f.page) from grace_internal.%I f '
     'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3', 'f' || protected_id
   )
-  into v_differs using deletion, deleted_at, loid;
-  return case when v_differs then format('large object %s is there now with another content', loid) end;
+  into v_last_page using deletion, deleted_at, loid;
+  if v_last_page is null then
+    return null;
+  elsif not exists (select from pg_largeobject_metadata m where m.oid = loid) then
+    return '';
+  end if;
+  begin
+    execute format(
+      'select bool_or(f.data <> lo_get(f.loid, f.page::bigint * 262144, 262144)) '
+      'or lo_get($3, ($4 + 1)::bigint * 262144, 1) <> ''''::bytea from grace_internal.%I f '
+      'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3', 'f' || protected_id
+    )
+    into v_differs using deletion, deleted_at, loid, v_last_page;
+  exception when insufficient_privilege then
+    return format('large object %s is there now, and role %I, which owns pg_grace, may not read it', loid, current_user);
+  end;
+  return case when v_differs then format('large object %s is there now with another content', loid) else '' end;
 end
 $$;
 comment on function grace._file_conflict(integer, bigint, timestamptz, oid) is
@@ -1650,8 +1847,8 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select format(
-    'select %1$s, null::pg_catalog.jsonb, ''large object''::pg_catalog.text, w.why from (%2$s) as f cross join lateral '
-    'grace._file_conflict(%1$s, f.grace_deletion, f.grace_deleted_at, f.loid) as w (why) where w.why is not null',
+    'select %s, null::pg_catalog.jsonb, ''large object''::pg_catalog.text, f.why from (%s) as f '
+    'where f.why operator(pg_catalog.<>) ''''',
     protected_id, q
   )
   from grace_internal.kept_files(protected_id, source) q
@@ -1659,7 +1856,7 @@ as $$
 $$;
 
 -- Puts the large objects of rows that are being restored back under their numbers, with owner and rights. One that is still
--- there is left alone. Errors: GR011 when another has taken the number.
+-- there is left alone. Errors: GR011 when another has taken the number, GR020 when it can't be given to its owner.
 create or replace function grace_internal.restore_files(protected_id integer, source text, picks grace._row_ref [])
 returns void
 language plpgsql
@@ -1675,32 +1872,63 @@ declare
   v_data bytea;
   v_why text;
 begin
-  for v_deletion, v_deleted_at, v_loid in execute grace_internal.kept_files(protected_id, source) using picks loop
-    v_why := grace._file_conflict(protected_id, v_deletion, v_deleted_at, v_loid);
-    if v_why is not null then
+  for v_deletion, v_deleted_at, v_loid, v_why in execute grace_internal.kept_files(protected_id, source) using picks loop
+    if v_why <> '' then
       raise exception 'nothing was restored: %', v_why
         using errcode = 'GR011',
         detail = 'A restored row refers to it by its number.',
         hint = 'Move what is there: lo_from_bytea(0, lo_get(…)), then lo_unlink(…).';
     end if;
     continue when exists (select from pg_largeobject_metadata m where m.oid = v_loid);
-    for v_page, v_owner, v_acl, v_data in execute format(
-      'select f.page, f.owner, f.acl, f.data from grace_internal.%I f '
+    perform lo_create(v_loid);
+    for v_page, v_data in execute format(
+      'select f.page, f.data from grace_internal.%I f '
       'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3 order by f.page', 'f' || protected_id
     ) using v_deletion, v_deleted_at, v_loid
     loop
-      if v_page = 0 then
-        perform lo_create(v_loid);
-        perform grace_internal.give_large_object(v_loid, v_owner, v_acl);
-      end if;
       perform lo_put(v_loid, v_page::bigint * 262144, v_data);
     end loop;
+    execute format(
+      'select f.owner, f.acl from grace_internal.%I f '
+      'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3 and f.page = 0', 'f' || protected_id
+    ) into v_owner, v_acl using v_deletion, v_deleted_at, v_loid;
+    perform grace_internal.give_large_object(v_loid, v_owner, v_acl);
   end loop;
 end
 $$;
 
--- Owner and rights as they were, as far as the roles still exist.
+-- Owner and rights as they were, as far as the roles still exist. A right of the owner's is given to whoever owns the object
+-- now, and passes with it to the new one; so one of the role that owns pg_grace comes last, as it would pass, too.
 create or replace function grace_internal.give_large_object(loid oid, owner name, acl text [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_is_gone boolean := not exists (select from pg_roles r where r.rolname = owner);
+begin
+  if acl is not null and not v_is_gone then
+    execute format('revoke all on large object %s from %I', loid, current_user);
+  end if;
+  perform grace_internal.grant_large_object(loid, owner, acl, false);
+  if v_is_gone then
+    raise warning 'large object % belongs to % now: its owner % is gone', loid, current_user, owner;
+  elsif owner <> current_user then
+    begin
+      execute format('alter large object %s owner to %I', loid, owner);
+    exception when insufficient_privilege then
+      raise exception 'nothing was restored: large object % can''t be given back to its owner %', loid, quote_ident(owner)
+        using errcode = 'GR020',
+        detail = format('Role %I, which owns pg_grace, is no member of it.', current_user),
+        hint = format('grant %I to %I;', owner, current_user);
+    end;
+    perform grace_internal.grant_large_object(loid, owner, acl, true);
+  end if;
+end
+$$;
+
+-- The rights of the role that owns pg_grace, if it was not the object's owner, or those of all others.
+create or replace function grace_internal.grant_large_object(loid oid, owner name, acl text [], to_self boolean)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -1712,10 +1940,15 @@ begin
   foreach v_item in array coalesce(acl, '{}') loop
     begin
       for v_grant in
-        select coalesce(quote_ident(r.rolname), 'public') as grantee, a.privilege_type, a.is_grantable
-        from aclexplode(array[v_item::aclitem]) a
+        select
+          case when r.rolname = owner then quote_ident(current_user) else coalesce(quote_ident(r.rolname), 'public') end
+            as grantee,
+          a.privilege_type,
+          a.is_grantable and r.rolname <> owner as is_grantable
+        -- Whoever granted it may be gone: it is granted anew.
+        from aclexplode(array[regexp_replace(v_item, '/("([^"]|"")*"|[^/"]+)$', '/' || quote_ident(current_user))::aclitem]) a
         left join pg_roles r on r.oid = a.grantee
-        where r.rolname is distinct from owner
+        where (r.rolname is not distinct from current_user and owner <> current_user) = to_self
       loop
         execute format(
           'grant %s on large object %s to %s%s', v_grant.privilege_type, loid, v_grant.grantee,
@@ -1726,11 +1959,6 @@ begin
       raise warning 'a right on large object % is not given back: its role is gone', loid using detail = v_item;
     end;
   end loop;
-  if not exists (select from pg_roles r where r.rolname = owner) then
-    raise warning 'large object % belongs to % now: its owner % is gone', loid, current_user, owner;
-  elsif owner <> current_user then
-    execute format('alter large object %s owner to %I', loid, owner);
-  end if;
 end
 $$;
 
@@ -1768,7 +1996,7 @@ declare
   v_result oid [] := array[]::oid [];
 begin
   for v_column in
-    select grace_internal.qualified_name(c.oid) as relation, a.attname
+    select c.oid, grace_internal.qualified_name(c.oid) as relation, a.attname
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
@@ -1777,6 +2005,9 @@ begin
       and (n.nspname <> 'grace_internal' or c.relname ~ '^b\d+_')
       and grace_internal.base_type(a.atttypid) = 'oid'::regtype
   loop
+    perform grace_internal.require_trusted_code(
+      v_column.oid, 'Let a superuser own the function; until then no large object is unlinked.'
+    );
     execute format(
       'select array_agg(distinct t.%1$I::oid) from only %2$s t where t.%1$I::oid = any ($1)',
       v_column.attname, v_column.relation
@@ -1789,7 +2020,7 @@ end
 $$;
 
 -- Unlinks the large objects of expired rows where the application has left that to us; returns whether there may be more.
--- The first page stands for the object: it goes when that is done.
+-- The first page stands for the object: it goes when that is done. An object whose rows a lock has kept in the buffer waits.
 create or replace function grace_internal.unlink_expired(protected_id integer, leaf oid, max_objects integer)
 returns boolean
 language plpgsql
@@ -1798,37 +2029,62 @@ as $$
 declare
   v_before timestamptz := grace._expired_before(protected_id);
   v_leaf text := grace_internal.qualified_name(leaf);
-  v_loids oid [];
+  v_tids tid [];
   v_unlinkable oid [];
 begin
   execute format(
-    'select array_agg(distinct f.loid), array_agg(distinct f.loid) filter (where f.unlink) from ('
-    'select f.loid, f.unlink from %s f where f.page = 0 and f.grace_deleted_at <= $1 limit $2) f',
-    v_leaf
+    'select array_agg(f.ctid), array_agg(distinct f.loid) filter (where f.unlink) from ('
+    'select f.ctid, f.loid, f.unlink from %s f where f.page = 0 and f.grace_deleted_at <= $1 and not exists ('
+    'select from grace_buffer.%I b where b.grace_deletion = f.grace_deletion and b.grace_deleted_at = f.grace_deleted_at '
+    'and b.grace_deleted_at <= $1 and f.loid = any (%s)) limit $2) f',
+    v_leaf,
+    (select p.buffer from grace_internal.protected p where p.id = protected_id),
+    coalesce(grace_internal.file_values(protected_id, 'large object'), 'array[]::oid[]')
   )
-  into v_loids, v_unlinkable using v_before, max_objects;
-  if v_loids is null then
+  into v_tids, v_unlinkable using v_before, max_objects;
+  if v_tids is null then
     return false;
   end if;
   perform grace_internal.unlink_unreferenced(v_unlinkable);
-  execute format('delete from %s f where f.page = 0 and f.loid = any ($1) and f.grace_deleted_at <= $2', v_leaf)
-  using v_loids, v_before;
+  execute format('delete from %s f where f.ctid = any ($1)', v_leaf) using v_tids;
   return true;
 end
 $$;
 
+-- Those that are there, that nothing refers to, and that the owner of pg_grace may unlink; it warns of the others.
 create or replace function grace_internal.unlink_unreferenced(loids oid [])
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-  select lo_unlink(m.oid)
+declare
+  v_loids oid [];
+  v_referenced oid [];
+  v_owners text;
+begin
+  select array_agg(m.oid) into v_loids from pg_largeobject_metadata m where m.oid = any (loids);
+  if v_loids is null then
+    return;
+  end if;
+  v_referenced := grace_internal.referenced_large_objects(v_loids);
+
+  perform lo_unlink(m.oid)
   from pg_largeobject_metadata m
-  where m.oid = any (loids) and not m.oid = any (grace_internal.referenced_large_objects(loids))
+  where m.oid = any (v_loids) and m.oid <> all (v_referenced) and pg_has_role(m.lomowner, 'usage');
+
+  select string_agg(distinct pg_get_userbyid(m.lomowner), ', ') into v_owners
+  from pg_largeobject_metadata m
+  where m.oid = any (v_loids) and m.oid <> all (v_referenced);
+  if v_owners is not null then
+    raise warning 'large objects to which nothing refers any more stay'
+      using detail = format('Role %I, which owns pg_grace, may not unlink those of %s.', current_user, v_owners),
+      hint = format('Unlink them with vacuumlo. For those to come: grant … to %I;', current_user);
+  end if;
+end
 $$;
 
--- Files outside the database whose rows are about to be removed for good go into the outbox. "rows" is the FROM and WHERE of
--- these rows, with alias b.
+-- Files outside the database whose rows are about to be removed for good go into the outbox, each once. "rows" is the FROM and
+-- WHERE of these rows, with alias b.
 create or replace function grace_internal.post_files(protected_id integer, rows text)
 returns void
 language plpgsql
@@ -1842,7 +2098,10 @@ begin
       'insert into grace_internal.outbox (protected_id, target_name, column_name, file, deleted_at) '
       'select $1, p.target_name, $2, f.file, f.deleted_at from grace_internal.protected p, ('
       'select b.%1$I::text as file, max(b.grace_deleted_at) as deleted_at %2$s and b.%1$I::text <> '''' group by b.%1$I::text'
-      ') f where p.id = $1', v_column.buffer_column, rows
+      ') f where p.id = $1 and not exists ('
+      'select from grace_internal.outbox o where o.protected_id = $1 and o.column_name = $2 and o.file = f.file) '
+      'order by f.deleted_at, f.file',
+      v_column.buffer_column, rows
     )
     using protected_id, v_column.attname;
   end loop;
@@ -2084,9 +2343,10 @@ as $$
 $$;
 
 -- capture/create_triggers.sql
--- The two triggers on every relation of the tree that lacks them; with repair also where they are disabled. ENABLE ALWAYS: a session with
+-- The triggers on every relation of the tree that lacks them; with repair also where they are disabled. ENABLE ALWAYS: a session with
 -- session_replication_role = replica deletes for good otherwise. Named to fire last, so that what other
--- BEFORE TRUNCATE triggers still write is captured as well.
+-- BEFORE TRUNCATE triggers still write is captured as well. Of an inheritance tree a third one asks, before any row goes, whether
+-- each table that inherits is captured: a statement on the parent fires no statement trigger of theirs.
 create or replace function grace_internal.create_triggers(protected_id integer, repair boolean)
 returns void
 language plpgsql
@@ -2095,6 +2355,7 @@ as $$
 declare
   v_relation record;
   v_name text;
+  v_names text [];
 begin
   for v_relation in
     select grace_internal.qualified_name(t.relation) as name, p.row_wise
@@ -2122,7 +2383,18 @@ begin
       'for each statement execute function grace_internal.%I()',
       v_relation.name, 'capture_' || protected_id
     );
-    foreach v_name in array array ['zz_grace_delete', 'zz_grace_truncate'] loop
+    v_names := array['zz_grace_delete', 'zz_grace_truncate'];
+    if v_relation.row_wise then
+      execute format(
+        'create or replace trigger zz_grace_cover before delete on %s '
+        'for each statement execute function grace_internal.%I()',
+        v_relation.name, 'capture_' || protected_id
+      );
+      v_names := v_names || array['zz_grace_cover'];
+    else
+      execute format('drop trigger if exists zz_grace_cover on %s', v_relation.name);
+    end if;
+    foreach v_name in array v_names loop
       execute format('alter table only %s enable always trigger %I', v_relation.name, v_name);
     end loop;
   end loop;
@@ -2153,7 +2425,7 @@ begin
   if v_root is null then
     return;
   end if;
-  if grace_internal.has_event_triggers() then
+  if grace_internal.has_event_triggers() or grace_internal.owner_is_superuser() then
     if v_guarded then
       execute format('drop trigger zz_grace_leaf on %s', v_root);
     end if;
@@ -2195,15 +2467,36 @@ end
 $$;
 
 -- What tells rows of guarded leaves from the others in a statement on their root, as a condition; null where there are none. It is
--- made of the application's partition keys, which may call functions of its own: never with a superuser's rights.
+-- made of the application's partition keys, which may call functions of its own: that must not happen with a superuser's rights,
+-- who has event triggers instead.
 create or replace function grace_internal.not_from_guarded_leaves(protected_id integer)
 returns text
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-  select string_agg(format('not coalesce(%s, false)', pg_get_partition_constraintdef(l)), ' and ')
-  from grace_internal.guarded_leaves(protected_id) l
-  where not exists (select from pg_roles r where r.rolname = current_user and r.rolsuper)
+declare
+  v_result text;
+begin
+  select string_agg(format('not coalesce(%s, false)', pg_get_partition_constraintdef(l)), ' and ') into v_result
+  from grace_internal.guarded_leaves(protected_id) l;
+  if v_result is not null then
+    perform grace_internal.require_trusted_code(
+      (select p.target from grace_internal.protected p where p.id = protected_id), 'Run pg_grace sync, or: select * from grace.sync();'
+    );
+  end if;
+  return v_result;
+end
+$$;
+
+create or replace function grace_internal.owner_is_superuser()
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select r.rolsuper
+  from pg_namespace n
+  join pg_roles r on r.oid = n.nspowner
+  where n.nspname = 'grace_internal'
 $$;
 
 create or replace function grace_internal.capture_leaf()
@@ -2284,6 +2577,31 @@ as $$
   from pg_trigger t
   where t.tgfoid in ('grace_internal.keep_files'::regproc, 'grace_internal.capture_leaf'::regproc) and t.tgparentid = 0
     and (only_id is null or t.tgargs = convert_to(only_id::text, 'UTF8') || '\x00'::bytea)
+$$;
+
+-- capture/later_truncate_trigger.sql
+-- A BEFORE TRUNCATE trigger that fires after ours in the same statement: of the same table by its name, or of another table that
+-- is being truncated with it (all of them are locked by then, and which comes first is not known).
+create or replace function grace_internal.later_truncate_trigger(relation oid)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select min(format('trigger %I on %s', t.tgname, grace_internal.qualified_name(t.tgrelid)))
+  from pg_trigger t
+  where not t.tgisinternal and t.tgenabled <> 'D'
+    and t.tgtype & 34 = 34 -- BEFORE TRUNCATE
+    and not t.tgfoid in (select grace_internal.capture_functions(null))
+    and case
+      when t.tgrelid = later_truncate_trigger.relation then t.tgname::text collate "C" > 'zz_grace_truncate'
+      else exists (
+        select
+        from pg_locks l
+        where l.pid = pg_backend_pid() and l.locktype = 'relation' and l.mode = 'AccessExclusiveLock'
+          and l.database = (select d.oid from pg_database d where d.datname = current_database())
+          and l.relation = t.tgrelid
+      )
+    end
 $$;
 
 -- capture/follow_table.sql
@@ -2483,6 +2801,17 @@ end
 $$;
 
 -- capture/refuse_drop.sql
+-- The registry forgets the numbers of tables that are gone, for another table may get them. What is buffered stays.
+create or replace function grace_internal.forget_dropped()
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update grace_internal.protected p
+  set target = null, active = false
+  where p.target is not null and not exists (select from pg_class c where c.oid = p.target)
+$$;
+
 -- Event trigger: a protected table, or a partition of one, is not dropped by mistake, for nothing captures the rows that go
 -- with it. Errors: GR021, unless a member of grace_admin has set grace.allow_drop.
 create or replace function grace_internal.refuse_drop()
@@ -2512,6 +2841,7 @@ begin
   if not found or (
     v_allowed in ('on', 'true', 'yes', '1') and pg_has_role(grace_internal.caller(), 'grace_admin', 'member')
   ) then
+    perform grace_internal.forget_dropped();
     return;
   end if;
   raise exception '% is protected and was not dropped', v_table.identity
@@ -2531,7 +2861,8 @@ $$;
 -- capture/free_types.sql
 -- Event trigger, before a type is dropped: a buffer must neither hold the application's type fast nor lose values with it. Former
 -- columns of such a type keep their values as text; so do columns of a type that the command names (or whose schema or extension
--- it names), for CASCADE would take them along. If the table keeps its column after all, the next capture begins a new one.
+-- it names), for CASCADE would take them along. If the table keeps its column after all, the next capture begins a new one. By the
+-- types' output functions, not by casts, which may be the application's own.
 create or replace function grace_internal.free_types()
 returns event_trigger
 language plpgsql
@@ -2551,10 +2882,11 @@ begin
   loop
     begin
       execute format(
-        'alter table grace_buffer.%1$I alter column %2$I type text using %2$I::text', v_column.buffer, v_column.buffer_column
+        'alter table grace_buffer.%1$I alter column %2$I type text '
+        'using case when num_nulls(%2$I) = 0 then format(''%%s'', %2$I) end', v_column.buffer, v_column.buffer_column
       );
       update grace_internal.protected_column c
-      set type = 'text'::regtype, ended_at = coalesce(c.ended_at, clock_timestamp())
+      set type = 'text'::regtype
       where c.protected_id = v_column.id and c.buffer_column = v_column.buffer_column;
       update grace_internal.protected p
       set unmarked_to = coalesce((select max(c.deletion) from grace_internal.capture c where c.protected_id = p.id), 0)
@@ -2830,6 +3162,7 @@ declare
   v_ids integer [];
   v_id integer;
 begin
+  perform grace_internal.forget_dropped();
   select coalesce(array_agg(p.id order by p.id), '{}') into v_ids
   from grace_internal.protected p
   where p.active and (v_only is null or p.id = v_only)
@@ -3088,12 +3421,12 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when not p.active then 'unprotected'
     when not exists (select from pg_class c where c.oid = p.target) then 'table dropped'
+    when not p.active then 'unprotected'
     when bool_and(grace_internal.has_capture_triggers(t.relation, p.id)) then 'capturing'
     when bool_or(exists (
       select from pg_trigger g
-      where g.tgrelid = t.relation and g.tgname in ('zz_grace_delete', 'zz_grace_truncate') and g.tgenabled <> 'A'
+      where g.tgrelid = t.relation and g.tgname in ('zz_grace_delete', 'zz_grace_truncate', 'zz_grace_cover') and g.tgenabled <> 'A'
     )) then 'disabled'
     else 'missing'
   end
@@ -3113,7 +3446,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select
     grace_internal.trigger_state(p.id),
-    p.active and grace_internal.columns_differ(p.id),
+    p.active and grace_internal.columns_changed(p.id),
     b.row_count,
     grace_internal.buffer_size(p.id),
     b.oldest
@@ -3137,7 +3470,8 @@ select
   (array_agg(c.application_name))[1] as application_name,
   (array_agg(c.client_addr))[1] as client_addr,
   (array_agg(c.reason) filter (where c.reason is not null))[1] as reason,
-  min(c.deleted_at) + p.span as expires_at
+  min(c.deleted_at) + p.span as expires_at,
+  p.target_name
 from grace_internal.capture c
 join grace_internal.protected p on p.id = c.protected_id
 left join lateral (
@@ -3152,7 +3486,7 @@ comment on view grace.deletions is
 'One row per deletion (all that one transaction removed) and table, until it expires.';
 comment on column grace.deletions.id is 'The deletion; what restore takes.';
 comment on column grace.deletions.deleted_at is 'When the transaction deleted its first row from a protected table.';
-comment on column grace.deletions.target is 'The table the rows were deleted from.';
+comment on column grace.deletions.target is 'The table the rows were deleted from; null when it was dropped.';
 comment on column grace.deletions.row_count is 'Rows captured.';
 comment on column grace.deletions.restored_count is 'How many of them have been restored since.';
 comment on column grace.deletions.operation is 'DELETE (a MERGE or cascade is one, too), TRUNCATE or both.';
@@ -3161,6 +3495,7 @@ comment on column grace.deletions.login is 'The role that logged in.';
 comment on column grace.deletions.application_name is 'application_name of the session.';
 comment on column grace.deletions.client_addr is 'Where the session came from; null for a local socket.';
 comment on column grace.deletions.reason is 'What the session had said with SET grace.reason = ''…''.';
+comment on column grace.deletions.target_name is 'What it is called, or was when it was dropped.';
 comment on column grace.deletions.expires_at is 'From this moment on it can no longer be restored.';
 
 -- look/protected.sql
@@ -3176,13 +3511,16 @@ select
   s.oldest,
   s.oldest + p.span as next_expiry,
   p.protected_at,
-  p.protected_by
+  p.protected_by,
+  p.target_name
 from grace_internal.protected p
 cross join lateral grace._protected_state(p.id) s;
 
 comment on view grace.protected is 'One row per protected table.';
 comment on column grace.protected.state is
 'capturing; disabled (a capture trigger does not fire always); missing (a table or partition has no capture trigger); unprotected (what is buffered stays until it expires); table dropped.';
+comment on column grace.protected.target is 'The table; null when it was dropped.';
+comment on column grace.protected.target_name is 'What it is called, or was when it was dropped.';
 comment on column grace.protected.drift is
 'The table''s columns have changed since the last capture; the next one follows them.';
 comment on column grace.protected.buffered_rows is 'Rows that can be restored now.';
@@ -3258,13 +3596,16 @@ begin
   for v_source in
     select grace_internal.qualified_name(p.target) as relation, a.attname as column_name, null::timestamptz as since
     from grace_internal.protected p
-    join pg_attribute a on a.attrelid = p.target and a.attnum = any (p.files) and not a.attisdropped
+    join pg_attribute a on a.attrelid = p.target and a.attnum = any (grace_internal.file_numbers(p.*)) and not a.attisdropped
     where grace_internal.file_kind(a.atttypid) = 'path'
     union all
     select format('grace_buffer.%I', p.buffer), c.buffer_column, grace._expired_before(p.id)
     from grace_internal.protected p
     cross join lateral grace_internal.file_columns(p.id, 'path') c
   loop
+    perform grace_internal.require_trusted_code(
+      v_source.relation::regclass, 'Let a superuser own the function; until then no file is handed out.'
+    );
     execute format(
       'select array_agg(distinct t.%1$I::text) from %2$s t where t.%1$I::text = any ($1)%3$s',
       v_source.column_name, v_source.relation,
@@ -3287,26 +3628,32 @@ as $$
 declare
   v_ids bigint [];
   v_files text [];
+  v_dropped integer;
 begin
-  if max_files < 1 or lease <= interval '0' then
+  if coalesce(max_files < 1 or lease <= interval '0', true) then
     raise exception 'nothing would be claimed'
-      using errcode = 'invalid_parameter_value', detail = format('max_files is %s, lease is %s.', max_files, lease),
+      using errcode = 'invalid_parameter_value', detail = format('max_files is %s, lease is %s.', coalesce(max_files::text, 'null'), coalesce(lease::text, 'null')),
       hint = 'Give positive values.';
   end if;
-  with claimed as (
-    update grace_internal.outbox o
-    set claimed_until = clock_timestamp() + lease, attempts = o.attempts + 1
-    where o.id = any (array(
-      select c.id from grace_internal.outbox c
-      where coalesce(c.claimed_until <= clock_timestamp(), true)
-      order by c.attempts, c.id limit max_files for update skip locked
-    ))
-    returning o.id, o.file
-  )
-  select array_agg(c.id), array_agg(c.file) into v_ids, v_files from claimed c;
-  -- Another row has it, too: it comes here again when that one is purged.
-  delete from grace_internal.outbox o
-  where o.id = any (v_ids) and o.file = any (grace_internal.referenced_files(v_files));
+  loop
+    with claimed as (
+      update grace_internal.outbox o
+      set claimed_until = clock_timestamp() + lease, attempts = o.attempts + 1
+      where o.id = any (array(
+        select c.id from grace_internal.outbox c
+        where coalesce(c.claimed_until <= clock_timestamp(), true)
+        order by c.attempts, c.id limit max_files for update skip locked
+      ))
+      returning o.id, o.file
+    )
+    select array_agg(c.id), array_agg(c.file) into v_ids, v_files from claimed c;
+    exit when v_ids is null;
+    -- Another row has it, too: it comes here again when that one is purged.
+    v_files := grace_internal.referenced_files(v_files);
+    delete from grace_internal.outbox o where o.id = any (v_ids) and o.file = any (v_files);
+    get diagnostics v_dropped = row_count;
+    exit when v_dropped < cardinality(v_ids); -- or the answer would be that there is none
+  end loop;
   return query
     select f.id, f.target, f.column_name, f.file
     from grace.file_outbox f
@@ -3425,7 +3772,7 @@ as $$
   join pg_index i on i.indrelid = p.target and i.indisprimary
   cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
   join pg_attribute a on a.attrelid = p.target and a.attnum = u.attnum
-  join grace_internal.protected_column c on c.protected_id = p.id and c.attnum = u.attnum and c.ended_at is null
+  join grace_internal.column_map c on c.protected_id = p.id and c.attnum = u.attnum and c.ended_at is null
   where p.id = keys_condition.protected_id
 $$;
 
@@ -3568,7 +3915,7 @@ as $$
   join grace_internal.protected p on p.id = buffer_columns.protected_id
   join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
   join pg_attribute r on r.attrelid = p.target and r.attname = a.attname
-  left join grace_internal.protected_column c
+  left join grace_internal.column_map c
     on c.protected_id = p.id and c.attnum = r.attnum and c.ended_at is null
 $$;
 
@@ -3727,7 +4074,7 @@ as $$
     case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end
   from grace_internal.protected p
   join pg_attribute a on a.attrelid = p.target and a.attnum > 0 and not a.attisdropped
-  left join grace_internal.protected_column c
+  left join grace_internal.column_map c
     on c.protected_id = p.id and c.attnum = a.attnum and c.ended_at is null
   left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
   left join lateral (
@@ -3735,7 +4082,7 @@ as $$
       format('b.%I::%s', f.buffer_column, format_type(grace_internal.base_type(a.atttypid), -1)), ', '
       order by f.ended_at desc
     ) as former_values
-    from grace_internal.protected_column f
+    from grace_internal.column_map f
     where f.protected_id = p.id and f.attnum = a.attnum and f.ended_at is not null
   ) as f on true
   where p.id = restore_columns.protected_id
@@ -4523,6 +4870,10 @@ begin
   if not found then
     return false;
   end if;
+  if v_target is not null and not exists (select from pg_class c where c.oid = v_target) then
+    perform grace_internal.forget_dropped();
+    return false;
+  end if;
   if not v_active then
     if not exists (select from grace_internal.capture c where c.protected_id = prepare_buffer.protected_id) then
       perform grace_internal.drop_buffer(protected_id);
@@ -4533,9 +4884,7 @@ begin
   if grace_internal.prepare_partition(protected_id) or grace_internal.drop_former_column(protected_id) then
     return true;
   end if;
-  if exists (select from pg_class c where c.oid = v_target) then
-    perform grace_internal.follow_table(protected_id, repair => false);
-  end if;
+  perform grace_internal.follow_table(protected_id, repair => false);
   return false;
 end
 $$;
@@ -4803,7 +5152,8 @@ select
     from grace_internal.restored r
     where r.protected_id = p.id and r.deleted_at <= grace._expired_before(p.id)
   ), 0)::bigint as row_count,
-  min(c.deleted_at) as oldest
+  min(c.deleted_at) as oldest,
+  p.target_name
 from grace_internal.protected p
 join grace_internal.capture c on c.protected_id = p.id and c.deleted_at <= grace._expired_before(p.id)
 group by p.id, p.target;
@@ -4822,17 +5172,16 @@ declare
   v_database text;
 begin
   begin
-    v_database := current_setting('cron.database_name', true);
+    -- Without pg_cron's library it can still be set in postgresql.conf; then it is in no view.
+    if current_setting('cron.database_name', true) is not null then
+      select s.setting into v_database from pg_settings s where s.name = 'cron.database_name';
+    end if;
   exception when insufficient_privilege then
     v_database := '?';
   end;
-  if exists (select from pg_extension where extname = 'pg_cron') then
-    return case when not has_schema_privilege('cron', 'usage') then format(
-      'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
-      'then install again. Until then call grace.purge() yourself.', current_user, current_user
-    ) end;
-  end if;
-  if not exists (select from pg_available_extensions where name = 'pg_cron') then
+  if not exists (select from pg_extension where extname = 'pg_cron')
+    and not exists (select from pg_available_extensions where name = 'pg_cron')
+  then
     return 'pg_cron is not installed on the server, so nothing is purged by itself. Install the package '
       'postgresql-' || current_setting('server_version_num')::integer / 10000 || '-cron, set '
       'shared_preload_libraries = ''pg_cron'' and cron.database_name = ''' || current_database()
@@ -4843,19 +5192,25 @@ begin
       'cron.database_name = ''' || current_database() || ''' in postgresql.conf, restart, "create extension pg_cron", '
       'then install again. Until then call grace.purge() yourself.';
   end if;
-  if v_database = '?' then
-    return format(
-      'pg_cron is preloaded, but this role may not read cron.database_name, so nothing is purged by itself. If it is %L, '
-      'as superuser: create extension pg_cron; grant usage on schema cron to %I; then install again.',
-      current_database(), current_user
-    );
-  end if;
-  if v_database <> current_database() then
+  if v_database not in ('?', current_database()) then
     return format(
       'pg_cron runs in database "%s" (cron.database_name), not here, so nothing is purged by itself. There, run: '
       'select cron.schedule_in_database(%L, ''5 0 * * *'', ''call grace.purge()'', %L); '
       'or set cron.database_name = %L, restart and install again.',
       v_database, 'pg_grace: purge ' || current_database(), current_database(), current_database()
+    );
+  end if;
+  if exists (select from pg_extension where extname = 'pg_cron') then
+    return case when not has_schema_privilege('cron', 'usage') then format(
+      'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
+      'then install again. Until then call grace.purge() yourself.', current_user, current_user
+    ) end;
+  end if;
+  if v_database = '?' then
+    return format(
+      'pg_cron is preloaded, but this role may not read cron.database_name, so nothing is purged by itself. If it is %L, '
+      'as superuser: create extension pg_cron; grant usage on schema cron to %I; then install again.',
+      current_database(), current_user
     );
   end if;
   return 'pg_cron is preloaded, but its extension is missing in this database, so nothing is purged by itself. '
@@ -4877,6 +5232,11 @@ begin
   if v_obstacle is not null then
     return v_obstacle;
   end if;
+  -- Before 1.6.3 pg_cron leaves a job of this name where it is, in a database that has been renamed since.
+  execute
+    'select cron.unschedule(j.jobid) from cron.job j '
+    'where j.jobname = $1 and j.username = current_user and j.database <> current_database()'
+  using 'pg_grace: purge';
   execute 'select cron.schedule($1, $2, $3)' using 'pg_grace: purge', '5 0 * * *', 'call grace.purge()';
   return 'pg_cron job "pg_grace: purge" runs every night at 00:05';
 end
@@ -4911,9 +5271,9 @@ comment on function grace.jobs() is 'The pg_cron jobs of pg_grace in this databa
 
 -- doctor/verify_buffer.sql
 -- A capture writes its rows and its log row in one subtransaction, so that all of them carry the same xmin, which PostgreSQL
--- keeps as it is, frozen or not. A row that was written or changed by hand has another one; one that was removed is missing in the
--- count. It costs a capture nothing. What a dump has loaded, or a change of type rewritten, has lost that mark: there only
--- the counts tell.
+-- keeps as it is, frozen or not; so do a restore's run and what it notes in the log. A row that was written or changed by hand
+-- has another one; one that was removed is missing in the count. It costs a capture nothing. What a dump has loaded, or a
+-- change of type rewritten, has lost that mark: there only the counts tell.
 create or replace function grace.verify_buffer(target regclass default null)
 returns table (buffer_of regclass, deletion bigint, finding text, row_count bigint)
 language plpgsql stable
@@ -4925,51 +5285,80 @@ declare
   v_only integer := case when target is not null then grace_internal.protected_id(target) end;
   v_protected grace_internal.protected;
   v_marked_after bigint;
+  v_once_expired timestamptz;
 begin
   for v_protected in
     select p.* from grace_internal.protected p where v_only is null or p.id = v_only order by p.id
   loop
     v_marked_after := case
-      when v_protected.relation <> v_protected.target then 9223372036854775807
+      when grace_internal.has_moved(v_protected) then 9223372036854775807
       else v_protected.unmarked_to
     end;
+    -- What a shorter retention had expired a purge may have begun to remove before the retention was raised.
+    select max(r.started_at - make_interval(secs => extract(epoch from (r.details ->> 'before')::interval)::double precision))
+    into v_once_expired
+    from grace_internal.run r
+    where r.kind = 'retention' and r.target = v_protected.target;
     return query execute format(
       $q$
         with logged as (
-          select c.deletion, array_agg(c.xmin::text) as marks, sum(c.row_count) - coalesce((
-            select sum(r.row_count) from grace_internal.restored r
-            where r.deletion = c.deletion and r.protected_id = %2$s
-          ), 0) as row_count
+          select c.deletion, c.xmin::text as mark, min(c.deleted_at) as deleted_at, sum(c.row_count) as row_count
           from grace_internal.capture c
-          where c.protected_id = %2$s
-          group by c.deletion
+          where c.protected_id = %2$s and c.deleted_at > grace._expired_before(%2$s)
+          group by c.deletion, c.xmin::text
         ),
         buffered as (
           select b.grace_deletion as deletion, b.xmin::text as mark, count(*) as row_count
           from grace_buffer.%1$I b
           where b.grace_deleted_at > grace._expired_before(%2$s)
           group by b.grace_deletion, b.xmin::text
+        ),
+        restored as (
+          select r.deletion, sum(r.row_count) as row_count, sum(r.row_count) filter (
+            where r.deletion > $2 and not exists (
+              select from grace_internal.run u where u.id = r.run_id and u.kind = 'restore' and u.xmin = r.xmin
+            )
+          ) as by_hand
+          from grace_internal.restored r
+          where r.protected_id = %2$s and r.deleted_at > grace._expired_before(%2$s)
+          group by r.deletion
+        ),
+        counted as (
+          select
+            l.deletion, l.row_count - coalesce(r.row_count, 0) as expected, coalesce(b.row_count, 0) as found,
+            coalesce(l.deleted_at <= $3, false) as was_expired
+          from (select l.deletion, min(l.deleted_at) as deleted_at, sum(l.row_count) as row_count from logged l group by 1) as l
+          left join restored r on r.deletion = l.deletion
+          left join (select b.deletion, sum(b.row_count) as row_count from buffered b group by 1) as b on b.deletion = l.deletion
         )
-        select $1, b.deletion, 'written or changed by hand', sum(b.row_count)::bigint
+        select $1, b.deletion, 'written or changed by hand', sum(b.row_count - coalesce(l.row_count, 0))::bigint
         from buffered b
-        left join logged l on l.deletion = b.deletion
-        where l.deletion is null or (b.deletion > $2 and not b.mark = any (l.marks))
+        left join logged l on l.deletion = b.deletion and l.mark = b.mark
+        where b.row_count > coalesce(l.row_count, 0)
+          and (b.deletion > $2 or not exists (select from logged o where o.deletion = b.deletion))
         group by b.deletion
         union all
-        select $1, l.deletion, case when l.row_count > coalesce(b.row_count, 0) then 'removed by hand' else 'added by hand' end,
-          abs(l.row_count - coalesce(b.row_count, 0))::bigint
-        from logged l
-        left join (select b.deletion, sum(b.row_count) as row_count from buffered b group by b.deletion) b
-          on b.deletion = l.deletion
-        where l.row_count <> coalesce(b.row_count, 0)
-          and exists (
-            select from grace_internal.capture c
-            where c.deletion = l.deletion and c.deleted_at > grace._expired_before(%2$s)
-          )
+        select $1, c.deletion, case when c.expected > c.found then 'removed by hand' else 'added by hand' end,
+          abs(c.expected - c.found)::bigint
+        from counted c
+        where c.expected < c.found or (c.expected > c.found and not c.was_expired)
+        union all
+        select $1, c.deletion, 'added to the log by hand', count(*)
+        from grace_internal.capture c
+        where c.protected_id = %2$s and c.row_count < 1
+        group by c.deletion
+        union all
+        select $1, r.deletion, 'noted as restored by hand', r.by_hand::bigint
+        from restored r
+        where r.by_hand is not null
+        union all
+        select $1, r.deletion, 'removed from the log by hand', r.row_count::bigint
+        from restored r
+        where not exists (select from logged l where l.deletion = r.deletion)
         order by 2, 3
       $q$, v_protected.buffer, v_protected.id
     )
-    using v_protected.target, v_marked_after;
+    using v_protected.target, v_marked_after, v_once_expired;
   end loop;
 end
 $$;
@@ -4989,81 +5378,123 @@ begin
 end
 $$;
 
+-- Whether the only relations of a table without capture triggers are partitions from which rows are captured one by one.
+create or replace function grace_internal.is_guarded(protected_id integer)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select not exists (
+    select
+    from grace_internal.protected p
+    cross join lateral grace_internal.partition_tree(p.target) as t (relation)
+    where p.id = is_guarded.protected_id
+      and not grace_internal.has_capture_triggers(t.relation, p.id)
+      and not t.relation in (select grace_internal.guarded_leaves(p.id))
+  )
+$$;
+
 create or replace function grace_internal.check_tables()
 returns setof grace.finding
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
+  with protected as (
+    select
+      p.*, -- what it is called now: without event triggers nobody has noticed yet that it was renamed
+      coalesce(grace_internal.qualified_name(p.target), p.target_name) as name,
+      exists (select from pg_class c where c.oid = p.target) as is_there
+    from grace_internal.protected p
+    where p.active
+  )
   select
-    'problem', 'triggers', p.target_name,
-    case s.state
-      when 'disabled' then 'a capture trigger is disabled or does not fire always: deletes are lost'
+    'problem', 'triggers', p.name,
+    case
+      when s.state = 'disabled' then 'a capture trigger is disabled or does not fire always: deletes are lost'
+      when grace_internal.is_guarded(p.id) then
+        'a new partition has no capture triggers yet: its deletes are captured row by row, TRUNCATE of it alone is not captured'
       else 'the table, or a partition of it, has no capture trigger: deletes are lost'
     end,
-    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.target_name), true
-  from grace_internal.protected p
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.name), true
+  from protected p
   cross join lateral (select grace_internal.trigger_state(p.id) as state) s
   where s.state in ('disabled', 'missing')
   union all
   select
-    'problem', 'files', p.target_name, 'the trigger that keeps large objects is missing or disabled: their content is lost',
-    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.target_name), true
-  from grace_internal.protected p
-  cross join lateral grace_internal.partition_tree(p.target) as t (relation)
-  where p.active
-    and exists (select from pg_class c where c.oid = p.target)
+    'problem', 'files', p.name, 'the trigger that keeps large objects is missing or disabled: their content is lost',
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.name), true
+  from protected p
+  where p.is_there
     and exists (select from grace_internal.file_columns(p.id, 'large object'))
-    and not grace_internal.has_file_trigger(t.relation, p.id)
-  group by p.id
+    and exists (
+      select
+      from grace_internal.partition_tree(p.target) as t (relation)
+      where not grace_internal.has_file_trigger(t.relation, p.id)
+    )
   union all
   select
-    'problem', 'columns', p.target_name, 'its columns have changed since its buffer was last brought up to date',
+    'problem', 'columns', p.name, 'its columns have changed since its buffer was last brought up to date',
     'The next delete follows them. To do it now: pg_grace doctor --fix', true
-  from grace_internal.protected p
-  where p.active and exists (select from pg_class c where c.oid = p.target) and grace_internal.columns_differ(p.id)
+  from protected p
+  where p.is_there and grace_internal.columns_changed(p.id)
   union all
   select
     'problem', 'cascade', grace_internal.qualified_name(u),
-    format('it has come to lose rows with %s, or to inherit from it: deletes from there fail with GR019', p.target_name),
-    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.target_name), true
-  from grace_internal.protected p
+    format('it has come to lose rows with %s, or to inherit from it: deletes from there fail with GR019', p.name),
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.name), true
+  from protected p
   cross join lateral grace_internal.uncovered_tables(p.id) u
-  where p.active
   union all
   select
     'problem', 'cascade', grace_internal.qualified_name(u),
-    format('deleting from %s cascades into it, and those rows are lost', p.target_name),
+    format('deleting from %s cascades into it, and those rows are lost', p.name),
     format(
       'select * from grace.protect(%L); or, if that is meant so: select * from grace.protect(%L, cascade => false);',
-      grace_internal.qualified_name(u), p.target_name
+      grace_internal.qualified_name(u), p.name
     ), false
-  from grace_internal.protected p
+  from protected p
   cross join lateral unnest(p.uncovered) u
-  where p.active and p.follows_cascades
+  where p.follows_cascades
     and u in (select grace_internal.cascade_children(p.target))
-    and not exists (select from grace_internal.protected o where o.target = u and o.active)
+    and not exists (select from protected o where o.target = u)
   union all
   select
-    'note', 'dropped', p.target_name, 'the table was dropped; what is buffered of it stays until it expires',
+    'note', 'dropped', p.target_name,
+    'the table was dropped; what is buffered of it stays until it expires',
     format('Nothing to do. It can be read in %s.', format('grace_buffer.%I', p.buffer)), false
   from grace_internal.protected p
-  where p.active and not exists (select from pg_class c where c.oid = p.target)
+  where not exists (select from pg_class c where c.oid = p.target)
   union all
   select
     'note', 'row security', grace_internal.qualified_name(t.relation),
     'FORCE ROW LEVEL SECURITY hides rows from the owner of pg_grace: TRUNCATE is refused',
     format('Nothing to do, or: alter role %I bypassrls;', current_user), false
-  from grace_internal.protected p
+  from protected p
   cross join lateral grace_internal.partition_tree(p.target) as t (relation)
-  where p.active and exists (select from pg_class c where c.oid = t.relation) and row_security_active(t.relation)
+  where p.is_there and row_security_active(t.relation)
   union all
   select
-    'problem', 'rights', p.target_name,
+    'problem', 'rights', p.name,
     format('role %I, which owns pg_grace, may no longer create triggers on it: new partitions can''t be covered', current_user),
-    format('As its owner: grant trigger on %s to %I;', p.target_name, current_user), false
-  from grace_internal.protected p
-  where p.active and exists (select from pg_class c where c.oid = p.target)
-    and not has_table_privilege(current_user, p.target, 'TRIGGER')
+    format('As its owner: grant trigger on %s to %I;', p.name, current_user), false
+  from protected p
+  where p.is_there and not has_table_privilege(current_user, p.target, 'TRIGGER')
+$$;
+
+-- Whether the columns, in any order, are the first ones of an index that can look up single values.
+create or replace function grace_internal.has_index_on(relation oid, columns name [])
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_index i
+    join pg_class c on c.oid = i.indexrelid
+    join pg_am m on m.oid = c.relam and m.amname in ('btree', 'hash')
+    where i.indrelid = relation and i.indisvalid and i.indpred is null
+      and grace_internal.column_names(relation, (i.indkey::smallint [])[0:cardinality(columns) - 1]) @> columns
+  )
 $$;
 
 -- A foreign key without an index on its columns makes PostgreSQL read the whole table for each deleted row.
@@ -5074,23 +5505,26 @@ set search_path = pg_catalog, pg_temp
 as $$
   select
     'problem', 'foreign key', grace_internal.qualified_name(c.conrelid),
-    format('no index begins with the columns of %I, so each row deleted from %s reads all of it', c.conname, p.target_name),
     format(
-      'create index concurrently on %s (%s);', grace_internal.qualified_name(c.conrelid),
+      'no index begins with the columns of %I, so each row deleted from %s reads all of it', c.conname,
+      grace_internal.qualified_name(p.target)
+    ),
+    format(
+      'create index %s on %s (%s);',
+      case r.relkind when 'r' then 'concurrently' end, -- PostgreSQL can't for a partitioned table
+      grace_internal.qualified_name(c.conrelid),
       (select string_agg(quote_ident(n), ', ') from unnest(grace_internal.column_names(c.conrelid, c.conkey)) n)
     ), false
   from pg_constraint c
+  join pg_class r on r.oid = c.conrelid
   join grace_internal.protected p on p.target = coalesce(pg_partition_root(c.confrelid), c.confrelid::regclass) and p.active
   where c.contype = 'f' and c.conparentid = 0
+    and coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
     and (
-      select sum(pg_relation_size(t.relation)) from grace_internal.partition_tree(c.conrelid) as t (relation)
+      select sum(pg_relation_size(t.relation))
+      from grace_internal.partition_tree(c.conrelid) as t (relation)
+      where not grace_internal.has_index_on(t.relation, grace_internal.column_names(c.conrelid, c.conkey))
     ) >= 65536 -- smaller ones are read in no time
-    and not exists (
-      select
-      from pg_index i
-      where i.indrelid = c.conrelid and i.indisvalid and i.indpred is null
-        and (i.indkey::smallint [])[0:cardinality(c.conkey) - 1] @> c.conkey
-    )
 $$;
 
 create or replace function grace_internal.check_buffers()
@@ -5103,24 +5537,23 @@ declare
   v_rows boolean;
 begin
   for v_stem in
-    select p.target_name, s.stem
+    select coalesce(grace_internal.qualified_name(p.target), p.target_name) as name, s.stem, c.oid is not null as is_there
     from grace_internal.protected p
     cross join lateral grace_internal.stems(p.id) s
+    left join pg_class c on c.oid = p.target
     where p.active
     order by p.id, s.stem
   loop
-    if to_regclass(format(
-      'grace_internal.%I', v_stem.stem || to_char((clock_timestamp() at time zone 'UTC')::date + 3, '_YYYYMMDD')
-    )) is null then
+    if v_stem.is_there and exists (select from grace_internal.missing_partitions(v_stem.stem, 3)) then
       return next row(
-        'problem', 'partitions', v_stem.target_name, 'the buffer has no partition for the third day from now: no purge makes them',
+        'problem', 'partitions', v_stem.name, 'the buffer lacks a partition for one of the next three days: no purge makes them',
         'See to the purge; deletes go to the default partition meanwhile. To make them now: pg_grace doctor --fix', true
       )::grace.finding;
     end if;
     execute format('select exists (select from grace_internal.%I)', v_stem.stem || '_default') into v_rows;
     if v_rows then
       return next row(
-        'problem', 'default partition', v_stem.target_name,
+        'problem', 'default partition', v_stem.name,
         'the default partition holds rows, because a day had no partition when they were deleted',
         'Nothing is lost, and they expire there. See that the purge runs every night.', false
       )::grace.finding;
@@ -5128,19 +5561,26 @@ begin
   end loop;
   return query
     select
-      'problem', 'rights', grace_internal.qualified_name(c.oid),
-      format('%s has %s on it', coalesce(r.rolname, 'PUBLIC'), string_agg(a.privilege_type, ', ' order by a.privilege_type)),
-      format('revoke all on %s from %s;', grace_internal.qualified_name(c.oid), coalesce(quote_ident(r.rolname), 'public')), false
-    from pg_class c
-    cross join lateral aclexplode(c.relacl) a
+      'problem', 'rights', grace_internal.qualified_name(a.relation),
+      format('%s has %s on it', coalesce(r.rolname, 'PUBLIC'), string_agg(distinct a.privilege, ', ' order by a.privilege)),
+      format(
+        'revoke all on %s%s from %s;', case c.relkind when 'S' then 'sequence ' end,
+        grace_internal.qualified_name(a.relation), coalesce(quote_ident(r.rolname), 'public')
+      ), false
+    from (
+      select o.oid, x.grantee, x.privilege_type from pg_class o cross join lateral aclexplode(o.relacl) x
+      union all
+      select o.attrelid, x.grantee, x.privilege_type from pg_attribute o cross join lateral aclexplode(o.attacl) x
+    ) as a (relation, grantee, privilege)
+    join pg_class c on c.oid = a.relation
     left join pg_roles r on r.oid = a.grantee
     where (c.relnamespace = 'grace_buffer'::regnamespace or c.relnamespace = 'grace_internal'::regnamespace)
       and a.grantee <> c.relowner
       and not (
         r.rolname is not null and r.rolname = 'grace_operator'
-        and (c.relkind = 'S' or (c.relnamespace = 'grace_buffer'::regnamespace and a.privilege_type = 'SELECT'))
+        and (c.relkind = 'S' or (c.relnamespace = 'grace_buffer'::regnamespace and a.privilege = 'SELECT'))
       )
-    group by c.oid, r.rolname;
+    group by a.relation, c.relkind, r.rolname;
 end
 $$;
 
@@ -5166,22 +5606,21 @@ as $$
     'problem', 'session_replication_role', coalesce(r.rolname, 'all roles') || coalesce(' in ' || d.datname, ''),
     'set to replica by default: foreign keys don''t cascade there, so children stay behind; deletes are captured all the same',
     format(
-      'alter %s reset session_replication_role;',
-      case when r.rolname is null then format('database %I', d.datname)
-        else concat('role ', quote_ident(r.rolname), ' in database ' || quote_ident(d.datname)) end
+      'alter role %s reset session_replication_role;',
+      concat(coalesce(quote_ident(r.rolname), 'all'), ' in database ' || quote_ident(d.datname))
     ), false
   from pg_db_role_setting s
   left join pg_roles r on r.oid = s.setrole
   left join pg_database d on d.oid = s.setdatabase
-  where 'session_replication_role=replica' = any (s.setconfig)
+  where exists (select from unnest(s.setconfig) c where lower(c) = 'session_replication_role=replica')
     and (s.setdatabase = 0 or d.datname = current_database())
   union all
   select
     'problem', 'session_replication_role', 'server',
-    'postgresql.conf sets it to replica: foreign keys don''t cascade, so children stay behind; deletes are captured all the same',
-    'Take it out of the configuration and reload.', false
+    'the configuration sets it to replica: foreign keys don''t cascade, so children stay behind; deletes are captured all the same',
+    'Take it out of postgresql.conf (or: alter system reset session_replication_role;) and reload.', false
   from pg_settings s
-  where s.name = 'session_replication_role' and s.reset_val = 'replica' and s.source = 'configuration file'
+  where s.name = 'session_replication_role' and s.reset_val = 'replica' and s.source in ('configuration file', 'command line')
   union all
   select
     'note', 'subscription', p.target_name,
@@ -5237,7 +5676,7 @@ begin
       case when exists (
         select from grace_internal.run r where r.kind = 'purge' and r.finished_at > clock_timestamp() - interval '2 days'
       ) then 'note' else 'problem' end,
-      'schedule', null, 'there is no pg_cron job in this database', v_obstacle, false
+      'schedule', null, 'pg_cron runs no job for this database', v_obstacle, false
     )::grace.finding;
     return;
   end if;
@@ -5274,7 +5713,7 @@ begin
   ) then
     return next row(
       'problem', 'schedule', 'pg_cron', 'pg_cron''s launcher does not run: no job runs on this server',
-      'Add pg_cron to shared_preload_libraries and restart; on a standby that is as it has to be.', false
+      'The server''s log says why it did not start (max_worker_processes?); on a standby that is as it has to be.', false
     )::grace.finding;
   end if;
 end

@@ -5,6 +5,25 @@ add column uncovered regclass [] not null default '{}',
 add column files smallint [] not null default '{}',
 add column file_names name [] not null default '{}';
 
+alter table grace_internal.protected add column home text;
+update grace_internal.protected p
+set home = pg_catalog.format('%s/%s', s.system_identifier, d.oid)
+from pg_catalog.pg_control_system() s, pg_catalog.pg_database d
+where d.datname = pg_catalog.current_database();
+
+-- A dump writes the target of a table that is gone as a number, and another table may have that number where it is loaded.
+alter table grace_internal.protected alter column target drop not null;
+update grace_internal.protected p
+set target = null, active = false
+where not exists (
+  select
+  from pg_catalog.pg_class c
+  where c.oid = p.target
+);
+
+comment on column grace_internal.protected.target is 'Null when the table was dropped.';
+comment on column grace_internal.protected.home is
+'The cluster and database in which relation and the numbers of columns mean something.';
 comment on column grace_internal.protected.row_wise is
 'Captured row by row, because the table is part of an inheritance tree.';
 comment on column grace_internal.protected.follows_cascades is

@@ -11,6 +11,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_uncovered text;
+  v_later text;
 begin
   if not exists (
     select
@@ -25,6 +26,17 @@ begin
         grace_internal.qualified_name(relation));
   end if;
   if operation = 'TRUNCATE' then
+    perform grace_internal.require_trusted_code(
+      relation, 'Use DELETE instead of TRUNCATE, or let a superuser own the function: alter function … owner to …;'
+    );
+    v_later := grace_internal.later_truncate_trigger(relation);
+    if v_later is not null then
+      raise exception 'TRUNCATE of protected table % could remove rows that are not captured',
+        grace_internal.qualified_name(relation)
+        using errcode = 'GR010',
+        detail = format('BEFORE TRUNCATE %s fires after the capture and may still write rows.', v_later),
+        hint = 'Make it an AFTER TRUNCATE trigger, or use DELETE.';
+    end if;
     if row_security_active(relation) then
       raise exception 'TRUNCATE of protected table % could remove rows that are not captured',
         grace_internal.qualified_name(relation)

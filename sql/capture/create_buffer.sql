@@ -11,12 +11,12 @@ declare
   v_buffer name := grace_internal.free_buffer_name(target);
 begin
   insert into grace_internal.protected (
-    target, relation, target_name, buffer, retention, excluded, excluded_names, follows_cascades, row_wise, protected_by
+    target, relation, target_name, buffer, retention, excluded, excluded_names, follows_cascades, row_wise, home, protected_by
   )
   values (
     target, target, grace_internal.qualified_name(target), v_buffer, retention, excluded,
     coalesce(grace_internal.column_names(target, excluded), '{}'), follows_cascades,
-    grace_internal.in_inheritance_tree(target), grace_internal.caller()
+    grace_internal.in_inheritance_tree(target), grace_internal.home(), grace_internal.caller()
   )
   returning id into v_id;
 

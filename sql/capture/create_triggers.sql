@@ -1,6 +1,7 @@
--- The two triggers on every relation of the tree that lacks them; with repair also where they are disabled. ENABLE ALWAYS: a session with
+-- The triggers on every relation of the tree that lacks them; with repair also where they are disabled. ENABLE ALWAYS: a session with
 -- session_replication_role = replica deletes for good otherwise. Named to fire last, so that what other
--- BEFORE TRUNCATE triggers still write is captured as well.
+-- BEFORE TRUNCATE triggers still write is captured as well. Of an inheritance tree a third one asks, before any row goes, whether
+-- each table that inherits is captured: a statement on the parent fires no statement trigger of theirs.
 create or replace function grace_internal.create_triggers(protected_id integer, repair boolean)
 returns void
 language plpgsql
@@ -9,6 +10,7 @@ as $$
 declare
   v_relation record;
   v_name text;
+  v_names text [];
 begin
   for v_relation in
     select grace_internal.qualified_name(t.relation) as name, p.row_wise
@@ -36,7 +38,18 @@ begin
       'for each statement execute function grace_internal.%I()',
       v_relation.name, 'capture_' || protected_id
     );
-    foreach v_name in array array ['zz_grace_delete', 'zz_grace_truncate'] loop
+    v_names := array['zz_grace_delete', 'zz_grace_truncate'];
+    if v_relation.row_wise then
+      execute format(
+        'create or replace trigger zz_grace_cover before delete on %s '
+        'for each statement execute function grace_internal.%I()',
+        v_relation.name, 'capture_' || protected_id
+      );
+      v_names := v_names || array['zz_grace_cover'];
+    else
+      execute format('drop trigger if exists zz_grace_cover on %s', v_relation.name);
+    end if;
+    foreach v_name in array v_names loop
       execute format('alter table only %s enable always trigger %I', v_relation.name, v_name);
     end loop;
   end loop;

@@ -1,6 +1,7 @@
 -- Event trigger, before a type is dropped: a buffer must neither hold the application's type fast nor lose values with it. Former
 -- columns of such a type keep their values as text; so do columns of a type that the command names (or whose schema or extension
--- it names), for CASCADE would take them along. If the table keeps its column after all, the next capture begins a new one.
+-- it names), for CASCADE would take them along. If the table keeps its column after all, the next capture begins a new one. By the
+-- types' output functions, not by casts, which may be the application's own.
 create or replace function grace_internal.free_types()
 returns event_trigger
 language plpgsql
@@ -20,10 +21,11 @@ begin
   loop
     begin
       execute format(
-        'alter table grace_buffer.%1$I alter column %2$I type text using %2$I::text', v_column.buffer, v_column.buffer_column
+        'alter table grace_buffer.%1$I alter column %2$I type text '
+        'using case when num_nulls(%2$I) = 0 then format(''%%s'', %2$I) end', v_column.buffer, v_column.buffer_column
       );
       update grace_internal.protected_column c
-      set type = 'text'::regtype, ended_at = coalesce(c.ended_at, clock_timestamp())
+      set type = 'text'::regtype
       where c.protected_id = v_column.id and c.buffer_column = v_column.buffer_column;
       update grace_internal.protected p
       set unmarked_to = coalesce((select max(c.deletion) from grace_internal.capture c where c.protected_id = p.id), 0)

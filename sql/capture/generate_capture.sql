@@ -1,7 +1,8 @@
 -- Writes the trigger function of one protected table: static and typed, so that capturing costs no planning. Where the table
 -- is no longer what it was when the function was written, the statement is made anew from the catalog, so that no column's
 -- value is ever left out. The body is quoted as a literal: it holds names that somebody else chose.
--- Row by row (inheritance trees), naming the table's OID is what makes every session ask anew after any change of the table.
+-- Row by row (inheritance trees), the table's OID as a regclass constant is what makes every session ask anew after any change of
+-- the table.
 create or replace function grace_internal.generate_capture(protected_id integer)
 returns void
 language plpgsql
@@ -22,9 +23,9 @@ declare
 begin
   if tg_op = 'DELETE' then
     %2$s;
-    if v_unchanged is null then
+    if v_unchanged is null or (tg_level = 'STATEMENT' and %5$L) then
       return null;
-    end if;
+    end if;%6$s
   end if;
 
   v_deletion := grace_internal.current_deletion();
@@ -52,7 +53,7 @@ end
 $body$,
     protected_id,
     case when v_protected.row_wise then format(
-      'v_unchanged := grace_internal.columns_unchanged(%s) and %s::regclass is not null', protected_id, v_protected.target::oid
+      'v_unchanged := grace_internal.columns_unchanged(%s) and %L::regclass is not null', protected_id, v_protected.target::oid
     ) else format(
       'select grace_internal.columns_unchanged(%s) into v_unchanged from grace_gone limit 1', protected_id
     ) end,
@@ -63,7 +64,10 @@ $body$,
       'grace.v_deletion.deletion', 'grace.v_deletion.deleted_at'
     ),
     case when v_protected.row_wise then ', old' else '' end,
-    v_protected.row_wise
+    v_protected.row_wise,
+    case when exists (select from pg_class c where c.oid = v_protected.target and c.relkind = 'p') then format(
+      e'\n    v_unchanged := v_unchanged and pg_partition_root(tg_relid) is not distinct from %s::regclass;', v_protected.target::oid
+    ) end
   );
   execute format(
     'create or replace function grace_internal.%1$I() returns trigger language plpgsql '

@@ -21,7 +21,7 @@ begin
   if v_root is null then
     return;
   end if;
-  if grace_internal.has_event_triggers() then
+  if grace_internal.has_event_triggers() or grace_internal.owner_is_superuser() then
     if v_guarded then
       execute format('drop trigger zz_grace_leaf on %s', v_root);
     end if;
@@ -63,15 +63,36 @@ end
 $$;
 
 -- What tells rows of guarded leaves from the others in a statement on their root, as a condition; null where there are none. It is
--- made of the application's partition keys, which may call functions of its own: never with a superuser's rights.
+-- made of the application's partition keys, which may call functions of its own: that must not happen with a superuser's rights,
+-- who has event triggers instead.
 create or replace function grace_internal.not_from_guarded_leaves(protected_id integer)
 returns text
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-  select string_agg(format('not coalesce(%s, false)', pg_get_partition_constraintdef(l)), ' and ')
-  from grace_internal.guarded_leaves(protected_id) l
-  where not exists (select from pg_roles r where r.rolname = current_user and r.rolsuper)
+declare
+  v_result text;
+begin
+  select string_agg(format('not coalesce(%s, false)', pg_get_partition_constraintdef(l)), ' and ') into v_result
+  from grace_internal.guarded_leaves(protected_id) l;
+  if v_result is not null then
+    perform grace_internal.require_trusted_code(
+      (select p.target from grace_internal.protected p where p.id = protected_id), 'Run pg_grace sync, or: select * from grace.sync();'
+    );
+  end if;
+  return v_result;
+end
+$$;
+
+create or replace function grace_internal.owner_is_superuser()
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select r.rolsuper
+  from pg_namespace n
+  join pg_roles r on r.oid = n.nspowner
+  where n.nspname = 'grace_internal'
 $$;
 
 create or replace function grace_internal.capture_leaf()

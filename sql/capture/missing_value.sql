@@ -7,9 +7,12 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select (a.attmissingval::text::text [])[1]
-  from pg_attribute a
-  join pg_type t on t.oid = a.atttypid
-  left join pg_type e on e.oid = t.typelem and t.typcategory = 'A'
-  where a.attrelid = relation and a.attnum = column_number and a.atthasmissing
-    and 'pg_catalog'::regnamespace in (t.typnamespace, e.typnamespace)
+  from pg_attribute r
+  cross join lateral grace_internal.partition_tree(r.attrelid) as t (relation)
+  join pg_attribute a on a.attrelid = t.relation and a.attname = r.attname
+  join pg_type y on y.oid = a.atttypid
+  left join pg_type e on e.oid = y.typelem and y.typcategory = 'A'
+  where r.attrelid = missing_value.relation and r.attnum = column_number and a.atthasmissing
+    and 'pg_catalog'::regnamespace in (y.typnamespace, e.typnamespace)
+  limit 1
 $$;

@@ -1,10 +1,17 @@
--- A table and, when it is partitioned, all its partitions on every level.
+-- A table and, when it is partitioned, all its partitions on every level. Not by pg_partition_tree(), which locks each of them: a
+-- delete straight from one would wait for a change that has locked another, and the other way round.
 create or replace function grace_internal.partition_tree(root oid)
 returns setof oid
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select root
-  union
-  select t.relid::oid from pg_partition_tree(root) t
+  with recursive tree (relation) as (
+    select root
+    union all
+    select i.inhrelid
+    from tree t
+    join pg_inherits i on i.inhparent = t.relation
+    join pg_class c on c.oid = i.inhrelid and c.relispartition
+  )
+  select t.relation from tree t
 $$;

@@ -1,3 +1,14 @@
+-- The registry forgets the numbers of tables that are gone, for another table may get them. What is buffered stays.
+create or replace function grace_internal.forget_dropped()
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update grace_internal.protected p
+  set target = null, active = false
+  where p.target is not null and not exists (select from pg_class c where c.oid = p.target)
+$$;
+
 -- Event trigger: a protected table, or a partition of one, is not dropped by mistake, for nothing captures the rows that go
 -- with it. Errors: GR021, unless a member of grace_admin has set grace.allow_drop.
 create or replace function grace_internal.refuse_drop()
@@ -27,6 +38,7 @@ begin
   if not found or (
     v_allowed in ('on', 'true', 'yes', '1') and pg_has_role(grace_internal.caller(), 'grace_admin', 'member')
   ) then
+    perform grace_internal.forget_dropped();
     return;
   end if;
   raise exception '% is protected and was not dropped', v_table.identity

@@ -22,12 +22,14 @@ begin
   update grace_internal.protected p
   set
     relation = p.target,
+    home = grace_internal.home(),
     unmarked_to = coalesce((select max(c.deletion) from grace_internal.capture c where c.protected_id = p.id), 0),
     excluded = coalesce((
       select array_agg(a.attnum)
       from pg_attribute a
       where a.attrelid = p.target and a.attname = any (p.excluded_names) and not a.attisdropped
-    ), '{}')
+    ), '{}'),
+    files = grace_internal.file_numbers(p.*)
   where p.id = renumber_columns.protected_id;
 end
 $$;

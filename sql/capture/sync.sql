@@ -9,6 +9,7 @@ declare
   v_ids integer [];
   v_id integer;
 begin
+  perform grace_internal.forget_dropped();
   select coalesce(array_agg(p.id order by p.id), '{}') into v_ids
   from grace_internal.protected p
   where p.active and (v_only is null or p.id = v_only)

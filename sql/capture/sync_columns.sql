@@ -18,7 +18,7 @@ begin
   where p.id = protected_id
   for update;
   v_buffer := format('grace_buffer.%I', v_protected.buffer);
-  if v_protected.relation <> v_protected.target then
+  if grace_internal.has_moved(v_protected) then
     perform grace_internal.renumber_columns(v_protected.id);
     select p.* into strict v_protected from grace_internal.protected p where p.id = protected_id;
     v_changed_numbers := true;
@@ -83,7 +83,8 @@ begin
   update grace_internal.protected p
   set
     target_name = grace_internal.qualified_name(p.target),
-    excluded_names = coalesce(grace_internal.column_names(p.target, p.excluded), '{}')
+    excluded_names = coalesce(grace_internal.column_names(p.target, p.excluded), '{}'),
+    file_names = coalesce(grace_internal.column_names(p.target, p.files), '{}')
   where p.id = v_protected.id;
 
   return v_changed or v_changed_numbers;

@@ -10,81 +10,123 @@ begin
 end
 $$;
 
+-- Whether the only relations of a table without capture triggers are partitions from which rows are captured one by one.
+create or replace function grace_internal.is_guarded(protected_id integer)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select not exists (
+    select
+    from grace_internal.protected p
+    cross join lateral grace_internal.partition_tree(p.target) as t (relation)
+    where p.id = is_guarded.protected_id
+      and not grace_internal.has_capture_triggers(t.relation, p.id)
+      and not t.relation in (select grace_internal.guarded_leaves(p.id))
+  )
+$$;
+
 create or replace function grace_internal.check_tables()
 returns setof grace.finding
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
+  with protected as (
+    select
+      p.*, -- what it is called now: without event triggers nobody has noticed yet that it was renamed
+      coalesce(grace_internal.qualified_name(p.target), p.target_name) as name,
+      exists (select from pg_class c where c.oid = p.target) as is_there
+    from grace_internal.protected p
+    where p.active
+  )
   select
-    'problem', 'triggers', p.target_name,
-    case s.state
-      when 'disabled' then 'a capture trigger is disabled or does not fire always: deletes are lost'
+    'problem', 'triggers', p.name,
+    case
+      when s.state = 'disabled' then 'a capture trigger is disabled or does not fire always: deletes are lost'
+      when grace_internal.is_guarded(p.id) then
+        'a new partition has no capture triggers yet: its deletes are captured row by row, TRUNCATE of it alone is not captured'
       else 'the table, or a partition of it, has no capture trigger: deletes are lost'
     end,
-    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.target_name), true
-  from grace_internal.protected p
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.name), true
+  from protected p
   cross join lateral (select grace_internal.trigger_state(p.id) as state) s
   where s.state in ('disabled', 'missing')
   union all
   select
-    'problem', 'files', p.target_name, 'the trigger that keeps large objects is missing or disabled: their content is lost',
-    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.target_name), true
-  from grace_internal.protected p
-  cross join lateral grace_internal.partition_tree(p.target) as t (relation)
-  where p.active
-    and exists (select from pg_class c where c.oid = p.target)
+    'problem', 'files', p.name, 'the trigger that keeps large objects is missing or disabled: their content is lost',
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.name), true
+  from protected p
+  where p.is_there
     and exists (select from grace_internal.file_columns(p.id, 'large object'))
-    and not grace_internal.has_file_trigger(t.relation, p.id)
-  group by p.id
+    and exists (
+      select
+      from grace_internal.partition_tree(p.target) as t (relation)
+      where not grace_internal.has_file_trigger(t.relation, p.id)
+    )
   union all
   select
-    'problem', 'columns', p.target_name, 'its columns have changed since its buffer was last brought up to date',
+    'problem', 'columns', p.name, 'its columns have changed since its buffer was last brought up to date',
     'The next delete follows them. To do it now: pg_grace doctor --fix', true
-  from grace_internal.protected p
-  where p.active and exists (select from pg_class c where c.oid = p.target) and grace_internal.columns_differ(p.id)
+  from protected p
+  where p.is_there and grace_internal.columns_changed(p.id)
   union all
   select
     'problem', 'cascade', grace_internal.qualified_name(u),
-    format('it has come to lose rows with %s, or to inherit from it: deletes from there fail with GR019', p.target_name),
-    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.target_name), true
-  from grace_internal.protected p
+    format('it has come to lose rows with %s, or to inherit from it: deletes from there fail with GR019', p.name),
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.name), true
+  from protected p
   cross join lateral grace_internal.uncovered_tables(p.id) u
-  where p.active
   union all
   select
     'problem', 'cascade', grace_internal.qualified_name(u),
-    format('deleting from %s cascades into it, and those rows are lost', p.target_name),
+    format('deleting from %s cascades into it, and those rows are lost', p.name),
     format(
       'select * from grace.protect(%L); or, if that is meant so: select * from grace.protect(%L, cascade => false);',
-      grace_internal.qualified_name(u), p.target_name
+      grace_internal.qualified_name(u), p.name
     ), false
-  from grace_internal.protected p
+  from protected p
   cross join lateral unnest(p.uncovered) u
-  where p.active and p.follows_cascades
+  where p.follows_cascades
     and u in (select grace_internal.cascade_children(p.target))
-    and not exists (select from grace_internal.protected o where o.target = u and o.active)
+    and not exists (select from protected o where o.target = u)
   union all
   select
-    'note', 'dropped', p.target_name, 'the table was dropped; what is buffered of it stays until it expires',
+    'note', 'dropped', p.target_name,
+    'the table was dropped; what is buffered of it stays until it expires',
     format('Nothing to do. It can be read in %s.', format('grace_buffer.%I', p.buffer)), false
   from grace_internal.protected p
-  where p.active and not exists (select from pg_class c where c.oid = p.target)
+  where not exists (select from pg_class c where c.oid = p.target)
   union all
   select
     'note', 'row security', grace_internal.qualified_name(t.relation),
     'FORCE ROW LEVEL SECURITY hides rows from the owner of pg_grace: TRUNCATE is refused',
     format('Nothing to do, or: alter role %I bypassrls;', current_user), false
-  from grace_internal.protected p
+  from protected p
   cross join lateral grace_internal.partition_tree(p.target) as t (relation)
-  where p.active and exists (select from pg_class c where c.oid = t.relation) and row_security_active(t.relation)
+  where p.is_there and row_security_active(t.relation)
   union all
   select
-    'problem', 'rights', p.target_name,
+    'problem', 'rights', p.name,
     format('role %I, which owns pg_grace, may no longer create triggers on it: new partitions can''t be covered', current_user),
-    format('As its owner: grant trigger on %s to %I;', p.target_name, current_user), false
-  from grace_internal.protected p
-  where p.active and exists (select from pg_class c where c.oid = p.target)
-    and not has_table_privilege(current_user, p.target, 'TRIGGER')
+    format('As its owner: grant trigger on %s to %I;', p.name, current_user), false
+  from protected p
+  where p.is_there and not has_table_privilege(current_user, p.target, 'TRIGGER')
+$$;
+
+-- Whether the columns, in any order, are the first ones of an index that can look up single values.
+create or replace function grace_internal.has_index_on(relation oid, columns name [])
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_index i
+    join pg_class c on c.oid = i.indexrelid
+    join pg_am m on m.oid = c.relam and m.amname in ('btree', 'hash')
+    where i.indrelid = relation and i.indisvalid and i.indpred is null
+      and grace_internal.column_names(relation, (i.indkey::smallint [])[0:cardinality(columns) - 1]) @> columns
+  )
 $$;
 
 -- A foreign key without an index on its columns makes PostgreSQL read the whole table for each deleted row.
@@ -95,23 +137,26 @@ set search_path = pg_catalog, pg_temp
 as $$
   select
     'problem', 'foreign key', grace_internal.qualified_name(c.conrelid),
-    format('no index begins with the columns of %I, so each row deleted from %s reads all of it', c.conname, p.target_name),
     format(
-      'create index concurrently on %s (%s);', grace_internal.qualified_name(c.conrelid),
+      'no index begins with the columns of %I, so each row deleted from %s reads all of it', c.conname,
+      grace_internal.qualified_name(p.target)
+    ),
+    format(
+      'create index %s on %s (%s);',
+      case r.relkind when 'r' then 'concurrently' end, -- PostgreSQL can't for a partitioned table
+      grace_internal.qualified_name(c.conrelid),
       (select string_agg(quote_ident(n), ', ') from unnest(grace_internal.column_names(c.conrelid, c.conkey)) n)
     ), false
   from pg_constraint c
+  join pg_class r on r.oid = c.conrelid
   join grace_internal.protected p on p.target = coalesce(pg_partition_root(c.confrelid), c.confrelid::regclass) and p.active
   where c.contype = 'f' and c.conparentid = 0
+    and coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
     and (
-      select sum(pg_relation_size(t.relation)) from grace_internal.partition_tree(c.conrelid) as t (relation)
+      select sum(pg_relation_size(t.relation))
+      from grace_internal.partition_tree(c.conrelid) as t (relation)
+      where not grace_internal.has_index_on(t.relation, grace_internal.column_names(c.conrelid, c.conkey))
     ) >= 65536 -- smaller ones are read in no time
-    and not exists (
-      select
-      from pg_index i
-      where i.indrelid = c.conrelid and i.indisvalid and i.indpred is null
-        and (i.indkey::smallint [])[0:cardinality(c.conkey) - 1] @> c.conkey
-    )
 $$;
 
 create or replace function grace_internal.check_buffers()
@@ -124,24 +169,23 @@ declare
   v_rows boolean;
 begin
   for v_stem in
-    select p.target_name, s.stem
+    select coalesce(grace_internal.qualified_name(p.target), p.target_name) as name, s.stem, c.oid is not null as is_there
     from grace_internal.protected p
     cross join lateral grace_internal.stems(p.id) s
+    left join pg_class c on c.oid = p.target
     where p.active
     order by p.id, s.stem
   loop
-    if to_regclass(format(
-      'grace_internal.%I', v_stem.stem || to_char((clock_timestamp() at time zone 'UTC')::date + 3, '_YYYYMMDD')
-    )) is null then
+    if v_stem.is_there and exists (select from grace_internal.missing_partitions(v_stem.stem, 3)) then
       return next row(
-        'problem', 'partitions', v_stem.target_name, 'the buffer has no partition for the third day from now: no purge makes them',
+        'problem', 'partitions', v_stem.name, 'the buffer lacks a partition for one of the next three days: no purge makes them',
         'See to the purge; deletes go to the default partition meanwhile. To make them now: pg_grace doctor --fix', true
       )::grace.finding;
     end if;
     execute format('select exists (select from grace_internal.%I)', v_stem.stem || '_default') into v_rows;
     if v_rows then
       return next row(
-        'problem', 'default partition', v_stem.target_name,
+        'problem', 'default partition', v_stem.name,
         'the default partition holds rows, because a day had no partition when they were deleted',
         'Nothing is lost, and they expire there. See that the purge runs every night.', false
       )::grace.finding;
@@ -149,19 +193,26 @@ begin
   end loop;
   return query
     select
-      'problem', 'rights', grace_internal.qualified_name(c.oid),
-      format('%s has %s on it', coalesce(r.rolname, 'PUBLIC'), string_agg(a.privilege_type, ', ' order by a.privilege_type)),
-      format('revoke all on %s from %s;', grace_internal.qualified_name(c.oid), coalesce(quote_ident(r.rolname), 'public')), false
-    from pg_class c
-    cross join lateral aclexplode(c.relacl) a
+      'problem', 'rights', grace_internal.qualified_name(a.relation),
+      format('%s has %s on it', coalesce(r.rolname, 'PUBLIC'), string_agg(distinct a.privilege, ', ' order by a.privilege)),
+      format(
+        'revoke all on %s%s from %s;', case c.relkind when 'S' then 'sequence ' end,
+        grace_internal.qualified_name(a.relation), coalesce(quote_ident(r.rolname), 'public')
+      ), false
+    from (
+      select o.oid, x.grantee, x.privilege_type from pg_class o cross join lateral aclexplode(o.relacl) x
+      union all
+      select o.attrelid, x.grantee, x.privilege_type from pg_attribute o cross join lateral aclexplode(o.attacl) x
+    ) as a (relation, grantee, privilege)
+    join pg_class c on c.oid = a.relation
     left join pg_roles r on r.oid = a.grantee
     where (c.relnamespace = 'grace_buffer'::regnamespace or c.relnamespace = 'grace_internal'::regnamespace)
       and a.grantee <> c.relowner
       and not (
         r.rolname is not null and r.rolname = 'grace_operator'
-        and (c.relkind = 'S' or (c.relnamespace = 'grace_buffer'::regnamespace and a.privilege_type = 'SELECT'))
+        and (c.relkind = 'S' or (c.relnamespace = 'grace_buffer'::regnamespace and a.privilege = 'SELECT'))
       )
-    group by c.oid, r.rolname;
+    group by a.relation, c.relkind, r.rolname;
 end
 $$;
 
@@ -187,22 +238,21 @@ as $$
     'problem', 'session_replication_role', coalesce(r.rolname, 'all roles') || coalesce(' in ' || d.datname, ''),
     'set to replica by default: foreign keys don''t cascade there, so children stay behind; deletes are captured all the same',
     format(
-      'alter %s reset session_replication_role;',
-      case when r.rolname is null then format('database %I', d.datname)
-        else concat('role ', quote_ident(r.rolname), ' in database ' || quote_ident(d.datname)) end
+      'alter role %s reset session_replication_role;',
+      concat(coalesce(quote_ident(r.rolname), 'all'), ' in database ' || quote_ident(d.datname))
     ), false
   from pg_db_role_setting s
   left join pg_roles r on r.oid = s.setrole
   left join pg_database d on d.oid = s.setdatabase
-  where 'session_replication_role=replica' = any (s.setconfig)
+  where exists (select from unnest(s.setconfig) c where lower(c) = 'session_replication_role=replica')
     and (s.setdatabase = 0 or d.datname = current_database())
   union all
   select
     'problem', 'session_replication_role', 'server',
-    'postgresql.conf sets it to replica: foreign keys don''t cascade, so children stay behind; deletes are captured all the same',
-    'Take it out of the configuration and reload.', false
+    'the configuration sets it to replica: foreign keys don''t cascade, so children stay behind; deletes are captured all the same',
+    'Take it out of postgresql.conf (or: alter system reset session_replication_role;) and reload.', false
   from pg_settings s
-  where s.name = 'session_replication_role' and s.reset_val = 'replica' and s.source = 'configuration file'
+  where s.name = 'session_replication_role' and s.reset_val = 'replica' and s.source in ('configuration file', 'command line')
   union all
   select
     'note', 'subscription', p.target_name,
@@ -258,7 +308,7 @@ begin
       case when exists (
         select from grace_internal.run r where r.kind = 'purge' and r.finished_at > clock_timestamp() - interval '2 days'
       ) then 'note' else 'problem' end,
-      'schedule', null, 'there is no pg_cron job in this database', v_obstacle, false
+      'schedule', null, 'pg_cron runs no job for this database', v_obstacle, false
     )::grace.finding;
     return;
   end if;
@@ -295,7 +345,7 @@ begin
   ) then
     return next row(
       'problem', 'schedule', 'pg_cron', 'pg_cron''s launcher does not run: no job runs on this server',
-      'Add pg_cron to shared_preload_libraries and restart; on a standby that is as it has to be.', false
+      'The server''s log says why it did not start (max_worker_processes?); on a standby that is as it has to be.', false
     )::grace.finding;
   end if;
 end

@@ -1,4 +1,4 @@
--- From now on these columns of a protected table are known to refer to files. Large objects need a table for their content
+-- From now on these columns of a protected table, too, are known to refer to files. Large objects need a table for their content
 -- and a trigger that comes before one that unlinks them (lo_manage): hence its name.
 create or replace function grace_internal.declare_files(protected_id integer, files name [])
 returns void
@@ -12,11 +12,18 @@ begin
   update grace_internal.protected p
   set
     files = array(
+      select unnest(p.files)
+      union
       select a.attnum from pg_attribute a
       where a.attrelid = p.target and a.attname = any (declare_files.files) and not a.attisdropped
-      order by a.attnum
+      order by 1
     ),
-    file_names = declare_files.files
+    file_names = array(
+      select a.attname from pg_attribute a
+      where a.attrelid = p.target and a.attnum > 0 and not a.attisdropped
+        and (a.attnum = any (p.files) or a.attname = any (declare_files.files))
+      order by a.attnum
+    )
   where p.id = protected_id
   returning p.target into v_target;
 
@@ -50,7 +57,10 @@ begin
   from grace_internal.protected p
   where p.id = protected_id and p.active
     and exists (select from grace_internal.file_columns(p.id, 'large object'))
-    and not grace_internal.has_file_trigger(p.target, p.id)
+    and exists (
+      select from grace_internal.partition_tree(p.target) as t (relation)
+      where not grace_internal.has_file_trigger(t.relation, p.id)
+    )
     and (repair or not exists (
       select from pg_trigger t where t.tgrelid = p.target and t.tgname = '00_grace_files'
     ));

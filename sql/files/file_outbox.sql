@@ -41,13 +41,16 @@ begin
   for v_source in
     select grace_internal.qualified_name(p.target) as relation, a.attname as column_name, null::timestamptz as since
     from grace_internal.protected p
-    join pg_attribute a on a.attrelid = p.target and a.attnum = any (p.files) and not a.attisdropped
+    join pg_attribute a on a.attrelid = p.target and a.attnum = any (grace_internal.file_numbers(p.*)) and not a.attisdropped
     where grace_internal.file_kind(a.atttypid) = 'path'
     union all
     select format('grace_buffer.%I', p.buffer), c.buffer_column, grace._expired_before(p.id)
     from grace_internal.protected p
     cross join lateral grace_internal.file_columns(p.id, 'path') c
   loop
+    perform grace_internal.require_trusted_code(
+      v_source.relation::regclass, 'Let a superuser own the function; until then no file is handed out.'
+    );
     execute format(
       'select array_agg(distinct t.%1$I::text) from %2$s t where t.%1$I::text = any ($1)%3$s',
       v_source.column_name, v_source.relation,
@@ -70,26 +73,32 @@ as $$
 declare
   v_ids bigint [];
   v_files text [];
+  v_dropped integer;
 begin
-  if max_files < 1 or lease <= interval '0' then
+  if coalesce(max_files < 1 or lease <= interval '0', true) then
     raise exception 'nothing would be claimed'
-      using errcode = 'invalid_parameter_value', detail = format('max_files is %s, lease is %s.', max_files, lease),
+      using errcode = 'invalid_parameter_value', detail = format('max_files is %s, lease is %s.', coalesce(max_files::text, 'null'), coalesce(lease::text, 'null')),
       hint = 'Give positive values.';
   end if;
-  with claimed as (
-    update grace_internal.outbox o
-    set claimed_until = clock_timestamp() + lease, attempts = o.attempts + 1
-    where o.id = any (array(
-      select c.id from grace_internal.outbox c
-      where coalesce(c.claimed_until <= clock_timestamp(), true)
-      order by c.attempts, c.id limit max_files for update skip locked
-    ))
-    returning o.id, o.file
-  )
-  select array_agg(c.id), array_agg(c.file) into v_ids, v_files from claimed c;
-  -- Another row has it, too: it comes here again when that one is purged.
-  delete from grace_internal.outbox o
-  where o.id = any (v_ids) and o.file = any (grace_internal.referenced_files(v_files));
+  loop
+    with claimed as (
+      update grace_internal.outbox o
+      set claimed_until = clock_timestamp() + lease, attempts = o.attempts + 1
+      where o.id = any (array(
+        select c.id from grace_internal.outbox c
+        where coalesce(c.claimed_until <= clock_timestamp(), true)
+        order by c.attempts, c.id limit max_files for update skip locked
+      ))
+      returning o.id, o.file
+    )
+    select array_agg(c.id), array_agg(c.file) into v_ids, v_files from claimed c;
+    exit when v_ids is null;
+    -- Another row has it, too: it comes here again when that one is purged.
+    v_files := grace_internal.referenced_files(v_files);
+    delete from grace_internal.outbox o where o.id = any (v_ids) and o.file = any (v_files);
+    get diagnostics v_dropped = row_count;
+    exit when v_dropped < cardinality(v_ids); -- or the answer would be that there is none
+  end loop;
   return query
     select f.id, f.target, f.column_name, f.file
     from grace.file_outbox f

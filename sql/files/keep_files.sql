@@ -13,7 +13,7 @@ declare
 begin
   select string_agg(format('($1).%I::oid', a.attname), ', ') into v_values
   from grace_internal.protected p
-  join pg_attribute a on a.attrelid = p.target and a.attnum = any (p.files) and not a.attisdropped
+  join pg_attribute a on a.attrelid = p.target and a.attnum = any (grace_internal.file_numbers(p.*)) and not a.attisdropped
   where p.id = v_id and grace_internal.file_kind(a.atttypid) = 'large object';
   if v_values is not null then
     for v_loid in execute format('select distinct v from unnest(array[%s]) v where v is not null', v_values) using old loop
@@ -24,7 +24,8 @@ begin
 end
 $$;
 
--- Copies one large object into what is kept of this transaction's deletion. One that does not exist leaves nothing to keep.
+-- Copies one large object into what is kept of this transaction's deletion. One that does not exist leaves nothing to keep;
+-- one that has changed since it was copied (for another row) is copied again: the last content counts.
 -- Whether whoever deletes could unlink it is noted: the purge unlinks nothing that its deleter could not.
 -- Errors: GR020 when its content can't be read.
 create or replace function grace_internal.keep_large_object(protected_id integer, loid oid)
@@ -34,7 +35,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_deletion grace_internal.deletion_ref;
-  v_kept boolean;
+  v_changed text;
   v_descriptor integer;
   v_size bigint;
 begin
@@ -42,13 +43,15 @@ begin
     return;
   end if;
   v_deletion := grace_internal.current_deletion();
-  execute format(
-    'select exists (select from grace_internal.%I f '
-    'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3)', 'f' || protected_id
-  )
-  into v_kept using v_deletion.deletion, v_deletion.deleted_at, loid;
-  if v_kept then
+  v_changed := grace._file_conflict(protected_id, v_deletion.deletion, v_deletion.deleted_at, loid);
+  if v_changed = '' then
     return;
+  elsif v_changed <> '' then
+    execute format(
+      'delete from grace_internal.%I f where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3',
+      'f' || protected_id
+    )
+    using v_deletion.deletion, v_deletion.deleted_at, loid;
   end if;
   begin
     v_descriptor := lo_open(loid, 262144); -- INV_READ
@@ -86,7 +89,7 @@ begin
   for v_column in
     select a.attname
     from grace_internal.protected p
-    join pg_attribute a on a.attrelid = p.target and a.attnum = any (p.files) and not a.attisdropped
+    join pg_attribute a on a.attrelid = p.target and a.attnum = any (grace_internal.file_numbers(p.*)) and not a.attisdropped
     where p.id = protected_id and grace_internal.file_kind(a.atttypid) = 'large object'
   loop
     for v_loid in execute format(

@@ -12,7 +12,7 @@ declare
   v_result oid [] := array[]::oid [];
 begin
   for v_column in
-    select grace_internal.qualified_name(c.oid) as relation, a.attname
+    select c.oid, grace_internal.qualified_name(c.oid) as relation, a.attname
     from pg_class c
     join pg_namespace n on n.oid = c.relnamespace
     join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
@@ -21,6 +21,9 @@ begin
       and (n.nspname <> 'grace_internal' or c.relname ~ '^b\d+_')
       and grace_internal.base_type(a.atttypid) = 'oid'::regtype
   loop
+    perform grace_internal.require_trusted_code(
+      v_column.oid, 'Let a superuser own the function; until then no large object is unlinked.'
+    );
     execute format(
       'select array_agg(distinct t.%1$I::oid) from only %2$s t where t.%1$I::oid = any ($1)',
       v_column.attname, v_column.relation
@@ -33,7 +36,7 @@ end
 $$;
 
 -- Unlinks the large objects of expired rows where the application has left that to us; returns whether there may be more.
--- The first page stands for the object: it goes when that is done.
+-- The first page stands for the object: it goes when that is done. An object whose rows a lock has kept in the buffer waits.
 create or replace function grace_internal.unlink_expired(protected_id integer, leaf oid, max_objects integer)
 returns boolean
 language plpgsql
@@ -42,37 +45,62 @@ as $$
 declare
   v_before timestamptz := grace._expired_before(protected_id);
   v_leaf text := grace_internal.qualified_name(leaf);
-  v_loids oid [];
+  v_tids tid [];
   v_unlinkable oid [];
 begin
   execute format(
-    'select array_agg(distinct f.loid), array_agg(distinct f.loid) filter (where f.unlink) from ('
-    'select f.loid, f.unlink from %s f where f.page = 0 and f.grace_deleted_at <= $1 limit $2) f',
-    v_leaf
+    'select array_agg(f.ctid), array_agg(distinct f.loid) filter (where f.unlink) from ('
+    'select f.ctid, f.loid, f.unlink from %s f where f.page = 0 and f.grace_deleted_at <= $1 and not exists ('
+    'select from grace_buffer.%I b where b.grace_deletion = f.grace_deletion and b.grace_deleted_at = f.grace_deleted_at '
+    'and b.grace_deleted_at <= $1 and f.loid = any (%s)) limit $2) f',
+    v_leaf,
+    (select p.buffer from grace_internal.protected p where p.id = protected_id),
+    coalesce(grace_internal.file_values(protected_id, 'large object'), 'array[]::oid[]')
   )
-  into v_loids, v_unlinkable using v_before, max_objects;
-  if v_loids is null then
+  into v_tids, v_unlinkable using v_before, max_objects;
+  if v_tids is null then
     return false;
   end if;
   perform grace_internal.unlink_unreferenced(v_unlinkable);
-  execute format('delete from %s f where f.page = 0 and f.loid = any ($1) and f.grace_deleted_at <= $2', v_leaf)
-  using v_loids, v_before;
+  execute format('delete from %s f where f.ctid = any ($1)', v_leaf) using v_tids;
   return true;
 end
 $$;
 
+-- Those that are there, that nothing refers to, and that the owner of pg_grace may unlink; it warns of the others.
 create or replace function grace_internal.unlink_unreferenced(loids oid [])
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-  select lo_unlink(m.oid)
+declare
+  v_loids oid [];
+  v_referenced oid [];
+  v_owners text;
+begin
+  select array_agg(m.oid) into v_loids from pg_largeobject_metadata m where m.oid = any (loids);
+  if v_loids is null then
+    return;
+  end if;
+  v_referenced := grace_internal.referenced_large_objects(v_loids);
+
+  perform lo_unlink(m.oid)
   from pg_largeobject_metadata m
-  where m.oid = any (loids) and not m.oid = any (grace_internal.referenced_large_objects(loids))
+  where m.oid = any (v_loids) and m.oid <> all (v_referenced) and pg_has_role(m.lomowner, 'usage');
+
+  select string_agg(distinct pg_get_userbyid(m.lomowner), ', ') into v_owners
+  from pg_largeobject_metadata m
+  where m.oid = any (v_loids) and m.oid <> all (v_referenced);
+  if v_owners is not null then
+    raise warning 'large objects to which nothing refers any more stay'
+      using detail = format('Role %I, which owns pg_grace, may not unlink those of %s.', current_user, v_owners),
+      hint = format('Unlink them with vacuumlo. For those to come: grant … to %I;', current_user);
+  end if;
+end
 $$;
 
--- Files outside the database whose rows are about to be removed for good go into the outbox. "rows" is the FROM and WHERE of
--- these rows, with alias b.
+-- Files outside the database whose rows are about to be removed for good go into the outbox, each once. "rows" is the FROM and
+-- WHERE of these rows, with alias b.
 create or replace function grace_internal.post_files(protected_id integer, rows text)
 returns void
 language plpgsql
@@ -86,7 +114,10 @@ begin
       'insert into grace_internal.outbox (protected_id, target_name, column_name, file, deleted_at) '
       'select $1, p.target_name, $2, f.file, f.deleted_at from grace_internal.protected p, ('
       'select b.%1$I::text as file, max(b.grace_deleted_at) as deleted_at %2$s and b.%1$I::text <> '''' group by b.%1$I::text'
-      ') f where p.id = $1', v_column.buffer_column, rows
+      ') f where p.id = $1 and not exists ('
+      'select from grace_internal.outbox o where o.protected_id = $1 and o.column_name = $2 and o.file = f.file) '
+      'order by f.deleted_at, f.file',
+      v_column.buffer_column, rows
     )
     using protected_id, v_column.attname;
   end loop;

@@ -11,7 +11,8 @@ select
   (array_agg(c.application_name))[1] as application_name,
   (array_agg(c.client_addr))[1] as client_addr,
   (array_agg(c.reason) filter (where c.reason is not null))[1] as reason,
-  min(c.deleted_at) + p.span as expires_at
+  min(c.deleted_at) + p.span as expires_at,
+  p.target_name
 from grace_internal.capture c
 join grace_internal.protected p on p.id = c.protected_id
 left join lateral (
@@ -26,7 +27,7 @@ comment on view grace.deletions is
 'One row per deletion (all that one transaction removed) and table, until it expires.';
 comment on column grace.deletions.id is 'The deletion; what restore takes.';
 comment on column grace.deletions.deleted_at is 'When the transaction deleted its first row from a protected table.';
-comment on column grace.deletions.target is 'The table the rows were deleted from.';
+comment on column grace.deletions.target is 'The table the rows were deleted from; null when it was dropped.';
 comment on column grace.deletions.row_count is 'Rows captured.';
 comment on column grace.deletions.restored_count is 'How many of them have been restored since.';
 comment on column grace.deletions.operation is 'DELETE (a MERGE or cascade is one, too), TRUNCATE or both.';
@@ -35,4 +36,5 @@ comment on column grace.deletions.login is 'The role that logged in.';
 comment on column grace.deletions.application_name is 'application_name of the session.';
 comment on column grace.deletions.client_addr is 'Where the session came from; null for a local socket.';
 comment on column grace.deletions.reason is 'What the session had said with SET grace.reason = ''…''.';
+comment on column grace.deletions.target_name is 'What it is called, or was when it was dropped.';
 comment on column grace.deletions.expires_at is 'From this moment on it can no longer be restored.';

@@ -10,13 +10,16 @@ select
   s.oldest,
   s.oldest + p.span as next_expiry,
   p.protected_at,
-  p.protected_by
+  p.protected_by,
+  p.target_name
 from grace_internal.protected p
 cross join lateral grace._protected_state(p.id) s;
 
 comment on view grace.protected is 'One row per protected table.';
 comment on column grace.protected.state is
 'capturing; disabled (a capture trigger does not fire always); missing (a table or partition has no capture trigger); unprotected (what is buffered stays until it expires); table dropped.';
+comment on column grace.protected.target is 'The table; null when it was dropped.';
+comment on column grace.protected.target_name is 'What it is called, or was when it was dropped.';
 comment on column grace.protected.drift is
 'The table''s columns have changed since the last capture; the next one follows them.';
 comment on column grace.protected.buffered_rows is 'Rows that can be restored now.';

@@ -36,12 +36,12 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when not p.active then 'unprotected'
     when not exists (select from pg_class c where c.oid = p.target) then 'table dropped'
+    when not p.active then 'unprotected'
     when bool_and(grace_internal.has_capture_triggers(t.relation, p.id)) then 'capturing'
     when bool_or(exists (
       select from pg_trigger g
-      where g.tgrelid = t.relation and g.tgname in ('zz_grace_delete', 'zz_grace_truncate') and g.tgenabled <> 'A'
+      where g.tgrelid = t.relation and g.tgname in ('zz_grace_delete', 'zz_grace_truncate', 'zz_grace_cover') and g.tgenabled <> 'A'
     )) then 'disabled'
     else 'missing'
   end
@@ -61,7 +61,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select
     grace_internal.trigger_state(p.id),
-    p.active and grace_internal.columns_differ(p.id),
+    p.active and grace_internal.columns_changed(p.id),
     b.row_count,
     grace_internal.buffer_size(p.id),
     b.oldest

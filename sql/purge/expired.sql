@@ -6,7 +6,8 @@ select
     from grace_internal.restored r
     where r.protected_id = p.id and r.deleted_at <= grace._expired_before(p.id)
   ), 0)::bigint as row_count,
-  min(c.deleted_at) as oldest
+  min(c.deleted_at) as oldest,
+  p.target_name
 from grace_internal.protected p
 join grace_internal.capture c on c.protected_id = p.id and c.deleted_at <= grace._expired_before(p.id)
 group by p.id, p.target;

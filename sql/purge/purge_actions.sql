@@ -114,6 +114,10 @@ begin
   if not found then
     return false;
   end if;
+  if v_target is not null and not exists (select from pg_class c where c.oid = v_target) then
+    perform grace_internal.forget_dropped();
+    return false;
+  end if;
   if not v_active then
     if not exists (select from grace_internal.capture c where c.protected_id = prepare_buffer.protected_id) then
       perform grace_internal.drop_buffer(protected_id);
@@ -124,9 +128,7 @@ begin
   if grace_internal.prepare_partition(protected_id) or grace_internal.drop_former_column(protected_id) then
     return true;
   end if;
-  if exists (select from pg_class c where c.oid = v_target) then
-    perform grace_internal.follow_table(protected_id, repair => false);
-  end if;
+  perform grace_internal.follow_table(protected_id, repair => false);
   return false;
 end
 $$;

@@ -10,6 +10,6 @@ as $$
   join grace_internal.protected p on p.id = buffer_columns.protected_id
   join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
   join pg_attribute r on r.attrelid = p.target and r.attname = a.attname
-  left join grace_internal.protected_column c
+  left join grace_internal.column_map c
     on c.protected_id = p.id and c.attnum = r.attnum and c.ended_at is null
 $$;

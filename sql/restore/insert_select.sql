@@ -19,7 +19,7 @@ as $$
     case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end
   from grace_internal.protected p
   join pg_attribute a on a.attrelid = p.target and a.attnum > 0 and not a.attisdropped
-  left join grace_internal.protected_column c
+  left join grace_internal.column_map c
     on c.protected_id = p.id and c.attnum = a.attnum and c.ended_at is null
   left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
   left join lateral (
@@ -27,7 +27,7 @@ as $$
       format('b.%I::%s', f.buffer_column, format_type(grace_internal.base_type(a.atttypid), -1)), ', '
       order by f.ended_at desc
     ) as former_values
-    from grace_internal.protected_column f
+    from grace_internal.column_map f
     where f.protected_id = p.id and f.attnum = a.attnum and f.ended_at is not null
   ) as f on true
   where p.id = restore_columns.protected_id

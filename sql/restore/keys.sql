@@ -81,6 +81,6 @@ as $$
   join pg_index i on i.indrelid = p.target and i.indisprimary
   cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
   join pg_attribute a on a.attrelid = p.target and a.attnum = u.attnum
-  join grace_internal.protected_column c on c.protected_id = p.id and c.attnum = u.attnum and c.ended_at is null
+  join grace_internal.column_map c on c.protected_id = p.id and c.attnum = u.attnum and c.ended_at is null
   where p.id = keys_condition.protected_id
 $$;

@@ -9,7 +9,7 @@ begin
   perform pg_catalog.set_config('client_min_messages', 'warning', true);
   perform grace_internal.drop_triggers(null, interval '60 seconds');
 
-  select string_agg(format('%s: %s', p.target, p.buffered_rows), ', ' order by p.target::text) into v_left
+  select string_agg(format('%s: %s', p.target_name, p.buffered_rows), ', ' order by p.target_name) into v_left
   from grace.protected p
   where p.buffered_rows > 0;
   if v_left is not null and coalesce(current_setting('grace.discard_buffer', true), '') <> 'on' then

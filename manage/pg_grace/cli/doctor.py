@@ -36,12 +36,13 @@ def _findings(connection: Connection, *, deep: bool) -> list[dict[str, Any]]:
                 "severity": "problem",
                 "subject": "buffer",
                 "object": f"{row['buffer']}, deletion {row['deletion']}",
-                "finding": f"{row['row_count']} rows were {row['finding']}",
+                "finding": f"{row['row_count']} row{' was' if row['row_count'] == 1 else 's were'} {row['finding']}",
                 "hint": "Find out who may write to the buffer, and compare with a backup.",
                 "fixable": False,
             }
             for row in connection.execute(
-                "select buffer_of::text as buffer, deletion, finding, row_count from grace.verify_buffer()"
+                "select coalesce(buffer_of::text, 'a table that was dropped') as buffer, deletion, finding, row_count"
+                " from grace.verify_buffer()"
             ).fetchall()
         ]
     return found
@@ -61,9 +62,9 @@ def doctor(connection: Connection, settings: Settings, *, fix: bool, deep: bool,
     found = _findings(connection, deep=deep)
     if fix and any(finding["fixable"] for finding in found):
         connection.execute("select grace.sync(wait => %s::interval)", (wait,))
-        before = [(finding["subject"], finding["object"]) for finding in found]
+        before = dict.fromkeys((finding["subject"], finding["object"]) for finding in found)
         found = _findings(connection, deep=deep)
-        left = [(finding["subject"], finding["object"]) for finding in found]
+        left = {(finding["subject"], finding["object"]) for finding in found}
         for subject, concerned in before:
             if (subject, concerned) not in left:
                 note(f"fixed: {subject}{'' if concerned is None else f' of {concerned}'}")

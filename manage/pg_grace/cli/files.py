@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 import posixpath
 from typing import Any
 
@@ -52,14 +53,21 @@ class Store:
                 Exit.FAILED,
             ) from error
         self.local = "file" in _protocols(self.filesystem)
-        self.root = self._real(path).rstrip("/")
+        self.root = (posixpath.realpath(path) if self.local else path).rstrip("/")
+        if self.local and not self.filesystem.isdir(path):
+            raise CommandError(
+                f"{path} is no folder\n"
+                "DETAIL:  Every file would be taken for one that is deleted already.\n"
+                "HINT:  Give the folder that the paths in the columns start from.",
+                Exit.FAILED,
+            )
 
     def _real(self, path: str) -> str:
-        # A link in a folder may lead out of the root.
+        # A link in a folder may lead out of the root. Elsewhere names are just names, and other than they look at most.
         if self.local:
-            folder, name = posixpath.split(path.rstrip("/"))
+            folder, name = posixpath.split(posixpath.normpath(path))
             return posixpath.join(posixpath.realpath(folder), name)
-        return posixpath.normpath(path)
+        return path
 
     def path(self, file: str) -> str:
         """Return where a file is that a column refers to: under the root, by its URL, or by its absolute path.
@@ -71,14 +79,17 @@ class Store:
             if protocol not in _protocols(self.filesystem):
                 raise OutsideOfRootError(f"not a file of this store: {protocol}://")
             path = str(self.filesystem._strip_protocol(file))
-        elif file.startswith("/") and self.local and self._real(file).startswith(self.root + "/"):
+        elif self.local and file.startswith("/") and (self._is_below(self._real(file)) or os.path.lexists(file)):
             path = file
         else:
             path = f"{self.root}/{file.lstrip('/')}"
-        path = self._real(posixpath.normpath(path))
-        if not path.startswith(self.root + "/"):
+        path = self._real(path)
+        if not self._is_below(path):
             raise OutsideOfRootError(f"outside of {self.root}")
         return path
+
+    def _is_below(self, path: str) -> bool:
+        return path.startswith(self.root + "/") and ".." not in path.split("/")
 
     def delete(self, file: str) -> bool:
         """Delete a file; return whether it was there. Raises OSError when it can't be deleted."""
@@ -86,7 +97,7 @@ class Store:
         try:
             if not self.filesystem.lexists(path):
                 return False
-            if self.filesystem.isdir(path):
+            if self.filesystem.isdir(path) and not (self.local and self.filesystem.islink(path)):
                 raise IsADirectoryError("is a directory")
             self.filesystem.rm_file(path)
         except FileNotFoundError:
@@ -128,26 +139,23 @@ def sweep(connection: Connection, settings: Settings, *, root: str, dry_run: boo
         print_rows(rows, ("id", "file", "path", "error"), settings.output_format)
         return
     confirm(f"Delete {len(waiting)} files under {root} for good?", yes=yes)
-    deleted = missing = failed = 0
-    tried: set[int] = set()
-    while True:
-        claimed = connection.execute("select id, file from grace.claim_files(%s)", (_BATCH,)).fetchall()
-        fresh = [row for row in claimed if row["id"] not in tried]
-        for row in fresh:
-            tried.add(row["id"])
+    deleted = missing = 0
+    failed: dict[int, str] = {}  # reported at the end: until then they stay claimed, or they would come again
+    while claimed := connection.execute("select id, file from grace.claim_files(%s)", (_BATCH,)).fetchall():
+        for row in claimed:
             try:
                 if store.delete(row["file"]):
                     deleted += 1
                 else:
                     missing += 1
-                connection.execute("select grace.file_deleted(%s)", (row["id"],))
             except (OSError, OutsideOfRootError) as error:
-                failed += 1
+                failed[row["id"]] = str(error)
                 note(f"{row['file']}: {error}")
-                connection.execute("select grace.file_deleted(%s, %s)", (row["id"], str(error)))
-        if not fresh:
-            break
-    summary = {"deleted": deleted, "missing": missing, "failed": failed}
+            else:
+                connection.execute("select grace.file_deleted(%s)", (row["id"],))
+    for number, error_text in failed.items():
+        connection.execute("select grace.file_deleted(%s, %s)", (number, error_text))
+    summary = {"deleted": deleted, "missing": missing, "failed": len(failed)}
     print_rows([summary], ("deleted", "missing", "failed"), settings.output_format)
     if failed:
-        raise CommandError(f"{failed} files could not be deleted; they stay in the outbox", Exit.FAILED)
+        raise CommandError(f"{len(failed)} files could not be deleted; they stay in the outbox", Exit.FAILED)

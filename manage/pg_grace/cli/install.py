@@ -140,7 +140,7 @@ def _make_folder(folder: Path) -> None:
 def _buffered(connection: Connection) -> list[dict[str, Any]]:
     return connection.execute(
         "select buffer::oid as buffer, buffered_rows, oldest from grace.protected"
-        " where buffered_rows > 0 order by target::text"
+        " where buffered_rows > 0 order by target_name"
     ).fetchall()
 
 

@@ -55,8 +55,8 @@ DELETIONS_ON_TERMINAL = {
 def tables(connection: Connection, settings: Settings) -> None:
     """List what is protected."""
     rows = connection.execute(
-        "select *, target::text as target, buffer::text as buffer, buffer_bytes as size"
-        " from grace.protected order by target::text"
+        "select *, coalesce(target::text, target_name) as target, buffer::text as buffer, buffer_bytes as size"
+        " from grace.protected order by target_name"
     ).fetchall()
     if settings.output_format == "table":
         rows = [{**row, "size": size(row["buffer_bytes"])} for row in rows]
@@ -91,12 +91,12 @@ def deletions(
         "more": limit + 1,
     }
     rows = connection.execute(
-        "select d.*, d.target::text as target from grace.deletions d"
+        "select d.*, coalesce(d.target::text, d.target_name) as target from grace.deletions d"
         " where (%(target)s::oid is null or d.target = %(target)s::oid)"
         " and (%(since)s::timestamptz is null or d.deleted_at >= %(since)s)"
         " and (%(until)s::timestamptz is null or d.deleted_at < %(until)s)"
         " and (%(by)s::name is null or %(by)s::name in (d.deleted_by, d.login))"
-        " order by d.id desc, d.target::text limit %(more)s",
+        " order by d.id desc, d.target_name limit %(more)s",
         values,
     ).fetchall()
     print_rows(rows[:limit], DELETION_COLUMNS, settings.output_format, DELETIONS_ON_TERMINAL)
@@ -171,8 +171,8 @@ def status(connection: Connection, settings: Settings) -> None:
     summary = connection.execute(
         "select current_database() as database, current_setting('server_version') as server,"
         " (select count(*) from grace.protected where state = 'capturing') as capturing,"
-        " (select coalesce(string_agg(target::text || ': ' || state, ', '), '') from grace.protected"
-        "  where state not in ('capturing', 'unprotected')) as not_capturing,"
+        " (select coalesce(string_agg(coalesce(target::text, target_name) || ': ' || state, ', '), '')"
+        "  from grace.protected where state not in ('capturing', 'unprotected')) as not_capturing,"
         " (select coalesce(sum(buffered_rows), 0)::bigint from grace.protected) as buffered_rows,"
         " (select coalesce(sum(buffer_bytes), 0)::bigint from grace.protected) as buffer_bytes,"
         " (select coalesce(sum(row_count), 0)::bigint from grace.expired) as expired_rows,"

@@ -19,7 +19,7 @@ def purge(connection: Connection, settings: Settings, *, table: str | None, dry_
     """Remove for good what is past its retention. pg_cron does it every night."""
     target = None if table is None else table_named(connection, table)
     expired = connection.execute(
-        "select target::text as table, row_count, oldest from grace.expired"
+        "select coalesce(target::text, target_name) as table, row_count, oldest from grace.expired"
         " where %(target)s::oid is null or target = %(target)s::oid order by 1",
         {"target": target},
     ).fetchall()

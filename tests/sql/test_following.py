@@ -1,0 +1,387 @@
+"""What becomes of a protected table by DDL: inheritance, new cascades, partitions, types; with event triggers and without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from pg_grace.connection import Connection
+from tests.conftest import Database, _new_database, rows, value
+from tests.server import Server
+
+
+@pytest.fixture(params=["event triggers", "no superuser"])
+def owner(request: pytest.FixtureRequest, server: Server, db: Database, role: Any) -> Iterator[Connection]:
+    """The session of the role that has installed pg_grace: a superuser, who has event triggers, or the owner of the tables."""
+    if request.param == "event triggers":
+        yield db.connect()
+        return
+    keeper = role("keeper", "login createrole")
+    with _new_database(server, None) as database:
+        admin = database.connect()
+        admin.execute(f"grant grace_admin, grace_operator, grace_auditor to {keeper} with admin option")
+        admin.execute(
+            f"grant create on database {database.name} to {keeper}; grant create on schema public to {keeper}"
+        )
+        mine = Database(Server("as keeper", f"{server.dsn} user={keeper}"), database.name, database.connections)
+        mine.cli("install")
+        yield mine.connect()
+        for connection in database.connections:
+            connection.close()
+
+
+def has_event_triggers(conn: Connection) -> bool:
+    return bool(value(conn, "select grace_internal.has_event_triggers()"))
+
+
+def sync(conn: Connection) -> dict[str, str]:
+    return dict(rows(conn, "select protected_table::text, status from grace.sync()"))
+
+
+def states(conn: Connection) -> dict[str, str]:
+    return dict(rows(conn, "select target::text, state from grace.protected order by 1"))
+
+
+# --- Inheritance ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def animals(owner: Connection) -> Connection:
+    """Three generations that inherit, with columns of their own, and a row in each."""
+    owner.execute("""
+        create table animal (id int primary key, name text);
+        create table dog (weight numeric) inherits (animal);
+        create table husky (races jsonb) inherits (dog);
+        insert into animal values (1, 'a');
+        insert into dog values (2, 'd', 12.50);
+        insert into husky values (3, 'h', 31.0, '{"won": [1, 2]}');
+    """)
+    assert rows(owner, "select protected_table::text, status from grace.protect('animal') order by 1") == [
+        ("animal", "protected"),
+        ("dog", "protected"),
+        ("husky", "protected"),
+    ]
+    return owner
+
+
+def buffered_animals(conn: Connection) -> list[tuple[Any, ...]]:
+    return rows(
+        conn,
+        "select id, name, null, null from grace_buffer.animal union all"
+        " select id, name, weight::text, null from grace_buffer.dog union all"
+        " select id, name, weight::text, races::text from grace_buffer.husky order by 1",
+    )
+
+
+ANIMALS = [(1, "a", None, None), (2, "d", "12.50", None), (3, "h", "31.0", '{"won": [1, 2]}')]
+
+
+@pytest.mark.parametrize(
+    ("statement", "gone"),
+    [
+        ("delete from animal", [1, 2, 3]),
+        ("delete from only animal", [1]),
+        ("delete from dog", [2, 3]),
+        ("delete from husky", [3]),
+        ("delete from animal where id > 1 returning name", [2, 3]),
+        ("with d as (delete from animal where id = 3 returning *) delete from dog where id = 2", [2, 3]),
+        ("truncate animal", [1, 2, 3]),
+        ("truncate only animal", [1]),
+        ("truncate dog", [2, 3]),
+        ("delete from animal where id = 99", []),
+    ],
+)
+def test_each_table_of_an_inheritance_tree_keeps_its_own_columns(
+    animals: Connection, statement: str, gone: list[int]
+) -> None:
+    animals.execute(statement.encode())
+    assert buffered_animals(animals) == [row for row in ANIMALS if row[0] in gone]
+    assert value(animals, "select coalesce(sum(row_count), 0)::int from grace.deletions") == len(gone)
+    assert value(animals, "select count(distinct id)::int from grace.deletions") == min(len(gone), 1)
+
+
+def test_an_inheritance_tree_comes_back_into_the_tables_it_came_from(animals: Connection) -> None:
+    before = rows(animals, "select tableoid::regclass::text, id from animal order by 2")
+    animals.execute("delete from animal")
+    animals.execute("select grace.restore(deletion => (select max(id) from grace.deletions))")
+    assert rows(animals, "select tableoid::regclass::text, id from animal order by 2") == before
+    assert rows(animals, "select races::text from husky") == [('{"won": [1, 2]}',)]
+    assert buffered_animals(animals) == []
+
+
+def test_a_row_that_a_trigger_of_the_child_saves_is_not_captured(animals: Connection) -> None:
+    animals.execute("""
+        create function keep() returns trigger language plpgsql as 'begin return null; end';
+        create trigger keep before delete on dog for each row execute function keep();
+    """)
+    animals.execute("delete from animal")
+    assert [row[0] for row in buffered_animals(animals)] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "expected"),
+    [
+        ("alter table dog add column coat text default 'rough'", "coat", "rough"),
+        ("alter table dog alter column weight type text using 'w' || weight", "weight", "w12.50"),
+        ("alter table dog rename column weight to mass", "mass", "12.50"),
+        ("alter table dog add column coat text; alter table dog drop column weight", "name", "d"),
+        ("alter table dog rename to hound", "weight", "12.50"),
+        ("create schema zoo; alter table dog set schema zoo", "weight", "12.50"),
+    ],
+)
+def test_a_change_of_a_child_loses_no_value_in_a_session_that_has_deleted_before(
+    animals: Connection, change: str, column: str, expected: str
+) -> None:
+    animals.execute("insert into dog values (9, 'first', 1)")
+    animals.execute("delete from animal where id = 9")
+    animals.execute(change.encode())
+    animals.execute("delete from animal where id = 2")
+    assert value(animals, f"select {column}::text from grace_buffer.dog where id = 2") == expected
+
+
+def test_a_child_that_comes_later_is_captured_or_the_delete_fails(animals: Connection) -> None:
+    animals.execute("create table cat (lives int) inherits (animal); insert into cat values (4, 'c', 9)")
+    if not has_event_triggers(animals):
+        with pytest.raises(psycopg.Error) as caught:
+            animals.execute("delete from animal where id = 4")
+        assert caught.value.sqlstate == "GR019"
+        assert "sync" in (caught.value.diag.message_hint or "")
+        assert sync(animals)["cat"] == "protected"
+    animals.execute("delete from animal where id = 4")
+    assert rows(animals, "select id, name, lives from grace_buffer.cat") == [(4, "c", 9)]
+
+
+@pytest.mark.parametrize("protected_before", [True, False])
+def test_a_table_that_begins_to_inherit_is_captured_or_the_delete_fails(
+    animals: Connection, protected_before: bool
+) -> None:
+    animals.execute("create table cat (id int not null, name text, lives int); insert into cat values (4, 'c', 9)")
+    if protected_before:
+        animals.execute("select grace.protect('cat')")
+    animals.execute("alter table cat inherit animal")
+    if not has_event_triggers(animals):
+        with pytest.raises(psycopg.Error) as caught:
+            animals.execute("delete from animal where id = 4")
+        assert caught.value.sqlstate == "GR019"
+        sync(animals)
+    animals.execute("delete from animal where id = 4")
+    assert rows(animals, "select id, name, lives from grace_buffer.cat") == [(4, "c", 9)]
+    assert [row[0] for row in buffered_animals(animals)] == []
+
+
+def test_a_table_that_no_longer_inherits_is_captured_on(animals: Connection) -> None:
+    animals.execute("alter table husky no inherit dog")
+    animals.execute("delete from husky; delete from animal")
+    assert buffered_animals(animals) == ANIMALS
+    sync(animals)
+    animals.execute("insert into husky values (5, 'x', 1, null); delete from husky")
+    assert [row[0] for row in buffered_animals(animals)] == [1, 2, 3, 5]
+    assert set(states(animals).values()) == {"capturing"}
+
+
+def test_a_child_of_a_protected_table_can_not_be_unprotected_alone(animals: Connection) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        animals.execute("select grace.unprotect('dog')")
+    assert caught.value.sqlstate == "GR002"
+    for table in ("animal", "dog", "husky"):
+        animals.execute("select grace.unprotect(%s::text::regclass)", [table])
+    animals.execute("delete from animal")
+    assert buffered_animals(animals) == []
+
+
+def test_only_the_child_is_protected_when_only_the_child_is_asked_for(owner: Connection) -> None:
+    owner.execute("create table base (id int); create table heir (x int) inherits (base)")
+    owner.execute("select grace.protect('heir')")
+    owner.execute("insert into base values (1); insert into heir values (2, 2)")
+    owner.execute("delete from base")
+    assert rows(owner, "select id, x from grace_buffer.heir") == [(2, 2)]
+    assert states(owner) == {"heir": "capturing"}
+
+
+# --- New cascades -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "create table line (id int primary key, bill int references bill on delete cascade)",
+        "create table line (id int primary key, bill int);"
+        "alter table line add foreign key (bill) references bill on delete cascade",
+        "create table line (id int primary key, bill int, foreign key (bill) references bill on delete cascade)"
+        " partition by range (id); create table line_1 partition of line default",
+    ],
+    ids=["created", "added", "partitioned"],
+)
+def test_a_table_that_comes_to_cascade_is_captured_or_the_delete_fails(owner: Connection, ddl: str) -> None:
+    owner.execute("create table bill (id int primary key)")
+    owner.execute("select grace.protect('bill', '10 days')")
+    owner.execute("insert into bill values (1), (2); delete from bill where id = 2")
+    owner.execute(ddl.encode())
+    owner.execute("insert into line values (7, 1)")
+    if not has_event_triggers(owner):
+        with pytest.raises(psycopg.Error) as caught:
+            owner.execute("delete from bill where id = 1")
+        assert caught.value.sqlstate == "GR019"
+        assert "line" in (caught.value.diag.message_detail or "")
+        assert sync(owner)["line"] == "protected"
+    owner.execute("delete from bill where id = 1")
+    assert rows(owner, "select id, bill from grace_buffer.line") == [(7, 1)]
+    assert rows(owner, "select distinct retention::text from grace.protected") == [("10 days",)]
+
+
+def test_a_grandchild_is_followed_as_well(owner: Connection) -> None:
+    owner.execute("create table bill (id int primary key)")
+    owner.execute("select grace.protect('bill')")
+    owner.execute("""
+        create table line (id int primary key, bill int);
+        create table part (id int primary key, line int references line on delete cascade);
+        alter table line add foreign key (bill) references bill on delete cascade;
+        insert into bill values (1); insert into line values (1, 1); insert into part values (1, 1);
+    """)
+    sync(owner)
+    owner.execute("delete from bill")
+    assert value(owner, "select count(*) from grace_buffer.part") == 1
+
+
+def test_without_cascade_nothing_is_followed(owner: Connection) -> None:
+    owner.execute("create table bill (id int primary key)")
+    owner.execute("select grace.protect('bill', \"cascade\" => false)")
+    owner.execute("create table line (id int primary key, bill int references bill on delete cascade)")
+    owner.execute("insert into bill values (1); insert into line values (1, 1); delete from bill")
+    assert states(owner) == {"bill": "capturing"}
+
+
+def test_a_child_that_was_unprotected_is_left_so_and_does_not_stop_the_parent(owner: Connection) -> None:
+    owner.execute("create table bill (id int primary key)")
+    owner.execute("create table line (id int primary key, bill int references bill on delete cascade)")
+    owner.execute("select grace.protect('bill'); select grace.unprotect('line')")
+    owner.execute("alter table bill add column note text; alter table line add column note text")
+    sync(owner)
+    owner.execute("insert into bill values (1); insert into line values (1, 1); delete from bill")
+    assert states(owner) == {"bill": "capturing", "line": "unprotected"}
+    assert value(owner, "select count(*) from grace_buffer.line") == 0
+    owner.execute("select grace.protect('line')")
+    owner.execute("insert into bill values (1); insert into line values (1, 1); delete from bill")
+    assert value(owner, "select count(*) from grace_buffer.line") == 1
+
+
+def test_a_child_that_can_not_be_protected_is_reported_and_does_not_stop_the_parent(owner: Connection) -> None:
+    owner.execute("create table bill (id int primary key)")
+    owner.execute("select grace.protect('bill')")
+    owner.execute("create table line (grace_x int, bill int references bill on delete cascade)")
+    if not has_event_triggers(owner):
+        assert sync(owner)["line"] == "not protected"
+    owner.execute("insert into bill values (1); insert into line values (1, 1); delete from bill")
+    assert rows(owner, "select object, severity from grace.doctor() where subject = 'cascade'") == [
+        ("public.line", "problem")
+    ]
+
+
+# --- Partitions -------------------------------------------------------------------------------------------------------
+
+PARTITIONS = [
+    "create table east partition of place for values in ('east')",
+    "create table east (extra int, region text not null, id int not null); alter table east drop column extra;"
+    "alter table place attach partition east for values in ('east')",
+    "create table east partition of place default partition by range (id);"
+    "create table east_1 partition of east for values from (0) to (100)",
+    "create table other partition of place default; alter table place detach partition other;"
+    "create table east partition of place for values in ('east')",
+]
+
+
+@pytest.mark.parametrize("ddl", PARTITIONS, ids=["created", "attached", "two levels", "after a detach"])
+@pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
+@pytest.mark.parametrize("statement", ["delete from place", "delete from east", "delete from place where id = 2"])
+def test_a_new_partition_is_captured_from_the_first_row_on_and_once(
+    owner: Connection, ddl: str, warm: bool, statement: str
+) -> None:
+    owner.execute("create table place (id int, region text) partition by list (region)")
+    owner.execute("create table west partition of place for values in ('west')")
+    owner.execute("select grace.protect('place')")
+    if warm:
+        owner.execute("insert into place values (0, 'west'); delete from place")
+    owner.execute(ddl.encode())
+    owner.execute("insert into place values (1, 'west'), (2, 'east'), (3, 'east')")
+    live = set(rows(owner, "select id from place"))
+    owner.execute(statement.encode())
+    gone = live - set(rows(owner, "select id from place"))
+    assert rows(owner, "select id from grace_buffer.place where id > 0 order by id") == sorted(gone)
+    assert rows(owner, "select sum(row_count)::int from grace.deletions") == [(len(gone) + warm,)]
+
+    sync(owner)
+    owner.execute("truncate place")
+    assert rows(owner, "select id from grace_buffer.place where id > 0 order by id") == sorted(live)
+    owner.execute("insert into place values (4, 'east'), (5, 'west'); delete from east; delete from place")
+    assert rows(owner, "select id from grace_buffer.place where id > 3 order by id") == [(4,), (5,)]
+    assert rows(owner, "select * from grace.verify_buffer()") == []
+
+
+def test_a_row_that_leaves_a_new_partition_by_update_is_no_deletion_with_event_triggers(conn: Connection) -> None:
+    conn.execute("create table place (id int, region text) partition by list (region)")
+    conn.execute("select grace.protect('place')")
+    conn.execute("create table east partition of place for values in ('east')")
+    conn.execute("create table west partition of place for values in ('west')")
+    conn.execute("insert into place values (1, 'east'); update place set region = 'west'")
+    assert value(conn, "select count(*) from grace_buffer.place") == 0
+
+
+# --- Owners and types -------------------------------------------------------------------------------------------------
+
+
+def test_a_new_owner_changes_nothing(conn: Connection, db: Database, role: Any) -> None:
+    app = role("app")
+    conn.execute("create table thing (id int primary key, v text); insert into thing values (1, 'x'), (2, 'y')")
+    conn.execute("select grace.protect('thing')")
+    conn.execute(f"grant create on schema public to {app}; alter table thing owner to {app}")
+    session = db.connect(user=app)
+    session.execute("delete from thing where id = 1")
+    session.execute("alter table thing add column late text default 'l'; delete from thing where id = 2")
+    assert rows(conn, "select id, v, late from grace_buffer.thing order by 1") == [(1, "x", "l"), (2, "y", "l")]
+
+
+def test_a_former_column_goes_when_nothing_is_left_that_had_it(conn: Connection) -> None:
+    conn.execute(b"create type mood as enum ('sad', 'ok'); create table thing (id int primary key, m mood)")
+    conn.execute("select grace.protect('thing')")
+    conn.execute("insert into thing values (1, 'ok'); delete from thing")
+    conn.execute("alter table thing drop column m")
+    conn.execute("call grace.purge()")
+    assert rows(conn, "select id, m::text from grace_buffer.thing") == [(1, "ok")]
+    conn.execute("select grace.set_retention('thing', '1 second'); select pg_sleep(1.1)")
+    for _ in range(2):
+        conn.execute("call grace.purge()")
+    columns = rows(
+        conn,
+        "select attname from pg_attribute where attrelid = 'grace_buffer.thing'::regclass and attnum > 0"
+        " and not attisdropped",
+    )
+    assert columns == [("id",), ("grace_deletion",), ("grace_deleted_at",)]
+
+
+@pytest.mark.parametrize(
+    "ddl",
+    [
+        "alter table thing drop column m; drop type mood",
+        "alter table thing alter column m type text; drop type mood",
+        "drop type mood cascade",
+        "drop schema feelings cascade",
+        "do $$ begin drop type mood cascade; end $$",
+    ],
+)
+def test_a_type_can_be_dropped_and_its_values_stay_readable(conn: Connection, ddl: str) -> None:
+    conn.execute(b"""
+        create schema feelings; create type feelings.mood as enum ('sad', 'ok'); set search_path = public, feelings;
+        create table thing (id int primary key, m feelings.mood, ms feelings.mood[]);
+    """)
+    conn.execute("select grace.protect('thing')")
+    conn.execute("insert into thing values (1, 'ok', '{sad}'), (2, 'sad', null); delete from thing where id = 1")
+    conn.execute(b"alter table thing drop column ms")
+    conn.execute(ddl.encode())
+    conn.execute("delete from thing where id = 2")
+    kept = value(conn, "select record::text from grace.buffered('thing') where record ->> 'id' = '1'")
+    assert '"ok"' in kept
+    assert "sad" in kept
+    assert rows(conn, "select * from grace.verify_buffer()") == []
