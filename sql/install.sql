@@ -2004,6 +2004,7 @@ begin
       and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
       and (n.nspname <> 'grace_internal' or c.relname ~ '^b\d+_')
       and grace_internal.base_type(a.atttypid) = 'oid'::regtype
+      and pg_relation_size(c.oid) > 0 -- most leaves of most buffers are empty
   loop
     perform grace_internal.require_trusted_code(
       v_column.oid, 'Let a superuser own the function; until then no large object is unlinked.'
@@ -2391,8 +2392,10 @@ begin
         v_relation.name, 'capture_' || protected_id
       );
       v_names := v_names || array['zz_grace_cover'];
-    else
-      execute format('drop trigger if exists zz_grace_cover on %s', v_relation.name);
+    elsif exists (
+      select from pg_trigger t where t.tgrelid = v_relation.name::regclass and t.tgname = 'zz_grace_cover'
+    ) then
+      execute format('drop trigger zz_grace_cover on %s', v_relation.name);
     end if;
     foreach v_name in array v_names loop
       execute format('alter table only %s enable always trigger %I', v_relation.name, v_name);
@@ -3180,6 +3183,7 @@ begin
     from grace_internal.protected p
     cross join lateral grace._protected_state(p.id) s
     where p.id = any (v_ids)
+    order by p.id
   loop
     return next;
   end loop;
@@ -5475,10 +5479,19 @@ as $$
   union all
   select
     'problem', 'rights', p.name,
-    format('role %I, which owns pg_grace, may no longer create triggers on it: new partitions can''t be covered', current_user),
-    format('As its owner: grant trigger on %s to %I;', p.name, current_user), false
+    format(
+      'role %I, which owns pg_grace, %s: new partitions can''t be covered', current_user,
+      case when pg_has_role(c.relowner, 'usage') then 'may no longer create triggers on it' else 'is no member of its owner' end
+    ),
+    case
+      when pg_has_role(c.relowner, 'usage') then format('As its owner: grant trigger on %s to %I;', p.name, current_user)
+      when r.rolsuper then format('As superuser: alter table %s owner to %I;', p.name, current_user)
+      else format('grant %I to %I;', r.rolname, current_user)
+    end, false
   from protected p
-  where p.is_there and not has_table_privilege(current_user, p.target, 'TRIGGER')
+  join pg_class c on c.oid = p.target
+  join pg_roles r on r.oid = c.relowner
+  where not pg_has_role(c.relowner, 'usage') or not has_table_privilege(p.target, 'TRIGGER')
 $$;
 
 -- Whether the columns, in any order, are the first ones of an index that can look up single values.

@@ -125,6 +125,18 @@ def conn(db: Database) -> Connection:
     return db.connect()
 
 
+def _drop_owned(conninfo: str, role: str) -> None:
+    try:
+        connection = psycopg.connect(conninfo, autocommit=True)
+    except psycopg.OperationalError as error:
+        if "does not exist" in str(error):  # another worker's database, dropped meanwhile
+            return
+        raise
+    with connection:
+        connection.execute("set grace.allow_drop = on")
+        connection.execute(f"drop owned by {role} cascade")
+
+
 @pytest.fixture
 def role(server: Server) -> Iterator[Any]:
     """Make roles that are dropped at the test's end: role("app") returns the name."""
@@ -141,9 +153,7 @@ def role(server: Server) -> Iterator[Any]:
     with psycopg.connect(server.dsn, autocommit=True) as admin:
         for name in made:
             for row in admin.execute("select datname from pg_database where datallowconn").fetchall():
-                with psycopg.connect(server.conninfo(row[0]), autocommit=True) as one:
-                    one.execute("set grace.allow_drop = on")
-                    one.execute(f"drop owned by {name} cascade")
+                _drop_owned(server.conninfo(row[0]), name)
             admin.execute(f"drop role {name}")
 
 

@@ -25,7 +25,15 @@ begin
     v_done := v_done || protected_table;
     begin
       select t.protected_id, t.status, null into v_id, status, warning
-      from grace_internal.protect_table(protected_table, v_protected.retention, '{}', '{}', true) t;
+      from grace_internal.protect_table(
+        protected_table, v_protected.retention, '{}',
+        coalesce((
+          select p.file_names
+          from grace_internal.protected p
+          where p.active and protected_table in (select grace_internal.inheritors(p.target))
+          limit 1
+        ), '{}'), true
+      ) t;
       perform grace_internal.follow_table(v_id, repair => true);
     exception when sqlstate 'GR002' or sqlstate 'GR003' or insufficient_privilege then
       get stacked diagnostics warning = pg_exception_detail;

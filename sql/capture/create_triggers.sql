@@ -46,8 +46,10 @@ begin
         v_relation.name, 'capture_' || protected_id
       );
       v_names := v_names || array['zz_grace_cover'];
-    else
-      execute format('drop trigger if exists zz_grace_cover on %s', v_relation.name);
+    elsif exists (
+      select from pg_trigger t where t.tgrelid = v_relation.name::regclass and t.tgname = 'zz_grace_cover'
+    ) then
+      execute format('drop trigger zz_grace_cover on %s', v_relation.name);
     end if;
     foreach v_name in array v_names loop
       execute format('alter table only %s enable always trigger %I', v_relation.name, v_name);

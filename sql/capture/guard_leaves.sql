@@ -7,6 +7,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_name name := 'zz_grace_leaf_' || protected_id; -- a root can become a partition of another one that has such a trigger
   v_root text := (
     select grace_internal.qualified_name(p.target)
     from grace_internal.protected p
@@ -14,7 +15,7 @@ declare
     where p.id = protected_id and p.active
   );
   v_guarded boolean := exists (
-    select from pg_trigger t where t.tgrelid = v_root::regclass and t.tgname = 'zz_grace_leaf'
+    select from pg_trigger t where t.tgrelid = v_root::regclass and t.tgname = v_name
   );
   v_leaf text;
 begin
@@ -23,23 +24,23 @@ begin
   end if;
   if grace_internal.has_event_triggers() or grace_internal.owner_is_superuser() then
     if v_guarded then
-      execute format('drop trigger zz_grace_leaf on %s', v_root);
+      execute format('drop trigger %I on %s', v_name, v_root);
     end if;
     return;
   end if;
   if not v_guarded then
     execute format(
-      'create trigger zz_grace_leaf after delete on %s for each row execute function grace_internal.capture_leaf(%s)',
-      v_root, protected_id
+      'create trigger %I after delete on %s for each row execute function grace_internal.capture_leaf(%s)',
+      v_name, v_root, protected_id
     );
-    execute format('alter table %s enable always trigger zz_grace_leaf', v_root);
+    execute format('alter table %s enable always trigger %I', v_root, v_name);
   end if;
   for v_leaf in
     select grace_internal.qualified_name(l)
     from grace_internal.guarded_leaves(protected_id) l
     where grace_internal.has_capture_triggers(l, protected_id)
   loop
-    execute format('alter table only %s disable trigger zz_grace_leaf', v_leaf);
+    execute format('alter table only %s disable trigger %I', v_leaf, v_name);
     -- Sessions that know the root with a guarded leaf ask anew.
     execute format('alter table only %s enable always trigger zz_grace_delete', v_root);
   end loop;

@@ -35,7 +35,10 @@ begin
       from grace_internal.protect_table(
         v_table, retention,
         case v_table when target then coalesce(exclude_columns, '{}') else '{}' end,
-        case v_table when target then coalesce(files, '{}') else '{}' end,
+        case
+          when v_table in (select grace_internal.cascade_tree(target, false)) then coalesce(files, '{}')
+          else '{}'
+        end,
         v_table <> target or "cascade"
       ) t;
     exception when sqlstate 'GR002' or sqlstate 'GR003' or insufficient_privilege then

@@ -27,6 +27,7 @@ begin
     from grace_internal.protected p
     cross join lateral grace._protected_state(p.id) s
     where p.id = any (v_ids)
+    order by p.id
   loop
     return next;
   end loop;

@@ -107,10 +107,19 @@ as $$
   union all
   select
     'problem', 'rights', p.name,
-    format('role %I, which owns pg_grace, may no longer create triggers on it: new partitions can''t be covered', current_user),
-    format('As its owner: grant trigger on %s to %I;', p.name, current_user), false
+    format(
+      'role %I, which owns pg_grace, %s: new partitions can''t be covered', current_user,
+      case when pg_has_role(c.relowner, 'usage') then 'may no longer create triggers on it' else 'is no member of its owner' end
+    ),
+    case
+      when pg_has_role(c.relowner, 'usage') then format('As its owner: grant trigger on %s to %I;', p.name, current_user)
+      when r.rolsuper then format('As superuser: alter table %s owner to %I;', p.name, current_user)
+      else format('grant %I to %I;', r.rolname, current_user)
+    end, false
   from protected p
-  where p.is_there and not has_table_privilege(current_user, p.target, 'TRIGGER')
+  join pg_class c on c.oid = p.target
+  join pg_roles r on r.oid = c.relowner
+  where not pg_has_role(c.relowner, 'usage') or not has_table_privilege(p.target, 'TRIGGER')
 $$;
 
 -- Whether the columns, in any order, are the first ones of an index that can look up single values.

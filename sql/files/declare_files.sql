@@ -1,5 +1,5 @@
 -- From now on these columns of a protected table, too, are known to refer to files. Large objects need a table for their content
--- and a trigger that comes before one that unlinks them (lo_manage): hence its name.
+-- and a trigger that comes before one that unlinks them (lo_manage).
 create or replace function grace_internal.declare_files(protected_id integer, files name [])
 returns void
 language plpgsql
@@ -44,6 +44,16 @@ begin
 end
 $$;
 
+-- Triggers fire in the order of their names, and a space sorts before every letter, digit and sign. With the number, so that the
+-- table can become a partition of another one that has such a trigger.
+create or replace function grace_internal.file_trigger(protected_id integer)
+returns name
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (' grace_files_' || protected_id)::name
+$$;
+
 -- The trigger, on the table itself (on a partitioned one PostgreSQL makes it on every partition, also on those to come).
 create or replace function grace_internal.create_file_trigger(protected_id integer, repair boolean)
 returns void
@@ -62,14 +72,16 @@ begin
       where not grace_internal.has_file_trigger(t.relation, p.id)
     )
     and (repair or not exists (
-      select from pg_trigger t where t.tgrelid = p.target and t.tgname = '00_grace_files'
+      select from pg_trigger t where t.tgrelid = p.target and t.tgname = grace_internal.file_trigger(p.id)
     ));
   if found then
     execute format(
-      'create or replace trigger "00_grace_files" before delete on %s for each row '
-      'execute function grace_internal.keep_files(%s)', v_relation, protected_id
+      'create or replace trigger %I before delete on %s for each row '
+      'execute function grace_internal.keep_files(%s)', grace_internal.file_trigger(protected_id), v_relation, protected_id
     );
-    execute format('alter table %s enable always trigger "00_grace_files"', v_relation);
+    execute format(
+      'alter table %s enable always trigger %I', v_relation, grace_internal.file_trigger(protected_id)
+    );
   end if;
 end
 $$;
@@ -83,7 +95,7 @@ as $$
     select
     from pg_trigger t
     where t.tgrelid = relation
-      and t.tgname = '00_grace_files'
+      and t.tgname = grace_internal.file_trigger(protected_id)
       and t.tgenabled = 'A'
       and t.tgfoid = 'grace_internal.keep_files'::regproc
       and t.tgargs = convert_to(protected_id::text, 'UTF8') || '\x00'::bytea

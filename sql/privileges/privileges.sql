@@ -30,6 +30,7 @@ grant execute on function grace._restore_plan(grace._restore_plan) to grace_oper
 grant execute on function grace._refuse_restore(jsonb) to grace_operator;
 grant execute on function grace._file_conflict(integer, bigint, timestamptz, oid) to grace_operator;
 grant execute on function grace._restore_progress() to grace_operator;
+grant execute on function grace._restore_files(grace._restore_plan) to grace_operator;
 grant execute on function grace._restore_done(grace._restore_plan, bigint []) to grace_operator;
 
 grant execute on function grace.protect(regclass, interval, boolean, name [], interval, name []) to grace_admin;

@@ -38,6 +38,7 @@ begin
   end if;
 
   begin
+    perform grace._restore_files(v_plan); -- first, for the application's triggers may look at them
     execute v_plan.statement into v_inserted using v_plan.picks;
     if v_plan.constraints is not null then
       execute 'set constraints ' operator(pg_catalog.||) v_plan.constraints operator(pg_catalog.||) ' immediate';
@@ -59,7 +60,28 @@ begin
 end
 $$;
 comment on function grace.restore(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) is
-'Puts deleted rows back into their tables, all of what is selected or nothing. deletion: all that one transaction deleted. target: rows of this table. keys: these primary keys, {"id": 7} or an array of them, the newest version of each. deleted_from, deleted_to: deletions from the first moment on, before the second. deleted_by: role or login. related: also what went in the same deletion and hangs on the rows through foreign keys, and the parents they need. dry_run: changes nothing and lists what would be restored and every conflict. Returns one row per table: the run, the table, the number of rows, conflicts as [{"key", "constraint", "reason"}]. Needs grace_operator and INSERT on the tables; SELECT on them to list conflicts. Errors: GR001, GR007, GR008, GR009, GR011 (conflicts, listed in DETAIL), GR012, GR015, GR016.';
+'Puts deleted rows back into their tables, all of what is selected or nothing. deletion: all that one transaction deleted. target: rows of this table. keys: these primary keys, {"id": 7} or an array of them, the newest version of each. deleted_from, deleted_to: deletions from the first moment on, before the second. deleted_by: role or login. related: also what went in the same deletion and hangs on the rows through foreign keys, and the parents they need. dry_run: changes nothing and lists what would be restored and every conflict. Returns one row per table: the run, the table, the number of rows, conflicts as [{"key", "constraint", "reason"}]. Needs grace_operator and INSERT on the tables; SELECT on them to list conflicts. Errors: GR001, GR007, GR008, GR009, GR011 (conflicts, listed in DETAIL), GR012, GR015, GR016, GR020.';
+
+create or replace function grace._restore_files(plan grace._restore_plan)
+returns void
+language plpgsql
+security definer -- what is kept is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id integer;
+begin
+  foreach v_id in array plan.protected_ids loop
+    if grace_internal.file_values(v_id, 'large object') is not null then
+      perform grace_internal.restore_files(
+        v_id, grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null), plan.picks
+      );
+    end if;
+  end loop;
+end
+$$;
+comment on function grace._restore_files(grace._restore_plan) is
+'Internal: brings the large objects of the selected rows back.';
 
 -- Errors: GR011 with every conflict in DETAIL; returns when there is none.
 create or replace function grace._refuse_restore(tables jsonb)
@@ -100,7 +122,6 @@ declare
   v_source text;
   v_taken bigint;
   v_total bigint := 0;
-  v_has_files boolean;
 begin
   insert into grace_internal.run (kind, target, role, login)
   values ('restore', plan.target, grace_internal.caller(), session_user)
@@ -108,12 +129,6 @@ begin
 
   for i in 1 .. cardinality(plan.protected_ids) loop
     v_id := plan.protected_ids[i];
-    v_has_files := grace_internal.file_values(v_id, 'large object') is not null;
-    if v_has_files then
-      perform grace_internal.restore_files(
-        v_id, grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null), plan.picks
-      );
-    end if;
     v_source := grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null, 'using');
     if plan.picks is null and cardinality(plan.deletions) = 1 then
       execute 'delete ' || v_source;
@@ -138,7 +153,7 @@ begin
         detail = 'A trigger or rule on the table suppressed rows, and they would have been lost.',
         hint = 'Disable the trigger for the restore, or restore the rows by hand from grace_buffer.';
     end if;
-    if v_has_files then
+    if grace_internal.file_values(v_id, 'large object') is not null then
       perform grace_internal.drop_kept_files(v_id, plan.deletions);
     end if;
     v_total := v_total + v_taken;

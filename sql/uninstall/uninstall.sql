@@ -12,7 +12,9 @@ begin
   select string_agg(format('%s: %s', p.target_name, p.buffered_rows), ', ' order by p.target_name) into v_left
   from grace.protected p
   where p.buffered_rows > 0;
-  if v_left is not null and coalesce(current_setting('grace.discard_buffer', true), '') <> 'on' then
+  select concat_ws(', ', v_left, nullif(format('files to be deleted: %s', count(*)), 'files to be deleted: 0')) into v_left
+  from grace.file_outbox;
+  if v_left <> '' and coalesce(current_setting('grace.discard_buffer', true), '') <> 'on' then
     raise exception 'pg_grace was not uninstalled: deleted rows can still be restored'
       using errcode = 'GR013',
       detail = 'Rows in the buffer: ' || v_left,

@@ -22,11 +22,10 @@ PURGE_JOB = "pg_grace: purge"
 
 
 class Cluster(cluster.Cluster):
-    """Under another name in the temporary folder, for the demo's test counts what is there under the usual one."""
+    """A cluster with what these tests do to it."""
 
     def __init__(self, settings: Mapping[str, str] | None = None) -> None:
         super().__init__({"log_min_messages": "warning", **(settings or {})})
-        self.folder = self.folder.rename(self.folder.with_name(self.folder.name.replace("pg_grace-", "faults-")))
 
     def __enter__(self) -> Self:
         super().__enter__()

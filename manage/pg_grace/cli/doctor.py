@@ -68,7 +68,8 @@ def doctor(connection: Connection, settings: Settings, *, fix: bool, deep: bool,
         for subject, concerned in before:
             if (subject, concerned) not in left:
                 note(f"fixed: {subject}{'' if concerned is None else f' of {concerned}'}")
-    print_rows(found, _COLUMNS, settings.output_format)
+    if found or settings.output_format != "table":
+        print_rows(found, _COLUMNS, settings.output_format)
     problems = sum(finding["severity"] == "problem" for finding in found)
     if problems:
         raise CommandError(f"{problems} problem{'s' if problems > 1 else ''} found", Exit.FOUND_SOMETHING)
