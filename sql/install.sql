@@ -502,6 +502,29 @@ begin
 end
 $$;
 
+-- What capturing takes on the side of pg_grace: only the owner of a table may make its triggers fire always.
+create or replace function grace_internal.require_ownership(target regclass)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_owner name := (
+    select r.rolname
+    from pg_class c
+    join pg_roles r on r.oid = c.relowner
+    where c.oid = target
+  );
+begin
+  if not pg_has_role(v_owner, 'usage') then
+    raise exception 'pg_grace has no rights on table %', target
+      using errcode = 'insufficient_privilege',
+      detail = format('Role %I, which owns pg_grace, is no member of %I, which owns the table.', current_user, v_owner),
+      hint = format('grant %I to %I;', v_owner, current_user);
+  end if;
+end
+$$;
+
 -- capture/live_columns.sql
 -- The columns of a table that a buffer mirrors, with the names they have there: all but dropped ones and virtual generated
 -- ones, which hold no value.
@@ -1086,7 +1109,7 @@ begin
   set
     relation = p.target,
     home = grace_internal.home(),
-    unmarked_to = coalesce((select max(c.deletion) from grace_internal.capture c where c.protected_id = p.id), 0),
+    unmarked_to = coalesce(pg_sequence_last_value('grace_internal.deletion_id'), 0),
     excluded = coalesce((
       select array_agg(a.attnum)
       from pg_attribute a
@@ -1691,7 +1714,7 @@ $$;
 
 -- files/declare_files.sql
 -- From now on these columns of a protected table, too, are known to refer to files. Large objects need a table for their content
--- and a trigger that comes before one that unlinks them (lo_manage): hence its name.
+-- and a trigger that comes before one that unlinks them (lo_manage).
 create or replace function grace_internal.declare_files(protected_id integer, files name [])
 returns void
 language plpgsql
@@ -1736,6 +1759,16 @@ begin
 end
 $$;
 
+-- Triggers fire in the order of their names, and a space sorts before every letter, digit and sign. With the number, so that the
+-- table can become a partition of another one that has such a trigger.
+create or replace function grace_internal.file_trigger(protected_id integer)
+returns name
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (' grace_files_' || protected_id)::name
+$$;
+
 -- The trigger, on the table itself (on a partitioned one PostgreSQL makes it on every partition, also on those to come).
 create or replace function grace_internal.create_file_trigger(protected_id integer, repair boolean)
 returns void
@@ -1754,14 +1787,16 @@ begin
       where not grace_internal.has_file_trigger(t.relation, p.id)
     )
     and (repair or not exists (
-      select from pg_trigger t where t.tgrelid = p.target and t.tgname = '00_grace_files'
+      select from pg_trigger t where t.tgrelid = p.target and t.tgname = grace_internal.file_trigger(p.id)
     ));
   if found then
     execute format(
-      'create or replace trigger "00_grace_files" before delete on %s for each row '
-      'execute function grace_internal.keep_files(%s)', v_relation, protected_id
+      'create or replace trigger %I before delete on %s for each row '
+      'execute function grace_internal.keep_files(%s)', grace_internal.file_trigger(protected_id), v_relation, protected_id
     );
-    execute format('alter table %s enable always trigger "00_grace_files"', v_relation);
+    execute format(
+      'alter table %s enable always trigger %I', v_relation, grace_internal.file_trigger(protected_id)
+    );
   end if;
 end
 $$;
@@ -1775,7 +1810,7 @@ as $$
     select
     from pg_trigger t
     where t.tgrelid = relation
-      and t.tgname = '00_grace_files'
+      and t.tgname = grace_internal.file_trigger(protected_id)
       and t.tgenabled = 'A'
       and t.tgfoid = 'grace_internal.keep_files'::regproc
       and t.tgargs = convert_to(protected_id::text, 'UTF8') || '\x00'::bytea
@@ -1856,7 +1891,7 @@ as $$
 $$;
 
 -- Puts the large objects of rows that are being restored back under their numbers, with owner and rights. One that is still
--- there is left alone. Errors: GR011 when another has taken the number, GR020 when it can't be given to its owner.
+-- there is left alone. Errors: 23000 when another has taken the number, GR020 when it can't be given to its owner.
 create or replace function grace_internal.restore_files(protected_id integer, source text, picks grace._row_ref [])
 returns void
 language plpgsql
@@ -1874,8 +1909,8 @@ declare
 begin
   for v_deletion, v_deleted_at, v_loid, v_why in execute grace_internal.kept_files(protected_id, source) using picks loop
     if v_why <> '' then
-      raise exception 'nothing was restored: %', v_why
-        using errcode = 'GR011',
+      raise exception 'nothing was restored: %', v_why -- the caller lists all conflicts
+        using errcode = 'integrity_constraint_violation',
         detail = 'A restored row refers to it by its number.',
         hint = 'Move what is there: lo_from_bytea(0, lo_get(…)), then lo_unlink(…).';
     end if;
@@ -2246,6 +2281,7 @@ begin
   end if;
 
   perform grace_internal.require_table_right(target);
+  perform grace_internal.require_ownership(target);
   perform grace_internal.check_excluded(target, exclude_columns);
   perform grace_internal.check_files(target, files, exclude_columns);
 end
@@ -2414,6 +2450,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_name name := 'zz_grace_leaf_' || protected_id; -- a root can become a partition of another one that has such a trigger
   v_root text := (
     select grace_internal.qualified_name(p.target)
     from grace_internal.protected p
@@ -2421,7 +2458,7 @@ declare
     where p.id = protected_id and p.active
   );
   v_guarded boolean := exists (
-    select from pg_trigger t where t.tgrelid = v_root::regclass and t.tgname = 'zz_grace_leaf'
+    select from pg_trigger t where t.tgrelid = v_root::regclass and t.tgname = v_name
   );
   v_leaf text;
 begin
@@ -2430,23 +2467,23 @@ begin
   end if;
   if grace_internal.has_event_triggers() or grace_internal.owner_is_superuser() then
     if v_guarded then
-      execute format('drop trigger zz_grace_leaf on %s', v_root);
+      execute format('drop trigger %I on %s', v_name, v_root);
     end if;
     return;
   end if;
   if not v_guarded then
     execute format(
-      'create trigger zz_grace_leaf after delete on %s for each row execute function grace_internal.capture_leaf(%s)',
-      v_root, protected_id
+      'create trigger %I after delete on %s for each row execute function grace_internal.capture_leaf(%s)',
+      v_name, v_root, protected_id
     );
-    execute format('alter table %s enable always trigger zz_grace_leaf', v_root);
+    execute format('alter table %s enable always trigger %I', v_root, v_name);
   end if;
   for v_leaf in
     select grace_internal.qualified_name(l)
     from grace_internal.guarded_leaves(protected_id) l
     where grace_internal.has_capture_triggers(l, protected_id)
   loop
-    execute format('alter table only %s disable trigger zz_grace_leaf', v_leaf);
+    execute format('alter table only %s disable trigger %I', v_leaf, v_name);
     -- Sessions that know the root with a guarded leaf ask anew.
     execute format('alter table only %s enable always trigger zz_grace_delete', v_root);
   end loop;
@@ -2607,6 +2644,43 @@ as $$
     end
 $$;
 
+-- capture/absorb_partition.sql
+-- A protected table has become a partition: from now on its whole tree is protected, with its retention, and what is deleted goes into
+-- the tree's buffer. Its own buffer stays until what is in it expires; it comes back into the same table.
+create or replace function grace_internal.absorb_partition(protected_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_partition grace_internal.protected;
+  v_root regclass;
+  v_root_id integer;
+  v_trigger record;
+begin
+  select p.* into strict v_partition from grace_internal.protected p where p.id = protected_id;
+  v_root := pg_partition_root(v_partition.target);
+  for v_trigger in
+    select t.tgname as name, grace_internal.qualified_name(t.tgrelid) as relation
+    from pg_trigger t
+    where t.oid in (select grace_internal.capture_triggers(v_partition.id))
+  loop
+    execute format('drop trigger %I on %s', v_trigger.name, v_trigger.relation);
+  end loop;
+  perform grace_internal.drop_guard(v_partition.id);
+  update grace_internal.protected p set active = false where p.id = v_partition.id;
+
+  select p.id into v_root_id from grace_internal.protected p where p.target = v_root and p.active;
+  if v_root_id is null then
+    select t.protected_id into v_root_id
+    from grace_internal.protect_table(
+      v_root, v_partition.retention, '{}', v_partition.file_names, v_partition.follows_cascades
+    ) t;
+  end if;
+  perform grace_internal.follow_table(v_root_id, repair => true);
+end
+$$;
+
 -- capture/follow_table.sql
 -- Brings buffer, capture function and triggers up to date with a table; takes the triggers off partitions that have left.
 -- A trigger that somebody has disabled is only enabled again with repair.
@@ -2619,6 +2693,15 @@ declare
   v_relation text;
   v_other_kind boolean;
 begin
+  if exists (
+    select
+    from grace_internal.protected p
+    join pg_class c on c.oid = p.target and c.relispartition
+    where p.id = protected_id
+  ) then
+    perform grace_internal.absorb_partition(protected_id);
+    return;
+  end if;
   for v_relation in
     select grace_internal.qualified_name(t.tgrelid)
     from pg_trigger t
@@ -2729,7 +2812,15 @@ begin
     v_done := v_done || protected_table;
     begin
       select t.protected_id, t.status, null into v_id, status, warning
-      from grace_internal.protect_table(protected_table, v_protected.retention, '{}', '{}', true) t;
+      from grace_internal.protect_table(
+        protected_table, v_protected.retention, '{}',
+        coalesce((
+          select p.file_names
+          from grace_internal.protected p
+          where p.active and protected_table in (select grace_internal.inheritors(p.target))
+          limit 1
+        ), '{}'), true
+      ) t;
       perform grace_internal.follow_table(v_id, repair => true);
     exception when sqlstate 'GR002' or sqlstate 'GR003' or insufficient_privilege then
       get stacked diagnostics warning = pg_exception_detail;
@@ -2781,12 +2872,14 @@ begin
     cross join lateral (
       select coalesce(pg_partition_root(d.objid), d.objid::regclass)
       union
+      select t::regclass from grace_internal.partition_tree(d.objid) t
+      union
       select f.confrelid::regclass from pg_constraint f
       where f.conrelid = d.objid and f.contype = 'f' and f.confdeltype = 'c'
       union
       select i.inhparent::regclass from pg_inherits i where i.inhrelid = d.objid
     ) as t (relation)
-    join grace_internal.protected p on p.target = coalesce(pg_partition_root(t.relation), t.relation)
+    join grace_internal.protected p on p.target in (t.relation, pg_partition_root(t.relation))
     where d.classid = 'pg_class'::regclass and p.active
   loop
     begin
@@ -2892,7 +2985,7 @@ begin
       set type = 'text'::regtype
       where c.protected_id = v_column.id and c.buffer_column = v_column.buffer_column;
       update grace_internal.protected p
-      set unmarked_to = coalesce((select max(c.deletion) from grace_internal.capture c where c.protected_id = p.id), 0)
+      set unmarked_to = coalesce(pg_sequence_last_value('grace_internal.deletion_id'), 0)
       where p.id = v_column.id;
     exception when lock_not_available then -- PostgreSQL says next what depends on the type
       raise warning 'column % of buffer % could not be freed of its type now', v_column.buffer_column, v_column.buffer;
@@ -3036,7 +3129,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select count(*) = 3
   from pg_event_trigger e
-  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop', 'grace_free_types') and e.evtenabled <> 'D'
+  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop', 'grace_free_types') and e.evtenabled in ('O', 'A')
 $$;
 
 do $$ begin perform grace_internal.ensure_event_triggers(); end $$;
@@ -3079,7 +3172,10 @@ begin
       from grace_internal.protect_table(
         v_table, retention,
         case v_table when target then coalesce(exclude_columns, '{}') else '{}' end,
-        case v_table when target then coalesce(files, '{}') else '{}' end,
+        case
+          when v_table in (select grace_internal.cascade_tree(target, false)) then coalesce(files, '{}')
+          else '{}'
+        end,
         v_table <> target or "cascade"
       ) t;
     exception when sqlstate 'GR002' or sqlstate 'GR003' or insufficient_privilege then
@@ -3154,6 +3250,21 @@ end
 $$;
 
 -- capture/sync.sql
+create or replace function grace._sync_server()
+returns void
+language plpgsql
+security definer -- event triggers and jobs belong to the owner
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not grace_internal.has_event_triggers() then
+    perform grace_internal.ensure_event_triggers();
+  end if;
+  perform grace_internal.ensure_jobs();
+end
+$$;
+comment on function grace._sync_server() is 'Internal: what grace.sync() does besides the tables.';
+
 create or replace function grace.sync(target regclass default null, wait interval default '60 seconds')
 returns table (protected_table regclass, status text, warning text)
 language plpgsql
@@ -3198,10 +3309,7 @@ begin
     end loop;
   end loop;
   if v_only is null then
-    if not grace_internal.has_event_triggers() then
-      perform grace_internal.ensure_event_triggers();
-    end if;
-    perform grace_internal.ensure_jobs();
+    perform grace._sync_server();
   end if;
 end
 $$;
@@ -4106,7 +4214,7 @@ as $$
     string_agg(format('%I', c.attname), ', ' order by c.attnum),
     string_agg(
       case
-        when c.not_null and c.default_value is not null then format('coalesce(%s, %s)', c.value, c.default_value)
+        when c.not_null and c.default_value is not null then format('coalesce(%s, (%s)::%s)', c.value, c.default_value, c.type_name)
         else c.value
       end, ', ' order by c.attnum
     ),
@@ -4598,6 +4706,7 @@ begin
   end if;
 
   begin
+    perform grace._restore_files(v_plan); -- first, for the application's triggers may look at them
     execute v_plan.statement into v_inserted using v_plan.picks;
     if v_plan.constraints is not null then
       execute 'set constraints ' operator(pg_catalog.||) v_plan.constraints operator(pg_catalog.||) ' immediate';
@@ -4619,7 +4728,28 @@ begin
 end
 $$;
 comment on function grace.restore(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) is
-'Puts deleted rows back into their tables, all of what is selected or nothing. deletion: all that one transaction deleted. target: rows of this table. keys: these primary keys, {"id": 7} or an array of them, the newest version of each. deleted_from, deleted_to: deletions from the first moment on, before the second. deleted_by: role or login. related: also what went in the same deletion and hangs on the rows through foreign keys, and the parents they need. dry_run: changes nothing and lists what would be restored and every conflict. Returns one row per table: the run, the table, the number of rows, conflicts as [{"key", "constraint", "reason"}]. Needs grace_operator and INSERT on the tables; SELECT on them to list conflicts. Errors: GR001, GR007, GR008, GR009, GR011 (conflicts, listed in DETAIL), GR012, GR015, GR016.';
+'Puts deleted rows back into their tables, all of what is selected or nothing. deletion: all that one transaction deleted. target: rows of this table. keys: these primary keys, {"id": 7} or an array of them, the newest version of each. deleted_from, deleted_to: deletions from the first moment on, before the second. deleted_by: role or login. related: also what went in the same deletion and hangs on the rows through foreign keys, and the parents they need. dry_run: changes nothing and lists what would be restored and every conflict. Returns one row per table: the run, the table, the number of rows, conflicts as [{"key", "constraint", "reason"}]. Needs grace_operator and INSERT on the tables; SELECT on them to list conflicts. Errors: GR001, GR007, GR008, GR009, GR011 (conflicts, listed in DETAIL), GR012, GR015, GR016, GR020.';
+
+create or replace function grace._restore_files(plan grace._restore_plan)
+returns void
+language plpgsql
+security definer -- what is kept is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id integer;
+begin
+  foreach v_id in array plan.protected_ids loop
+    if grace_internal.file_values(v_id, 'large object') is not null then
+      perform grace_internal.restore_files(
+        v_id, grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null), plan.picks
+      );
+    end if;
+  end loop;
+end
+$$;
+comment on function grace._restore_files(grace._restore_plan) is
+'Internal: brings the large objects of the selected rows back.';
 
 -- Errors: GR011 with every conflict in DETAIL; returns when there is none.
 create or replace function grace._refuse_restore(tables jsonb)
@@ -4660,7 +4790,6 @@ declare
   v_source text;
   v_taken bigint;
   v_total bigint := 0;
-  v_has_files boolean;
 begin
   insert into grace_internal.run (kind, target, role, login)
   values ('restore', plan.target, grace_internal.caller(), session_user)
@@ -4668,12 +4797,6 @@ begin
 
   for i in 1 .. cardinality(plan.protected_ids) loop
     v_id := plan.protected_ids[i];
-    v_has_files := grace_internal.file_values(v_id, 'large object') is not null;
-    if v_has_files then
-      perform grace_internal.restore_files(
-        v_id, grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null), plan.picks
-      );
-    end if;
     v_source := grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null, 'using');
     if plan.picks is null and cardinality(plan.deletions) = 1 then
       execute 'delete ' || v_source;
@@ -4698,7 +4821,7 @@ begin
         detail = 'A trigger or rule on the table suppressed rows, and they would have been lost.',
         hint = 'Disable the trigger for the restore, or restore the rows by hand from grace_buffer.';
     end if;
-    if v_has_files then
+    if grace_internal.file_values(v_id, 'large object') is not null then
       perform grace_internal.drop_kept_files(v_id, plan.deletions);
     end if;
     v_total := v_total + v_taken;
@@ -5006,7 +5129,7 @@ language sql stable
 security definer -- reads the registry
 set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(row(w.id, w.leaf, w.action)::grace._purge_item order by w.step, w.id, w.name)
+  select coalesce(array_agg(row(w.id, w.leaf, w.action)::grace._purge_item order by w.step, w.id, w.name), '{}')
   from (
     select p.id, l.leaf, l.name, a.step, a.action
     from grace_internal.protected p
@@ -5776,6 +5899,10 @@ $$;
 -- a table is protected.
 revoke all on all tables in schema grace, grace_internal from public;
 revoke all on all routines in schema grace, grace_internal from public;
+-- PostgreSQL clones these triggers to partitions in the name of whoever makes the partition. Nobody can name them without USAGE on
+-- the schema.
+grant execute on function grace_internal.keep_files() to public;
+grant execute on function grace_internal.capture_leaf() to public;
 
 grant usage on schema grace to grace_admin, grace_operator, grace_auditor;
 grant usage on schema grace_buffer to grace_operator, grace_auditor;
@@ -5804,10 +5931,12 @@ grant execute on function grace._restore_plan(grace._restore_plan) to grace_oper
 grant execute on function grace._refuse_restore(jsonb) to grace_operator;
 grant execute on function grace._file_conflict(integer, bigint, timestamptz, oid) to grace_operator;
 grant execute on function grace._restore_progress() to grace_operator;
+grant execute on function grace._restore_files(grace._restore_plan) to grace_operator;
 grant execute on function grace._restore_done(grace._restore_plan, bigint []) to grace_operator;
 
 grant execute on function grace.protect(regclass, interval, boolean, name [], interval, name []) to grace_admin;
 grant execute on function grace.sync(regclass, interval) to grace_admin;
+grant execute on function grace._sync_server() to grace_admin;
 grant select on grace.file_outbox to grace_admin;
 grant execute on function grace.claim_files(integer, interval) to grace_admin;
 grant execute on function grace.file_deleted(bigint, text) to grace_admin;

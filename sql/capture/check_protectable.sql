@@ -70,6 +70,7 @@ begin
   end if;
 
   perform grace_internal.require_table_right(target);
+  perform grace_internal.require_ownership(target);
   perform grace_internal.check_excluded(target, exclude_columns);
   perform grace_internal.check_files(target, files, exclude_columns);
 end

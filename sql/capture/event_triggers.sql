@@ -28,7 +28,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select count(*) = 3
   from pg_event_trigger e
-  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop', 'grace_free_types') and e.evtenabled <> 'D'
+  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop', 'grace_free_types') and e.evtenabled in ('O', 'A')
 $$;
 
 do $$ begin perform grace_internal.ensure_event_triggers(); end $$;

@@ -17,12 +17,14 @@ begin
     cross join lateral (
       select coalesce(pg_partition_root(d.objid), d.objid::regclass)
       union
+      select t::regclass from grace_internal.partition_tree(d.objid) t
+      union
       select f.confrelid::regclass from pg_constraint f
       where f.conrelid = d.objid and f.contype = 'f' and f.confdeltype = 'c'
       union
       select i.inhparent::regclass from pg_inherits i where i.inhrelid = d.objid
     ) as t (relation)
-    join grace_internal.protected p on p.target = coalesce(pg_partition_root(t.relation), t.relation)
+    join grace_internal.protected p on p.target in (t.relation, pg_partition_root(t.relation))
     where d.classid = 'pg_class'::regclass and p.active
   loop
     begin

@@ -9,6 +9,15 @@ declare
   v_relation text;
   v_other_kind boolean;
 begin
+  if exists (
+    select
+    from grace_internal.protected p
+    join pg_class c on c.oid = p.target and c.relispartition
+    where p.id = protected_id
+  ) then
+    perform grace_internal.absorb_partition(protected_id);
+    return;
+  end if;
   for v_relation in
     select grace_internal.qualified_name(t.tgrelid)
     from pg_trigger t

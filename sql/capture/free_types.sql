@@ -28,7 +28,7 @@ begin
       set type = 'text'::regtype
       where c.protected_id = v_column.id and c.buffer_column = v_column.buffer_column;
       update grace_internal.protected p
-      set unmarked_to = coalesce((select max(c.deletion) from grace_internal.capture c where c.protected_id = p.id), 0)
+      set unmarked_to = coalesce(pg_sequence_last_value('grace_internal.deletion_id'), 0)
       where p.id = v_column.id;
     exception when lock_not_available then -- PostgreSQL says next what depends on the type
       raise warning 'column % of buffer % could not be freed of its type now', v_column.buffer_column, v_column.buffer;

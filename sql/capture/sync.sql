@@ -1,3 +1,18 @@
+create or replace function grace._sync_server()
+returns void
+language plpgsql
+security definer -- event triggers and jobs belong to the owner
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not grace_internal.has_event_triggers() then
+    perform grace_internal.ensure_event_triggers();
+  end if;
+  perform grace_internal.ensure_jobs();
+end
+$$;
+comment on function grace._sync_server() is 'Internal: what grace.sync() does besides the tables.';
+
 create or replace function grace.sync(target regclass default null, wait interval default '60 seconds')
 returns table (protected_table regclass, status text, warning text)
 language plpgsql
@@ -42,10 +57,7 @@ begin
     end loop;
   end loop;
   if v_only is null then
-    if not grace_internal.has_event_triggers() then
-      perform grace_internal.ensure_event_triggers();
-    end if;
-    perform grace_internal.ensure_jobs();
+    perform grace._sync_server();
   end if;
 end
 $$;

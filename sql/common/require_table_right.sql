@@ -15,3 +15,26 @@ begin
   end if;
 end
 $$;
+
+-- What capturing takes on the side of pg_grace: only the owner of a table may make its triggers fire always.
+create or replace function grace_internal.require_ownership(target regclass)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_owner name := (
+    select r.rolname
+    from pg_class c
+    join pg_roles r on r.oid = c.relowner
+    where c.oid = target
+  );
+begin
+  if not pg_has_role(v_owner, 'usage') then
+    raise exception 'pg_grace has no rights on table %', target
+      using errcode = 'insufficient_privilege',
+      detail = format('Role %I, which owns pg_grace, is no member of %I, which owns the table.', current_user, v_owner),
+      hint = format('grant %I to %I;', v_owner, current_user);
+  end if;
+end
+$$;

@@ -71,7 +71,7 @@ as $$
 $$;
 
 -- Puts the large objects of rows that are being restored back under their numbers, with owner and rights. One that is still
--- there is left alone. Errors: GR011 when another has taken the number, GR020 when it can't be given to its owner.
+-- there is left alone. Errors: 23000 when another has taken the number, GR020 when it can't be given to its owner.
 create or replace function grace_internal.restore_files(protected_id integer, source text, picks grace._row_ref [])
 returns void
 language plpgsql
@@ -89,8 +89,8 @@ declare
 begin
   for v_deletion, v_deleted_at, v_loid, v_why in execute grace_internal.kept_files(protected_id, source) using picks loop
     if v_why <> '' then
-      raise exception 'nothing was restored: %', v_why
-        using errcode = 'GR011',
+      raise exception 'nothing was restored: %', v_why -- the caller lists all conflicts
+        using errcode = 'integrity_constraint_violation',
         detail = 'A restored row refers to it by its number.',
         hint = 'Move what is there: lo_from_bytea(0, lo_get(…)), then lo_unlink(…).';
     end if;

@@ -2,6 +2,10 @@
 -- a table is protected.
 revoke all on all tables in schema grace, grace_internal from public;
 revoke all on all routines in schema grace, grace_internal from public;
+-- PostgreSQL clones these triggers to partitions in the name of whoever makes the partition. Nobody can name them without USAGE on
+-- the schema.
+grant execute on function grace_internal.keep_files() to public;
+grant execute on function grace_internal.capture_leaf() to public;
 
 grant usage on schema grace to grace_admin, grace_operator, grace_auditor;
 grant usage on schema grace_buffer to grace_operator, grace_auditor;
@@ -35,6 +39,7 @@ grant execute on function grace._restore_done(grace._restore_plan, bigint []) to
 
 grant execute on function grace.protect(regclass, interval, boolean, name [], interval, name []) to grace_admin;
 grant execute on function grace.sync(regclass, interval) to grace_admin;
+grant execute on function grace._sync_server() to grace_admin;
 grant select on grace.file_outbox to grace_admin;
 grant execute on function grace.claim_files(integer, interval) to grace_admin;
 grant execute on function grace.file_deleted(bigint, text) to grace_admin;

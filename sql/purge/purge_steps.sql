@@ -49,7 +49,7 @@ language sql stable
 security definer -- reads the registry
 set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(row(w.id, w.leaf, w.action)::grace._purge_item order by w.step, w.id, w.name)
+  select coalesce(array_agg(row(w.id, w.leaf, w.action)::grace._purge_item order by w.step, w.id, w.name), '{}')
   from (
     select p.id, l.leaf, l.name, a.step, a.action
     from grace_internal.protected p

@@ -47,7 +47,7 @@ as $$
     string_agg(format('%I', c.attname), ', ' order by c.attnum),
     string_agg(
       case
-        when c.not_null and c.default_value is not null then format('coalesce(%s, %s)', c.value, c.default_value)
+        when c.not_null and c.default_value is not null then format('coalesce(%s, (%s)::%s)', c.value, c.default_value, c.type_name)
         else c.value
       end, ', ' order by c.attnum
     ),

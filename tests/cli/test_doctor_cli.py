@@ -144,7 +144,7 @@ def test_fix_gives_up_when_it_does_not_get_the_lock(shop: Database) -> None:
     other = shop.connect()
     with other.transaction():
         other.execute("insert into item values (2, 9)")
-        result = shop.cli("doctor", "--fix", "--wait", "300 ms", code=4)
+        result = shop.cli("doctor", "--fix", "--wait", "300 ms", code=5)
         assert "SQLSTATE: GR006" in result.stderr
         assert [finding["object"] for finding in problems(shop)] == ["public.item"]
     shop.cli("doctor", "--fix")
@@ -211,7 +211,7 @@ def test_auditors_and_operators_look_but_only_administrators_fix(shop: Database,
         assert shop.cli("-U", person, "doctor", code=5).stdout == expected
         for command in (("doctor", "--fix"), ("sync",), ("sync", "item")):
             result = shop.cli("-U", person, *command, code=4)
-            assert "permission denied for function sync" in result.stderr
+            assert "permission denied for function" in result.stderr
             assert "grace_admin" in result.stderr
             assert "SQLSTATE: 42501" in result.stderr
             assert result.stdout == ""

@@ -499,7 +499,8 @@ def test_session_replication_role_gets_past_neither_row_nor_object(conn: Connect
 @pytest.mark.parametrize("relation", ["", "_a"], ids=["the root", "a partition"])
 def test_a_trigger_that_somebody_has_disabled_is_enabled_by_sync(conn: Connection, relation: str) -> None:
     table = partitioned(conn)
-    conn.execute(f'alter table {table}{relation} disable trigger "00_grace_files"')
+    (number,) = rows(conn, "select id from grace_internal.protected where target = %s::regclass", table)[0]
+    conn.execute(f'alter table {table}{relation} disable trigger " grace_files_{number}"')
     conn.execute("select grace.sync(%s::regclass)", (table,))
     loid = add(conn, table, 1)
     restore(conn, delete(conn, table))

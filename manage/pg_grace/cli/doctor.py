@@ -8,6 +8,7 @@ import click
 
 from pg_grace import __version__, migrate
 from pg_grace.cli.options import Settings, connected, read_interval, wait_option
+from pg_grace.cli.protect import sync_all
 from pg_grace.connection import Connection
 from pg_grace.errors import CommandError, Exit
 from pg_grace.output import note, print_rows
@@ -61,7 +62,9 @@ def doctor(connection: Connection, settings: Settings, *, fix: bool, deep: bool,
     wait = read_interval(connection, "wait", wait)
     found = _findings(connection, deep=deep)
     if fix and any(finding["fixable"] for finding in found):
-        connection.execute("select grace.sync(wait => %s::interval)", (wait,))
+        for row in sync_all(connection, wait):
+            if row["status"] == "failed":
+                note(f"not fixed: {row['table']}: {row['warning']}")
         before = dict.fromkeys((finding["subject"], finding["object"]) for finding in found)
         found = _findings(connection, deep=deep)
         left = {(finding["subject"], finding["object"]) for finding in found}

@@ -122,8 +122,10 @@ def uninstall(
             for row in _buffered(connection):
                 try:
                     _export(connection, row["buffer"], row["oldest"], export_to)
+                    _export_files(connection, row["buffer"], row["oldest"], export_to)
                 except OSError as error:
                     raise CommandError(f"can't write to {export_to}: {error.strerror}", Exit.FAILED) from error
+            _copy(connection, sql.SQL("select * from grace.file_outbox order by id"), export_to / "file_outbox.csv")
         if discard_buffer or export_to is not None:
             connection.execute("select set_config('grace.discard_buffer', 'on', true)")
         connection.execute(files.sql("uninstall/uninstall.sql").encode())
@@ -149,11 +151,39 @@ def _export(connection: Connection, buffer: int, oldest: datetime, folder: Path)
     row = connection.execute("select relname as name from pg_class where oid = %s", (buffer,)).fetchone()
     assert row is not None
     path = folder / f"{row['name'].replace('%', '%25').replace('/', '%2F')}.csv"
-    query = sql.SQL(
-        "copy (select * from {} where grace_deleted_at >= {} order by grace_deleted_at, grace_deletion)"
-        " to stdout with (format csv, header, encoding 'UTF8')"
-    ).format(sql.Identifier("grace_buffer", row["name"]), sql.Literal(oldest))
-    with path.open("wb") as file, connection.cursor().copy(query) as copy:
+    query = sql.SQL("select * from {} where grace_deleted_at >= {} order by grace_deleted_at, grace_deletion")
+    _copy(connection, query.format(sql.Identifier("grace_buffer", row["name"]), sql.Literal(oldest)), path)
+
+
+def _copy(connection: Connection, query: sql.Composable, path: Path) -> None:
+    copying = sql.SQL("copy ({}) to stdout with (format csv, header, encoding 'UTF8')").format(query)
+    with path.open("wb") as file, connection.cursor().copy(copying) as copy:
         for block in copy:
             file.write(block)
     note(f"wrote {path}")
+
+
+def _export_files(connection: Connection, buffer: int, oldest: datetime, folder: Path) -> None:
+    """Write what is kept of the rows' large objects, each to a file named after its deletion and number."""
+    row = connection.execute(
+        "select relname as name, 'f' || p.id as kept, to_regclass('grace_internal.f' || p.id) is not null as has_files"
+        " from grace_internal.protected p join pg_class c on c.oid = %s and c.relname = p.buffer"
+        " where c.relnamespace = 'grace_buffer'::regnamespace",
+        (buffer,),
+    ).fetchone()
+    assert row is not None
+    if not row["has_files"]:
+        return
+    files_folder = folder / f"{row['name'].replace('%', '%25').replace('/', '%2F')}.files"
+    files_folder.mkdir(exist_ok=True)
+    pages = sql.SQL(
+        "select grace_deletion, loid, page, data from {} where grace_deleted_at >= %s"
+        " order by grace_deletion, loid, page"
+    ).format(sql.Identifier("grace_internal", row["kept"]))
+    with connection.cursor(name="pages") as cursor:
+        cursor.itersize = 20
+        for page in cursor.execute(pages, (oldest,)):
+            path = files_folder / f"{page['grace_deletion']}-{page['loid']}"
+            with path.open("wb" if page["page"] == 0 else "ab") as file:
+                file.write(page["data"])
+    note(f"wrote {files_folder}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
+import psycopg
 
 from pg_grace.cli.options import (
     Settings,
@@ -15,7 +18,7 @@ from pg_grace.cli.options import (
     yes_option,
 )
 from pg_grace.connection import Connection
-from pg_grace.errors import CommandError, Exit
+from pg_grace.errors import CommandError, Exit, describe
 from pg_grace.output import note, print_rows
 
 
@@ -120,10 +123,33 @@ def sync(connection: Connection, settings: Settings, *, table: str | None, wait:
     Event triggers do this at once; it is for where they are missing, or could not.
     """
     wait = read_interval(connection, "wait", wait)
-    target = None if table is None else table_named(connection, table)
-    rows = connection.execute(
+    rows = sync_all(connection, wait) if table is None else _sync(connection, table_named(connection, table), wait)
+    print_rows(rows, ("table", "status", "warning"), settings.output_format)
+    failed = sum(row["status"] == "failed" for row in rows)
+    if failed:
+        raise CommandError(f"{failed} tables could not be brought up to date", Exit.FAILED)
+
+
+def _sync(connection: Connection, table: int, wait: str) -> list[dict[str, Any]]:
+    return connection.execute(
         "select protected_table::text as table, status, coalesce(warning, '') as warning"
         " from grace.sync(%s::oid::regclass, %s::interval)",
-        (target, wait),
+        (table, wait),
     ).fetchall()
-    print_rows(rows, ("table", "status", "warning"), settings.output_format)
+
+
+def sync_all(connection: Connection, wait: str) -> list[dict[str, Any]]:
+    """Bring everything up to date, each table in a transaction of its own; what fails is a row with its error."""
+    connection.execute("select grace._sync_server()")
+    rows: list[dict[str, Any]] = []
+    for table in connection.execute(
+        "select target::oid as oid, target::text as name from grace.protected"
+        " where state not in ('unprotected', 'table dropped') order by target_name"
+    ).fetchall():
+        try:
+            found = _sync(connection, table["oid"], wait)
+        except psycopg.Error as error:
+            found = [{"table": table["name"], "status": "failed", "warning": describe(error)}]
+        known = {row["table"] for row in rows}
+        rows += [row for row in found if row["table"] not in known]
+    return rows
