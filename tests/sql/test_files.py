@@ -631,8 +631,7 @@ def test_a_number_that_is_taken_by_another_content_stops_the_restore(conn: Conne
     with pytest.raises(psycopg.Error) as caught:
         restore(conn, deletion)
     assert caught.value.sqlstate == "GR011"
-    assert any(reason in str(caught.value.diag.message_primary) for reason in reasons)
-    assert caught.value.diag.message_detail
+    assert all(reason in (caught.value.diag.message_detail or "") for reason in reasons)
     assert caught.value.diag.message_hint
     assert value(conn, f"select count(*) from {managed}") == 0
     assert buffered(conn, managed) == len(TAKEN) + 2
