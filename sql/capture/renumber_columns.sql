@@ -23,7 +23,7 @@ begin
   set
     relation = p.target,
     home = grace_internal.home(),
-    unmarked_to = coalesce(pg_sequence_last_value('grace_internal.deletion_id'), 0),
+    unmarked_to = coalesce((select max(c.deletion) from grace_internal.capture c where c.protected_id = p.id), 0),
     excluded = coalesce((
       select array_agg(a.attnum)
       from pg_attribute a
