@@ -222,6 +222,21 @@ add column uncovered regclass [] not null default '{}',
 add column files smallint [] not null default '{}',
 add column file_names name [] not null default '{}';
 
+-- What was so in the version before is meant so: cascades into tables that are not protected.
+update grace_internal.protected p
+set uncovered = array(
+  select distinct coalesce(pg_catalog.pg_partition_root(c.conrelid), c.conrelid::pg_catalog.regclass)
+  from pg_catalog.pg_constraint c
+  where c.contype = 'f' and c.confdeltype = 'c'
+    and coalesce(pg_catalog.pg_partition_root(c.confrelid), c.confrelid::pg_catalog.regclass) = p.target
+    and not exists (
+      select
+      from grace_internal.protected o
+      where o.active
+        and o.target = coalesce(pg_catalog.pg_partition_root(c.conrelid), c.conrelid::pg_catalog.regclass)
+    )
+);
+
 alter table grace_internal.protected add column home text;
 update grace_internal.protected p
 set home = pg_catalog.format('%s/%s', s.system_identifier, d.oid)
@@ -721,6 +736,27 @@ as $$
   )
 $$;
 
+-- capture/cascade_tree.sql
+-- A table, all that inherit from it, and, with foreign_keys, every table that deleting from these cascades into.
+create or replace function grace_internal.cascade_tree(target regclass, foreign_keys boolean)
+returns setof regclass
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive tree (relation) as (
+    select target
+    union
+    select n.relation
+    from tree t
+    cross join lateral (
+      select * from grace_internal.inheritors(t.relation)
+      union
+      select * from grace_internal.cascade_children(t.relation) where foreign_keys
+    ) as n (relation)
+  )
+  select t.relation from tree t
+$$;
+
 -- capture/has_capture_triggers.sql
 -- Whether a relation has all its triggers, always firing, and of the kind that its table needs.
 create or replace function grace_internal.has_capture_triggers(relation oid, protected_id integer)
@@ -755,7 +791,7 @@ as $$
   cross join lateral (
     select c, false from grace_internal.cascade_children(p.target) c where p.follows_cascades
     union all
-    select i, true from grace_internal.inheritors(p.target) i
+    select i, true from grace_internal.cascade_tree(p.target, false) i where i <> p.target
     union all
     select p.target, true where grace_internal.in_inheritance_tree(p.target)
   ) as u (relation, row_wise)
@@ -769,17 +805,38 @@ as $$
     )
 $$;
 
--- The first of them as a name, else null, as of now: VOLATILE, so that it reads with a snapshot of its own and not with
--- that of the statement that deletes.
-create or replace function grace_internal.uncovered_table(protected_id integer)
-returns text
+-- Errors: GR019 when there is one. As of now: VOLATILE, so that it reads with a snapshot of its own and not with that of the
+-- statement that deletes.
+create or replace function grace_internal.require_covered(protected_id integer)
+returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_uncovered text := (
+    select min(grace_internal.qualified_name(u)) from grace_internal.uncovered_tables(protected_id) u
+  );
+begin
+  if v_uncovered is not null then
+    raise exception 'rows deleted from % could not all be captured',
+      (select p.target_name from grace_internal.protected p where p.id = protected_id)
+      using errcode = 'GR019',
+      detail = format('%s has come to lose rows with it, or to inherit from it, and is not captured with it.', v_uncovered),
+      hint = 'Run pg_grace sync, or: select * from grace.sync();';
+  end if;
+end
+$$;
+
+-- The same for a partition tree, together with whether its leaves are all captured by statement. The plan of the capture function's
+-- first statement depends on the relation deleted from only, so where there are no event triggers this is asked for every statement.
+create or replace function grace_internal.tree_is_covered(protected_id integer)
+returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return (
-    select min(grace_internal.qualified_name(u)) from grace_internal.uncovered_tables(uncovered_table.protected_id) u
-  );
+  perform grace_internal.require_covered(protected_id);
+  return not exists (select from grace_internal.guarded_leaves(protected_id));
 end
 $$;
 
@@ -827,7 +884,8 @@ $$;
 -- capture/columns_unchanged.sql
 -- Labelled IMMUTABLE so that the planner evaluates it when it plans the capture function's first statement. That statement
 -- reads the transition table, so its plan depends on the table itself: any DDL on the table makes every session plan, and so
--- evaluate, anew. Between two changes of the table the answer costs nothing. The planner reads the catalog with the outer
+-- evaluate, anew (of a partition tree: any on the relation that is deleted from; its columns can change only together). Between two
+-- changes of the table the answer costs nothing. The planner reads the catalog with the outer
 -- statement's snapshot, which may be older than the table's last change: then the answer is false, and the statement is
 -- made anew; in an isolation level above READ COMMITTED, where nothing can be read as it is now, it is error 40001.
 create or replace function grace_internal.columns_unchanged(protected_id integer)
@@ -835,8 +893,6 @@ returns boolean
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_uncovered text;
 begin
   if grace_internal.snapshot_is_old(protected_id) then
     if current_setting('transaction_isolation') = 'read committed' then
@@ -848,14 +904,7 @@ begin
       detail = 'What this transaction sees of the catalog no longer matches the table, so a deleted row could not be captured whole.',
       hint = 'Run the transaction again.';
   end if;
-  v_uncovered := grace_internal.uncovered_table(protected_id);
-  if v_uncovered is not null then
-    raise exception 'rows deleted from % could not all be captured',
-      (select p.target_name from grace_internal.protected p where p.id = protected_id)
-      using errcode = 'GR019',
-      detail = format('%s has come to lose rows with it, or to inherit from it, and is not captured with it.', v_uncovered),
-      hint = 'Run pg_grace sync, or: select * from grace.sync();';
-  end if;
+  perform grace_internal.require_covered(protected_id);
   return not grace_internal.columns_differ(protected_id)
     and not exists (select from grace_internal.guarded_leaves(protected_id));
 end
@@ -926,8 +975,10 @@ as $generate$
 declare
   v_protected grace_internal.protected;
   v_body text;
+  v_kind "char";
 begin
   select p.* into strict v_protected from grace_internal.protected p where p.id = protected_id;
+  select c.relkind into v_kind from pg_class c where c.oid = v_protected.target;
   v_body := format(
     $body$
 <<grace>> -- qualifies the variables: a column may be called like one
@@ -938,7 +989,7 @@ declare
 begin
   if tg_op = 'DELETE' then
     %2$s;
-    if v_unchanged is null or (tg_level = 'STATEMENT' and %5$L) then
+    if v_unchanged is null then
       return null;
     end if;%6$s
   end if;
@@ -980,9 +1031,21 @@ $body$,
     ),
     case when v_protected.row_wise then ', old' else '' end,
     v_protected.row_wise,
-    case when exists (select from pg_class c where c.oid = v_protected.target and c.relkind = 'p') then format(
-      e'\n    v_unchanged := v_unchanged and pg_partition_root(tg_relid) is not distinct from %s::regclass;', v_protected.target::oid
-    ) end
+    case
+      when v_protected.row_wise then format(
+        e'\n    if tg_level = ''STATEMENT'' then\n      perform grace_internal.require_covered(%s);\n      return null;\n    end if;',
+        protected_id
+      )
+      when v_kind = 'p' then concat(
+        format(
+          e'\n    v_unchanged := v_unchanged and pg_partition_root(tg_relid) is not distinct from %s::regclass',
+          v_protected.target::oid
+        ),
+        case when not grace_internal.has_event_triggers() then
+          format(e'\n      and grace_internal.tree_is_covered(%s)', protected_id)
+        end, ';'
+      )
+    end
   );
   execute format(
     'create or replace function grace_internal.%1$I() returns trigger language plpgsql '
@@ -1198,6 +1261,8 @@ begin
     end if;
   end loop;
 
+  perform grace_internal.no_statistics(v_buffer); -- reaches the partitions as well
+
   update grace_internal.protected_column c
   set attname = a.attname
   from pg_attribute a
@@ -1305,6 +1370,39 @@ begin
 end
 $$;
 
+-- capture/no_statistics.sql
+-- ANALYZE, autovacuum's too, computes statistics with the rights of a table's owner, and for a range type calls a function that
+-- whoever made the type has chosen. So buffers have none on columns of the application's types.
+create or replace function grace_internal.no_statistics(relation text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_columns text;
+begin
+  select string_agg(format('alter column %I set statistics 0', a.attname), ', ') into v_columns
+  from pg_attribute a
+  where a.attrelid = relation::regclass and a.attnum > 0 and not a.attisdropped
+    and grace_internal.belongs_to_application(a.atttypid)
+    and a.attstattarget is distinct from 0;
+  if v_columns is not null then
+    execute format('alter table %s %s', relation, v_columns);
+  end if;
+end
+$$;
+
+-- A type, or array of a type, that is not PostgreSQL's own.
+create or replace function grace_internal.belongs_to_application(type_oid oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select t.typnamespace <> 'pg_catalog'::regnamespace
+  from pg_type t
+  where t.oid = type_oid
+$$;
+
 -- capture/partitions.sql
 -- A buffer's partitions are called after its stem: b5_20261121 and b5_default for the rows, f5_… for what their files hold.
 
@@ -1319,8 +1417,10 @@ declare
   v_day date;
 begin
   execute format('alter table %s replica identity full', parent);
+  perform grace_internal.no_statistics(parent);
   execute format('create table grace_internal.%I partition of %s default', stem || '_default', parent);
   execute format('alter table grace_internal.%I replica identity full', stem || '_default');
+  perform grace_internal.no_statistics(format('grace_internal.%I', stem || '_default'));
   for v_day in select m from grace_internal.missing_partitions(stem) m loop
     perform grace_internal.create_partition(stem, parent, v_day);
   end loop;
@@ -1347,6 +1447,7 @@ begin
     v_leaf, parent, v_from, v_to
   );
   execute format('alter table grace_internal.%I replica identity full', v_leaf);
+  perform grace_internal.no_statistics(format('grace_internal.%I', v_leaf));
   execute format(
     'alter table %s attach partition grace_internal.%I for values from (%L) to (%L)', parent, v_leaf, v_from, v_to
   );
@@ -1692,6 +1793,7 @@ create or replace function grace_internal.keep_all_files(protected_id integer, r
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set constraint_exclusion = off -- it evaluates the table's checks while planning
 as $$
 declare
   v_column name;
@@ -2018,12 +2120,13 @@ $$;
 
 -- files/purge_files.sql
 -- Which of these large objects something still refers to: any column of type oid or lo of any table, buffers included, as
--- vacuumlo looks at it. A table that can't be read as a whole is an error, so that nothing is unlinked by mistake.
+-- vacuumlo looks at it. A table that can't be read as a whole is an error, and then nothing is unlinked.
 create or replace function grace_internal.referenced_large_objects(loids oid [])
 returns oid []
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set row_security = off
+set constraint_exclusion = off -- it evaluates the tables' checks while planning
 as $$
 declare
   v_column record;
@@ -2069,15 +2172,17 @@ declare
   v_unlinkable oid [];
 begin
   execute format(
-    'select array_agg(f.ctid), array_agg(distinct f.loid) filter (where f.unlink) from ('
-    'select f.ctid, f.loid, f.unlink from %s f where f.page = 0 and f.grace_deleted_at <= $1 and not exists ('
+    'select array_agg(f.ctid), array_agg(distinct f.loid) filter (where f.unlink and exists ('
+    -- A row that an UPDATE moved to another partition was copied for nothing: its deletion has no log.
+    'select from grace_internal.capture c where c.deletion = f.grace_deletion and c.protected_id = $3)) from ('
+    'select f.ctid, f.loid, f.unlink, f.grace_deletion from %s f where f.page = 0 and f.grace_deleted_at <= $1 and not exists ('
     'select from grace_buffer.%I b where b.grace_deletion = f.grace_deletion and b.grace_deleted_at = f.grace_deleted_at '
     'and b.grace_deleted_at <= $1 and f.loid = any (%s)) limit $2) f',
     v_leaf,
     (select p.buffer from grace_internal.protected p where p.id = protected_id),
     coalesce(grace_internal.file_values(protected_id, 'large object'), 'array[]::oid[]')
   )
-  into v_tids, v_unlinkable using v_before, max_objects;
+  into v_tids, v_unlinkable using v_before, max_objects, protected_id;
   if v_tids is null then
     return false;
   end if;
@@ -2102,7 +2207,13 @@ begin
   if v_loids is null then
     return;
   end if;
-  v_referenced := grace_internal.referenced_large_objects(v_loids);
+  begin
+    v_referenced := grace_internal.referenced_large_objects(v_loids);
+  exception when insufficient_privilege or sqlstate 'GR010' then
+    raise warning 'large objects of purged rows stay: it can''t be seen whether something still refers to them'
+      using detail = sqlerrm, hint = 'Unlink them with vacuumlo.';
+    return;
+  end;
 
   perform lo_unlink(m.oid)
   from pg_largeobject_metadata m
@@ -2285,27 +2396,6 @@ begin
   perform grace_internal.check_excluded(target, exclude_columns);
   perform grace_internal.check_files(target, files, exclude_columns);
 end
-$$;
-
--- capture/cascade_tree.sql
--- A table, all that inherit from it, and, with foreign_keys, every table that deleting from these cascades into.
-create or replace function grace_internal.cascade_tree(target regclass, foreign_keys boolean)
-returns setof regclass
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  with recursive tree (relation) as (
-    select target
-    union
-    select n.relation
-    from tree t
-    cross join lateral (
-      select * from grace_internal.inheritors(t.relation)
-      union
-      select * from grace_internal.cascade_children(t.relation) where foreign_keys
-    ) as n (relation)
-  )
-  select t.relation from tree t
 $$;
 
 -- capture/lock_for_ddl.sql
@@ -2690,9 +2780,12 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_before text := coalesce(current_setting('grace.following', true), '');
   v_relation text;
   v_other_kind boolean;
 begin
+  -- Signed and for this transaction only, as nobody else may keep DDL from being followed.
+  perform set_config('grace.following', grace_internal.signature('following'), true);
   if exists (
     select
     from grace_internal.protected p
@@ -2700,6 +2793,7 @@ begin
     where p.id = protected_id
   ) then
     perform grace_internal.absorb_partition(protected_id);
+    perform set_config('grace.following', v_before, true);
     return;
   end if;
   for v_relation in
@@ -2731,6 +2825,7 @@ begin
   update grace_internal.protected p
   set target_name = grace_internal.qualified_name(p.target)
   where p.id = protected_id and p.target_name <> grace_internal.qualified_name(p.target);
+  perform set_config('grace.following', v_before, true);
 end
 $$;
 
@@ -2866,6 +2961,9 @@ declare
   v_id integer;
   v_covered record;
 begin
+  if current_setting('grace.following', true) = grace_internal.signature('following') then
+    return; -- it is our own
+  end if;
   for v_id in
     select distinct p.id
     from pg_event_trigger_ddl_commands() d
@@ -2884,6 +2982,7 @@ begin
   loop
     begin
       perform grace_internal.follow_table(v_id, repair => false);
+      perform grace_internal.free_former_columns(v_id);
       for v_covered in select * from grace_internal.cover(v_id) c where c.warning is not null loop
         raise warning '% is not protected', v_covered.protected_table using detail = v_covered.warning;
       end loop;
@@ -2905,11 +3004,16 @@ set search_path = pg_catalog, pg_temp
 as $$
   update grace_internal.protected p
   set target = null, active = false
-  where p.target is not null and not exists (select from pg_class c where c.oid = p.target)
+  where p.target is not null and not exists (select from pg_class c where c.oid = p.target);
+
+  update grace_internal.protected p
+  set uncovered = array(select u from unnest(p.uncovered) u join pg_class c on c.oid = u)
+  where exists (select from unnest(p.uncovered) u where not exists (select from pg_class c where c.oid = u));
 $$;
 
 -- Event trigger: a protected table, or a partition of one, is not dropped by mistake, for nothing captures the rows that go
--- with it. Errors: GR021, unless a member of grace_admin has set grace.allow_drop.
+-- with it; nor does DROP TYPE … CASCADE take columns out of a buffer. Errors: GR021, unless a member of grace_admin has set
+-- grace.allow_drop.
 create or replace function grace_internal.refuse_drop()
 returns event_trigger
 language plpgsql
@@ -2920,25 +3024,37 @@ declare
   v_table record;
   v_allowed text := current_setting('grace.allow_drop', true);
 begin
-  select t.identity, t.is_partition into v_table
+  select t.identity, t.kind into v_table
   from (
-    select d.object_identity, false
+    select d.object_identity, 'table'
     from pg_event_trigger_dropped_objects() d
     join grace_internal.protected p on p.target = d.objid and p.active
     where d.classid = 'pg_class'::regclass and d.objsubid = 0
     union all
-    select d.object_identity, true
+    select d.object_identity, 'partition'
     from pg_event_trigger_dropped_objects() d
     join pg_event_trigger_dropped_objects() t on t.address_names = d.address_names || 'zz_grace_delete'::text
     where d.object_type = 'table' and t.object_type = 'trigger'
-  ) as t (identity, is_partition)
-  order by t.is_partition, t.identity
+    union all
+    select d.object_identity, 'column'
+    from pg_event_trigger_dropped_objects() d
+    join grace_internal.protected p on p.buffer = d.address_names[2]
+    join grace_internal.protected_column c on c.protected_id = p.id and c.buffer_column = d.address_names[3]
+    where d.object_type = 'table column' and d.schema_name = 'grace_buffer' and not d.original
+  ) as t (identity, kind)
+  order by t.kind desc, t.identity
   limit 1;
   if not found or (
     v_allowed in ('on', 'true', 'yes', '1') and pg_has_role(grace_internal.caller(), 'grace_admin', 'member')
   ) then
     perform grace_internal.forget_dropped();
     return;
+  end if;
+  if v_table.kind = 'column' then
+    raise exception '% was not dropped with its type', v_table.identity
+      using errcode = 'GR021',
+      detail = 'What is buffered in it would be lost.',
+      hint = 'Drop the table''s column first, then the type; or, as a member of grace_admin: set grace.allow_drop = on;';
   end if;
   raise exception '% is protected and was not dropped', v_table.identity
     using errcode = 'GR021',
@@ -2947,82 +3063,51 @@ begin
       case when v_allowed <> '' then ' grace.allow_drop counts only for a member of grace_admin, and set to on.' end
     ),
     hint = case
-      when v_table.is_partition then 'Detach the partition first. Or, as a member of grace_admin: set grace.allow_drop = on;'
+      when v_table.kind = 'partition' then 'Detach the partition first. Or, as a member of grace_admin: set grace.allow_drop = on;'
       else format('select grace.unprotect(%L); then drop it. Or, as a member of grace_admin: set grace.allow_drop = on;',
         v_table.identity)
     end;
 end
 $$;
 
--- capture/free_types.sql
--- Event trigger, before a type is dropped: a buffer must neither hold the application's type fast nor lose values with it. Former
--- columns of such a type keep their values as text; so do columns of a type that the command names (or whose schema or extension
--- it names), for CASCADE would take them along. If the table keeps its column after all, the next capture begins a new one. By the
--- types' output functions, not by casts, which may be the application's own.
-create or replace function grace_internal.free_types()
-returns event_trigger
+-- capture/free_former_columns.sql
+-- A former column of a type of the application's keeps its values as text, so that it does not hold the type fast. It is done within
+-- the DDL that ended the column, and only if nobody has written to the buffer by hand, for rewritten rows can no longer tell.
+-- By the types' output functions, not by casts, which may be the application's own.
+create or replace function grace_internal.free_former_columns(protected_id integer)
+returns void
 language plpgsql
-security definer -- whoever drops a type need have no right on a buffer
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '100ms'
 as $$
 declare
-  v_column record;
+  v_protected grace_internal.protected;
+  v_changes text;
 begin
-  for v_column in
-    select p.id, p.buffer, c.buffer_column
-    from grace_internal.protected_column c
-    join grace_internal.protected p on p.id = c.protected_id
-    where grace_internal.belongs_to_application(c.type)
-      and (c.ended_at is not null or grace_internal.is_named(c.type, current_query()))
-  loop
-    begin
-      execute format(
-        'alter table grace_buffer.%1$I alter column %2$I type text '
-        'using case when num_nulls(%2$I) = 0 then format(''%%s'', %2$I) end', v_column.buffer, v_column.buffer_column
-      );
-      update grace_internal.protected_column c
-      set type = 'text'::regtype
-      where c.protected_id = v_column.id and c.buffer_column = v_column.buffer_column;
-      update grace_internal.protected p
-      set unmarked_to = coalesce(pg_sequence_last_value('grace_internal.deletion_id'), 0)
-      where p.id = v_column.id;
-    exception when lock_not_available then -- PostgreSQL says next what depends on the type
-      raise warning 'column % of buffer % could not be freed of its type now', v_column.buffer_column, v_column.buffer;
-    end;
-  end loop;
+  select p.* into strict v_protected from grace_internal.protected p where p.id = protected_id;
+  select string_agg(format(
+    'alter column %1$I type text using case when num_nulls(%1$I) = 0 then format(''%%s'', %1$I) end', c.buffer_column
+  ), ', ') into v_changes
+  from grace_internal.protected_column c
+  where c.protected_id = free_former_columns.protected_id
+    and c.ended_at is not null and grace_internal.belongs_to_application(c.type);
+  if v_changes is null then
+    return;
+  end if;
+  if exists (select from grace.verify_buffer(v_protected.target)) then
+    raise warning 'former columns of buffer % keep their types', v_protected.buffer
+      using detail = 'Somebody has written to the buffer by hand, and rewriting it would hide that.',
+      hint = 'Look at it: select * from grace.verify_buffer();';
+    return;
+  end if;
+  execute format('alter table grace_buffer.%I %s', v_protected.buffer, v_changes);
+  update grace_internal.protected_column c
+  set type = 'text'::regtype
+  where c.protected_id = free_former_columns.protected_id
+    and c.ended_at is not null and grace_internal.belongs_to_application(c.type);
+  update grace_internal.protected p
+  set unmarked_to = coalesce(pg_sequence_last_value('grace_internal.deletion_id'), 0)
+  where p.id = protected_id;
 end
-$$;
-
--- A type, or array of a type, that is not PostgreSQL's own.
-create or replace function grace_internal.belongs_to_application(type_oid oid)
-returns boolean
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select t.typnamespace <> 'pg_catalog'::regnamespace
-  from pg_type t
-  where t.oid = type_oid
-$$;
-
--- Whether a command's text has the name of a type (or of what it is an array of), of its schema or of its extension in it.
-create or replace function grace_internal.is_named(type_oid oid, command text)
-returns boolean
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select exists (
-    select
-    from pg_type t
-    join pg_type e on e.oid = case when t.typcategory = 'A' then t.typelem else t.oid end
-    join pg_namespace n on n.oid = e.typnamespace
-    left join pg_depend d
-      on d.classid = 'pg_type'::regclass and d.objid = e.oid and d.deptype = 'e'
-      and d.refclassid = 'pg_extension'::regclass
-    left join pg_extension x on x.oid = d.refobjid
-    cross join lateral unnest(array[e.typname, n.nspname, x.extname]::text []) as w (word)
-    where t.oid = type_oid and strpos(lower(command), lower(w.word)) > 0
-  )
 $$;
 
 -- capture/drop_guard.sql
@@ -3114,10 +3199,6 @@ begin
     execute function grace_internal.follow_ddl();
     drop event trigger if exists grace_refuse_drop;
     create event trigger grace_refuse_drop on sql_drop execute function grace_internal.refuse_drop();
-    drop event trigger if exists grace_free_types;
-    create event trigger grace_free_types on ddl_command_start
-    when tag in ('DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
-    execute function grace_internal.free_types();
   end if;
 end
 $$;
@@ -3127,9 +3208,9 @@ returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select count(*) = 3
+  select count(*) = 2
   from pg_event_trigger e
-  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop', 'grace_free_types') and e.evtenabled in ('O', 'A')
+  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop') and e.evtenabled in ('O', 'A')
 $$;
 
 do $$ begin perform grace_internal.ensure_event_triggers(); end $$;
@@ -3408,6 +3489,12 @@ declare
 begin
   select format('grace_buffer.%I', p.buffer) into v_buffer from grace_internal.protected p where p.id = protected_id;
   perform grace_internal.post_files(protected_id, format('from %s b where true', v_buffer));
+  -- Once the registry has forgotten the table nobody would look there.
+  delete from grace_internal.outbox o
+  where o.protected_id = drop_buffer.protected_id
+    and o.file = any (grace_internal.referenced_files(array(
+      select w.file from grace_internal.outbox w where w.protected_id = drop_buffer.protected_id
+    )));
   execute format('drop table %s', v_buffer);
   if to_regclass(format('grace_internal.%I', 'f' || protected_id)) is not null then
     execute format('select array_agg(distinct f.loid) from grace_internal.%I f where f.unlink', 'f' || protected_id)
@@ -3699,6 +3786,7 @@ returns text []
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set row_security = off
+set constraint_exclusion = off -- it evaluates the tables' checks while planning
 as $$
 declare
   v_source record;
@@ -3706,18 +3794,22 @@ declare
   v_result text [] := array[]::text [];
 begin
   for v_source in
-    select grace_internal.qualified_name(p.target) as relation, a.attname as column_name, null::timestamptz as since
+    select 'only ' || grace_internal.qualified_name(c.oid) as relation, a.attname as column_name, null::timestamptz as since, c.oid
     from grace_internal.protected p
+    cross join lateral grace_internal.partition_tree(p.target) as t (relation)
+    join pg_class c on c.oid = t.relation and c.relkind = 'r'
     join pg_attribute a on a.attrelid = p.target and a.attnum = any (grace_internal.file_numbers(p.*)) and not a.attisdropped
     where grace_internal.file_kind(a.atttypid) = 'path'
     union all
-    select format('grace_buffer.%I', p.buffer), c.buffer_column, grace._expired_before(p.id)
+    select format('grace_buffer.%I', p.buffer), c.buffer_column, grace._expired_before(p.id), null
     from grace_internal.protected p
     cross join lateral grace_internal.file_columns(p.id, 'path') c
   loop
-    perform grace_internal.require_trusted_code(
-      v_source.relation::regclass, 'Let a superuser own the function; until then no file is handed out.'
-    );
+    if v_source.oid is not null then
+      perform grace_internal.require_trusted_code(
+        v_source.oid, 'Let a superuser own the function; until then no file is handed out.'
+      );
+    end if;
     execute format(
       'select array_agg(distinct t.%1$I::text) from %2$s t where t.%1$I::text = any ($1)%3$s',
       v_source.column_name, v_source.relation,
@@ -5628,7 +5720,8 @@ as $$
     from pg_index i
     join pg_class c on c.oid = i.indexrelid
     join pg_am m on m.oid = c.relam and m.amname in ('btree', 'hash')
-    where i.indrelid = relation and i.indisvalid and i.indpred is null
+    where i.indrelid = relation and i.indisvalid
+      and (i.indpred is null or pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NOT NULL)', columns[1]))
       and grace_internal.column_names(relation, (i.indkey::smallint [])[0:cardinality(columns) - 1]) @> columns
   )
 $$;
@@ -5879,17 +5972,29 @@ comment on function grace.doctor() is
 'Looks for what keeps pg_grace from doing its work, and says what to do: triggers disabled or missing, columns that have changed, tables that lose rows unprotected, foreign keys without an index, session_replication_role, pg_cron, partitions, rights, publications. Reads the catalog only. grace.sync() does what is fixable. Notes are no problems. For rows changed by hand see grace.verify_buffer().';
 
 -- capture/refresh.sql
--- The generated functions of tables that are protected already are written anew, as this version writes them.
+-- What this version makes otherwise, for tables that are protected already: the generated functions, and no statistics on columns of
+-- the application's types.
 do $$
 declare
-  v_id integer;
+  v_protected record;
 begin
-  for v_id in
-    select p.id
+  for v_protected in
+    select p.id, c.oid is not null as is_there
     from grace_internal.protected p
-    where exists (select from pg_class c where c.oid = p.target)
+    left join pg_class c on c.oid = p.target
   loop
-    perform grace_internal.generate_capture(v_id);
+    if v_protected.is_there then
+      perform grace_internal.generate_capture(v_protected.id);
+    end if;
+    perform grace_internal.no_statistics(r.relation)
+    from (
+      select format('grace_buffer.%I', p.buffer) from grace_internal.protected p where p.id = v_protected.id
+      union all
+      select format('grace_internal.%I', c.relname)
+      from pg_class c
+      where c.relnamespace = 'grace_internal'::regnamespace and c.relkind = 'r'
+        and c.relname ~ format('^b%s_(default|\d{8})$', v_protected.id)
+    ) as r (relation);
   end loop;
 end
 $$;

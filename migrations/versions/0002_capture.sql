@@ -5,6 +5,21 @@ add column uncovered regclass [] not null default '{}',
 add column files smallint [] not null default '{}',
 add column file_names name [] not null default '{}';
 
+-- What was so in the version before is meant so: cascades into tables that are not protected.
+update grace_internal.protected p
+set uncovered = array(
+  select distinct coalesce(pg_catalog.pg_partition_root(c.conrelid), c.conrelid::pg_catalog.regclass)
+  from pg_catalog.pg_constraint c
+  where c.contype = 'f' and c.confdeltype = 'c'
+    and coalesce(pg_catalog.pg_partition_root(c.confrelid), c.confrelid::pg_catalog.regclass) = p.target
+    and not exists (
+      select
+      from grace_internal.protected o
+      where o.active
+        and o.target = coalesce(pg_catalog.pg_partition_root(c.conrelid), c.conrelid::pg_catalog.regclass)
+    )
+);
+
 alter table grace_internal.protected add column home text;
 update grace_internal.protected p
 set home = pg_catalog.format('%s/%s', s.system_identifier, d.oid)

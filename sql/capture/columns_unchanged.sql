@@ -1,6 +1,7 @@
 -- Labelled IMMUTABLE so that the planner evaluates it when it plans the capture function's first statement. That statement
 -- reads the transition table, so its plan depends on the table itself: any DDL on the table makes every session plan, and so
--- evaluate, anew. Between two changes of the table the answer costs nothing. The planner reads the catalog with the outer
+-- evaluate, anew (of a partition tree: any on the relation that is deleted from; its columns can change only together). Between two
+-- changes of the table the answer costs nothing. The planner reads the catalog with the outer
 -- statement's snapshot, which may be older than the table's last change: then the answer is false, and the statement is
 -- made anew; in an isolation level above READ COMMITTED, where nothing can be read as it is now, it is error 40001.
 create or replace function grace_internal.columns_unchanged(protected_id integer)
@@ -8,8 +9,6 @@ returns boolean
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_uncovered text;
 begin
   if grace_internal.snapshot_is_old(protected_id) then
     if current_setting('transaction_isolation') = 'read committed' then
@@ -21,14 +20,7 @@ begin
       detail = 'What this transaction sees of the catalog no longer matches the table, so a deleted row could not be captured whole.',
       hint = 'Run the transaction again.';
   end if;
-  v_uncovered := grace_internal.uncovered_table(protected_id);
-  if v_uncovered is not null then
-    raise exception 'rows deleted from % could not all be captured',
-      (select p.target_name from grace_internal.protected p where p.id = protected_id)
-      using errcode = 'GR019',
-      detail = format('%s has come to lose rows with it, or to inherit from it, and is not captured with it.', v_uncovered),
-      hint = 'Run pg_grace sync, or: select * from grace.sync();';
-  end if;
+  perform grace_internal.require_covered(protected_id);
   return not grace_internal.columns_differ(protected_id)
     and not exists (select from grace_internal.guarded_leaves(protected_id));
 end

@@ -13,10 +13,6 @@ begin
     execute function grace_internal.follow_ddl();
     drop event trigger if exists grace_refuse_drop;
     create event trigger grace_refuse_drop on sql_drop execute function grace_internal.refuse_drop();
-    drop event trigger if exists grace_free_types;
-    create event trigger grace_free_types on ddl_command_start
-    when tag in ('DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP OWNED')
-    execute function grace_internal.free_types();
   end if;
 end
 $$;
@@ -26,9 +22,9 @@ returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select count(*) = 3
+  select count(*) = 2
   from pg_event_trigger e
-  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop', 'grace_free_types') and e.evtenabled in ('O', 'A')
+  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop') and e.evtenabled in ('O', 'A')
 $$;
 
 do $$ begin perform grace_internal.ensure_event_triggers(); end $$;

@@ -11,6 +11,9 @@ declare
   v_id integer;
   v_covered record;
 begin
+  if current_setting('grace.following', true) = grace_internal.signature('following') then
+    return; -- it is our own
+  end if;
   for v_id in
     select distinct p.id
     from pg_event_trigger_ddl_commands() d
@@ -29,6 +32,7 @@ begin
   loop
     begin
       perform grace_internal.follow_table(v_id, repair => false);
+      perform grace_internal.free_former_columns(v_id);
       for v_covered in select * from grace_internal.cover(v_id) c where c.warning is not null loop
         raise warning '% is not protected', v_covered.protected_table using detail = v_covered.warning;
       end loop;

@@ -6,9 +6,12 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  v_before text := coalesce(current_setting('grace.following', true), '');
   v_relation text;
   v_other_kind boolean;
 begin
+  -- Signed and for this transaction only, as nobody else may keep DDL from being followed.
+  perform set_config('grace.following', grace_internal.signature('following'), true);
   if exists (
     select
     from grace_internal.protected p
@@ -16,6 +19,7 @@ begin
     where p.id = protected_id
   ) then
     perform grace_internal.absorb_partition(protected_id);
+    perform set_config('grace.following', v_before, true);
     return;
   end if;
   for v_relation in
@@ -47,5 +51,6 @@ begin
   update grace_internal.protected p
   set target_name = grace_internal.qualified_name(p.target)
   where p.id = protected_id and p.target_name <> grace_internal.qualified_name(p.target);
+  perform set_config('grace.following', v_before, true);
 end
 $$;

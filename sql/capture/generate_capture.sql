@@ -11,8 +11,10 @@ as $generate$
 declare
   v_protected grace_internal.protected;
   v_body text;
+  v_kind "char";
 begin
   select p.* into strict v_protected from grace_internal.protected p where p.id = protected_id;
+  select c.relkind into v_kind from pg_class c where c.oid = v_protected.target;
   v_body := format(
     $body$
 <<grace>> -- qualifies the variables: a column may be called like one
@@ -23,7 +25,7 @@ declare
 begin
   if tg_op = 'DELETE' then
     %2$s;
-    if v_unchanged is null or (tg_level = 'STATEMENT' and %5$L) then
+    if v_unchanged is null then
       return null;
     end if;%6$s
   end if;
@@ -65,9 +67,21 @@ $body$,
     ),
     case when v_protected.row_wise then ', old' else '' end,
     v_protected.row_wise,
-    case when exists (select from pg_class c where c.oid = v_protected.target and c.relkind = 'p') then format(
-      e'\n    v_unchanged := v_unchanged and pg_partition_root(tg_relid) is not distinct from %s::regclass;', v_protected.target::oid
-    ) end
+    case
+      when v_protected.row_wise then format(
+        e'\n    if tg_level = ''STATEMENT'' then\n      perform grace_internal.require_covered(%s);\n      return null;\n    end if;',
+        protected_id
+      )
+      when v_kind = 'p' then concat(
+        format(
+          e'\n    v_unchanged := v_unchanged and pg_partition_root(tg_relid) is not distinct from %s::regclass',
+          v_protected.target::oid
+        ),
+        case when not grace_internal.has_event_triggers() then
+          format(e'\n      and grace_internal.tree_is_covered(%s)', protected_id)
+        end, ';'
+      )
+    end
   );
   execute format(
     'create or replace function grace_internal.%1$I() returns trigger language plpgsql '

@@ -11,8 +11,10 @@ declare
   v_day date;
 begin
   execute format('alter table %s replica identity full', parent);
+  perform grace_internal.no_statistics(parent);
   execute format('create table grace_internal.%I partition of %s default', stem || '_default', parent);
   execute format('alter table grace_internal.%I replica identity full', stem || '_default');
+  perform grace_internal.no_statistics(format('grace_internal.%I', stem || '_default'));
   for v_day in select m from grace_internal.missing_partitions(stem) m loop
     perform grace_internal.create_partition(stem, parent, v_day);
   end loop;
@@ -39,6 +41,7 @@ begin
     v_leaf, parent, v_from, v_to
   );
   execute format('alter table grace_internal.%I replica identity full', v_leaf);
+  perform grace_internal.no_statistics(format('grace_internal.%I', v_leaf));
   execute format(
     'alter table %s attach partition grace_internal.%I for values from (%L) to (%L)', parent, v_leaf, v_from, v_to
   );

@@ -1,14 +1,26 @@
--- The generated functions of tables that are protected already are written anew, as this version writes them.
+-- What this version makes otherwise, for tables that are protected already: the generated functions, and no statistics on columns of
+-- the application's types.
 do $$
 declare
-  v_id integer;
+  v_protected record;
 begin
-  for v_id in
-    select p.id
+  for v_protected in
+    select p.id, c.oid is not null as is_there
     from grace_internal.protected p
-    where exists (select from pg_class c where c.oid = p.target)
+    left join pg_class c on c.oid = p.target
   loop
-    perform grace_internal.generate_capture(v_id);
+    if v_protected.is_there then
+      perform grace_internal.generate_capture(v_protected.id);
+    end if;
+    perform grace_internal.no_statistics(r.relation)
+    from (
+      select format('grace_buffer.%I', p.buffer) from grace_internal.protected p where p.id = v_protected.id
+      union all
+      select format('grace_internal.%I', c.relname)
+      from pg_class c
+      where c.relnamespace = 'grace_internal'::regnamespace and c.relkind = 'r'
+        and c.relname ~ format('^b%s_(default|\d{8})$', v_protected.id)
+    ) as r (relation);
   end loop;
 end
 $$;

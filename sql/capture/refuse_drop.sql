@@ -6,11 +6,16 @@ set search_path = pg_catalog, pg_temp
 as $$
   update grace_internal.protected p
   set target = null, active = false
-  where p.target is not null and not exists (select from pg_class c where c.oid = p.target)
+  where p.target is not null and not exists (select from pg_class c where c.oid = p.target);
+
+  update grace_internal.protected p
+  set uncovered = array(select u from unnest(p.uncovered) u join pg_class c on c.oid = u)
+  where exists (select from unnest(p.uncovered) u where not exists (select from pg_class c where c.oid = u));
 $$;
 
 -- Event trigger: a protected table, or a partition of one, is not dropped by mistake, for nothing captures the rows that go
--- with it. Errors: GR021, unless a member of grace_admin has set grace.allow_drop.
+-- with it; nor does DROP TYPE … CASCADE take columns out of a buffer. Errors: GR021, unless a member of grace_admin has set
+-- grace.allow_drop.
 create or replace function grace_internal.refuse_drop()
 returns event_trigger
 language plpgsql
@@ -21,25 +26,37 @@ declare
   v_table record;
   v_allowed text := current_setting('grace.allow_drop', true);
 begin
-  select t.identity, t.is_partition into v_table
+  select t.identity, t.kind into v_table
   from (
-    select d.object_identity, false
+    select d.object_identity, 'table'
     from pg_event_trigger_dropped_objects() d
     join grace_internal.protected p on p.target = d.objid and p.active
     where d.classid = 'pg_class'::regclass and d.objsubid = 0
     union all
-    select d.object_identity, true
+    select d.object_identity, 'partition'
     from pg_event_trigger_dropped_objects() d
     join pg_event_trigger_dropped_objects() t on t.address_names = d.address_names || 'zz_grace_delete'::text
     where d.object_type = 'table' and t.object_type = 'trigger'
-  ) as t (identity, is_partition)
-  order by t.is_partition, t.identity
+    union all
+    select d.object_identity, 'column'
+    from pg_event_trigger_dropped_objects() d
+    join grace_internal.protected p on p.buffer = d.address_names[2]
+    join grace_internal.protected_column c on c.protected_id = p.id and c.buffer_column = d.address_names[3]
+    where d.object_type = 'table column' and d.schema_name = 'grace_buffer' and not d.original
+  ) as t (identity, kind)
+  order by t.kind desc, t.identity
   limit 1;
   if not found or (
     v_allowed in ('on', 'true', 'yes', '1') and pg_has_role(grace_internal.caller(), 'grace_admin', 'member')
   ) then
     perform grace_internal.forget_dropped();
     return;
+  end if;
+  if v_table.kind = 'column' then
+    raise exception '% was not dropped with its type', v_table.identity
+      using errcode = 'GR021',
+      detail = 'What is buffered in it would be lost.',
+      hint = 'Drop the table''s column first, then the type; or, as a member of grace_admin: set grace.allow_drop = on;';
   end if;
   raise exception '% is protected and was not dropped', v_table.identity
     using errcode = 'GR021',
@@ -48,7 +65,7 @@ begin
       case when v_allowed <> '' then ' grace.allow_drop counts only for a member of grace_admin, and set to on.' end
     ),
     hint = case
-      when v_table.is_partition then 'Detach the partition first. Or, as a member of grace_admin: set grace.allow_drop = on;'
+      when v_table.kind = 'partition' then 'Detach the partition first. Or, as a member of grace_admin: set grace.allow_drop = on;'
       else format('select grace.unprotect(%L); then drop it. Or, as a member of grace_admin: set grace.allow_drop = on;',
         v_table.identity)
     end;

@@ -75,6 +75,8 @@ begin
     end if;
   end loop;
 
+  perform grace_internal.no_statistics(v_buffer); -- reaches the partitions as well
+
   update grace_internal.protected_column c
   set attname = a.attname
   from pg_attribute a

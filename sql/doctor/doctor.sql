@@ -133,7 +133,8 @@ as $$
     from pg_index i
     join pg_class c on c.oid = i.indexrelid
     join pg_am m on m.oid = c.relam and m.amname in ('btree', 'hash')
-    where i.indrelid = relation and i.indisvalid and i.indpred is null
+    where i.indrelid = relation and i.indisvalid
+      and (i.indpred is null or pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NOT NULL)', columns[1]))
       and grace_internal.column_names(relation, (i.indkey::smallint [])[0:cardinality(columns) - 1]) @> columns
   )
 $$;

@@ -81,6 +81,7 @@ create or replace function grace_internal.keep_all_files(protected_id integer, r
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set constraint_exclusion = off -- it evaluates the table's checks while planning
 as $$
 declare
   v_column name;
