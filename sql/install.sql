@@ -1487,7 +1487,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select 'b' || p.id, format('grace_buffer.%I', p.buffer)
   from grace_internal.protected p
-  where p.id = protected_id
+  where p.id = protected_id and to_regclass(format('grace_internal.%I', 'b' || p.id || '_default')) is not null
   union all
   select 'f' || protected_id, format('grace_internal.%I', 'f' || protected_id)
   where to_regclass(format('grace_internal.%I', 'f' || protected_id)) is not null
@@ -2814,7 +2814,10 @@ begin
   set row_wise = not p.row_wise
   where p.id = protected_id and p.row_wise <> grace_internal.in_inheritance_tree(p.target);
   v_other_kind := found;
-  if v_other_kind or grace_internal.columns_differ(protected_id) then
+  if v_other_kind
+    or grace_internal.columns_differ(protected_id)
+    or not exists (select from grace_internal.capture_functions(protected_id))
+  then
     perform grace_internal.sync_columns(protected_id);
     perform grace_internal.generate_capture(protected_id);
   end if;
@@ -3012,7 +3015,7 @@ as $$
 $$;
 
 -- Event trigger: a protected table, or a partition of one, is not dropped by mistake, for nothing captures the rows that go
--- with it; nor does DROP TYPE … CASCADE take columns out of a buffer. Errors: GR021, unless a member of grace_admin has set
+-- with it; nor is a buffer, nor does DROP TYPE … CASCADE take columns out of one. Errors: GR021, unless a member of grace_admin has set
 -- grace.allow_drop.
 create or replace function grace_internal.refuse_drop()
 returns event_trigger
@@ -3024,6 +3027,9 @@ declare
   v_table record;
   v_allowed text := current_setting('grace.allow_drop', true);
 begin
+  if current_setting('grace.following', true) = grace_internal.signature('following') then
+    return; -- it is our own
+  end if;
   select t.identity, t.kind into v_table
   from (
     select d.object_identity, 'table'
@@ -3041,6 +3047,15 @@ begin
     join grace_internal.protected p on p.buffer = d.address_names[2]
     join grace_internal.protected_column c on c.protected_id = p.id and c.buffer_column = d.address_names[3]
     where d.object_type = 'table column' and d.schema_name = 'grace_buffer' and not d.original
+    union all
+    select d.object_identity, 'buffer'
+    from pg_event_trigger_dropped_objects() d
+    where d.object_type = 'table' and (
+      (d.schema_name = 'grace_buffer' and exists (
+        select from grace_internal.protected p where p.buffer = d.address_names[2]
+      ))
+      or (d.schema_name = 'grace_internal' and d.address_names[2] ~ '^[bf]\d+_default$')
+    )
   ) as t (identity, kind)
   order by t.kind desc, t.identity
   limit 1;
@@ -3049,6 +3064,12 @@ begin
   ) then
     perform grace_internal.forget_dropped();
     return;
+  end if;
+  if v_table.kind = 'buffer' then
+    raise exception '% holds deleted rows and was not dropped', v_table.identity
+      using errcode = 'GR021',
+      detail = 'Deletes of its table would fail without it.',
+      hint = 'select grace.unprotect(…, ''discard''); or, as a member of grace_admin: set grace.allow_drop = on;';
   end if;
   if v_table.kind = 'column' then
     raise exception '% was not dropped with its type', v_table.identity
@@ -3064,7 +3085,7 @@ begin
     ),
     hint = case
       when v_table.kind = 'partition' then 'Detach the partition first. Or, as a member of grace_admin: set grace.allow_drop = on;'
-      else format('select grace.unprotect(%L); then drop it. Or, as a member of grace_admin: set grace.allow_drop = on;',
+      else format('As a member of grace_admin: select grace.unprotect(%L); then drop it. Or: set grace.allow_drop = on;',
         v_table.identity)
     end;
 end
@@ -3193,11 +3214,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (select r.rolsuper from pg_roles r where r.rolname = current_user) then
-    drop event trigger if exists grace_follow_ddl;
+    if exists (select from pg_event_trigger e where e.evtname = 'grace_follow_ddl') then
+      drop event trigger grace_follow_ddl;
+    end if;
     create event trigger grace_follow_ddl on ddl_command_end
     when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')
     execute function grace_internal.follow_ddl();
-    drop event trigger if exists grace_refuse_drop;
+    if exists (select from pg_event_trigger e where e.evtname = 'grace_refuse_drop') then
+      drop event trigger grace_refuse_drop;
+    end if;
     create event trigger grace_refuse_drop on sql_drop execute function grace_internal.refuse_drop();
   end if;
 end
@@ -3488,20 +3513,24 @@ declare
   v_loids oid [];
 begin
   select format('grace_buffer.%I', p.buffer) into v_buffer from grace_internal.protected p where p.id = protected_id;
-  perform grace_internal.post_files(protected_id, format('from %s b where true', v_buffer));
+  if to_regclass(v_buffer) is not null then
+    perform grace_internal.post_files(protected_id, format('from %s b where true', v_buffer));
+  end if;
   -- Once the registry has forgotten the table nobody would look there.
   delete from grace_internal.outbox o
   where o.protected_id = drop_buffer.protected_id
     and o.file = any (grace_internal.referenced_files(array(
       select w.file from grace_internal.outbox w where w.protected_id = drop_buffer.protected_id
     )));
-  execute format('drop table %s', v_buffer);
+  perform set_config('grace.following', grace_internal.signature('following'), true);
+  execute format('drop table if exists %s', v_buffer);
   if to_regclass(format('grace_internal.%I', 'f' || protected_id)) is not null then
     execute format('select array_agg(distinct f.loid) from grace_internal.%I f where f.unlink', 'f' || protected_id)
     into v_loids;
     execute format('drop table grace_internal.%I', 'f' || protected_id);
     perform grace_internal.unlink_unreferenced(v_loids);
   end if;
+  perform set_config('grace.following', '', true);
   execute format('drop function if exists grace_internal.%I()', 'capture_' || protected_id);
   delete from grace_internal.restored r where r.protected_id = drop_buffer.protected_id;
   delete from grace_internal.capture c where c.protected_id = drop_buffer.protected_id;
@@ -3610,7 +3639,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(sum(pg_total_relation_size(t.relid)), 0)::bigint
   from grace_internal.protected p
-  cross join lateral pg_partition_tree(format('grace_buffer.%I', p.buffer)::regclass) t
+  cross join lateral pg_partition_tree(to_regclass(format('grace_buffer.%I', p.buffer))) t
   where p.id = protected_id
 $$;
 
@@ -3701,7 +3730,7 @@ comment on column grace.deletions.expires_at is 'From this moment on it can no l
 create or replace view grace.protected as
 select
   p.target,
-  format('grace_buffer.%I', p.buffer)::regclass as buffer,
+  to_regclass(format('grace_buffer.%I', p.buffer)) as buffer,
   p.retention,
   s.state,
   s.drift,
@@ -5038,7 +5067,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if grace_internal.leaf_is_expired(protected_id, leaf) and pg_relation_size(leaf) = 0 then
+    perform set_config('grace.following', grace_internal.signature('following'), true);
     execute format('drop table %s', grace_internal.qualified_name(leaf));
+    perform set_config('grace.following', '', true);
   end if;
 end
 $$;
@@ -5788,6 +5819,13 @@ begin
       )::grace.finding;
     end if;
   end loop;
+  return query
+    select
+      'problem', 'buffer', coalesce(grace_internal.qualified_name(p.target), p.target_name),
+      'its buffer is gone: deletes from it fail, and what was buffered can only come from a backup',
+      format('select grace.unprotect(%1$L, ''discard''); then: select * from grace.protect(%1$L);', p.target_name), false
+    from grace_internal.protected p
+    where p.active and to_regclass(format('grace_buffer.%I', p.buffer)) is null;
   return query
     select
       'problem', 'rights', grace_internal.qualified_name(a.relation),

@@ -7,11 +7,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if (select r.rolsuper from pg_roles r where r.rolname = current_user) then
-    drop event trigger if exists grace_follow_ddl;
+    if exists (select from pg_event_trigger e where e.evtname = 'grace_follow_ddl') then
+      drop event trigger grace_follow_ddl;
+    end if;
     create event trigger grace_follow_ddl on ddl_command_end
     when tag in ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')
     execute function grace_internal.follow_ddl();
-    drop event trigger if exists grace_refuse_drop;
+    if exists (select from pg_event_trigger e where e.evtname = 'grace_refuse_drop') then
+      drop event trigger grace_refuse_drop;
+    end if;
     create event trigger grace_refuse_drop on sql_drop execute function grace_internal.refuse_drop();
   end if;
 end

@@ -40,7 +40,10 @@ begin
   set row_wise = not p.row_wise
   where p.id = protected_id and p.row_wise <> grace_internal.in_inheritance_tree(p.target);
   v_other_kind := found;
-  if v_other_kind or grace_internal.columns_differ(protected_id) then
+  if v_other_kind
+    or grace_internal.columns_differ(protected_id)
+    or not exists (select from grace_internal.capture_functions(protected_id))
+  then
     perform grace_internal.sync_columns(protected_id);
     perform grace_internal.generate_capture(protected_id);
   end if;

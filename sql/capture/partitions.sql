@@ -81,7 +81,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select 'b' || p.id, format('grace_buffer.%I', p.buffer)
   from grace_internal.protected p
-  where p.id = protected_id
+  where p.id = protected_id and to_regclass(format('grace_internal.%I', 'b' || p.id || '_default')) is not null
   union all
   select 'f' || protected_id, format('grace_internal.%I', 'f' || protected_id)
   where to_regclass(format('grace_internal.%I', 'f' || protected_id)) is not null

@@ -14,7 +14,7 @@ as $$
 $$;
 
 -- Event trigger: a protected table, or a partition of one, is not dropped by mistake, for nothing captures the rows that go
--- with it; nor does DROP TYPE … CASCADE take columns out of a buffer. Errors: GR021, unless a member of grace_admin has set
+-- with it; nor is a buffer, nor does DROP TYPE … CASCADE take columns out of one. Errors: GR021, unless a member of grace_admin has set
 -- grace.allow_drop.
 create or replace function grace_internal.refuse_drop()
 returns event_trigger
@@ -26,6 +26,9 @@ declare
   v_table record;
   v_allowed text := current_setting('grace.allow_drop', true);
 begin
+  if current_setting('grace.following', true) = grace_internal.signature('following') then
+    return; -- it is our own
+  end if;
   select t.identity, t.kind into v_table
   from (
     select d.object_identity, 'table'
@@ -43,6 +46,15 @@ begin
     join grace_internal.protected p on p.buffer = d.address_names[2]
     join grace_internal.protected_column c on c.protected_id = p.id and c.buffer_column = d.address_names[3]
     where d.object_type = 'table column' and d.schema_name = 'grace_buffer' and not d.original
+    union all
+    select d.object_identity, 'buffer'
+    from pg_event_trigger_dropped_objects() d
+    where d.object_type = 'table' and (
+      (d.schema_name = 'grace_buffer' and exists (
+        select from grace_internal.protected p where p.buffer = d.address_names[2]
+      ))
+      or (d.schema_name = 'grace_internal' and d.address_names[2] ~ '^[bf]\d+_default$')
+    )
   ) as t (identity, kind)
   order by t.kind desc, t.identity
   limit 1;
@@ -51,6 +63,12 @@ begin
   ) then
     perform grace_internal.forget_dropped();
     return;
+  end if;
+  if v_table.kind = 'buffer' then
+    raise exception '% holds deleted rows and was not dropped', v_table.identity
+      using errcode = 'GR021',
+      detail = 'Deletes of its table would fail without it.',
+      hint = 'select grace.unprotect(…, ''discard''); or, as a member of grace_admin: set grace.allow_drop = on;';
   end if;
   if v_table.kind = 'column' then
     raise exception '% was not dropped with its type', v_table.identity
@@ -66,7 +84,7 @@ begin
     ),
     hint = case
       when v_table.kind = 'partition' then 'Detach the partition first. Or, as a member of grace_admin: set grace.allow_drop = on;'
-      else format('select grace.unprotect(%L); then drop it. Or, as a member of grace_admin: set grace.allow_drop = on;',
+      else format('As a member of grace_admin: select grace.unprotect(%L); then drop it. Or: set grace.allow_drop = on;',
         v_table.identity)
     end;
 end

@@ -203,6 +203,13 @@ begin
   end loop;
   return query
     select
+      'problem', 'buffer', coalesce(grace_internal.qualified_name(p.target), p.target_name),
+      'its buffer is gone: deletes from it fail, and what was buffered can only come from a backup',
+      format('select grace.unprotect(%1$L, ''discard''); then: select * from grace.protect(%1$L);', p.target_name), false
+    from grace_internal.protected p
+    where p.active and to_regclass(format('grace_buffer.%I', p.buffer)) is null;
+  return query
+    select
       'problem', 'rights', grace_internal.qualified_name(a.relation),
       format('%s has %s on it', coalesce(r.rolname, 'PUBLIC'), string_agg(distinct a.privilege, ', ' order by a.privilege)),
       format(

@@ -1,7 +1,7 @@
 create or replace view grace.protected as
 select
   p.target,
-  format('grace_buffer.%I', p.buffer)::regclass as buffer,
+  to_regclass(format('grace_buffer.%I', p.buffer)) as buffer,
   p.retention,
   s.state,
   s.drift,

@@ -26,7 +26,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(sum(pg_total_relation_size(t.relid)), 0)::bigint
   from grace_internal.protected p
-  cross join lateral pg_partition_tree(format('grace_buffer.%I', p.buffer)::regclass) t
+  cross join lateral pg_partition_tree(to_regclass(format('grace_buffer.%I', p.buffer))) t
   where p.id = protected_id
 $$;
 

@@ -63,7 +63,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if grace_internal.leaf_is_expired(protected_id, leaf) and pg_relation_size(leaf) = 0 then
+    perform set_config('grace.following', grace_internal.signature('following'), true);
     execute format('drop table %s', grace_internal.qualified_name(leaf));
+    perform set_config('grace.following', '', true);
   end if;
 end
 $$;

@@ -26,6 +26,9 @@ begin
       where j.jobname like ''pg_grace: %'' and j.database = current_database()';
   end if;
 
+  if exists (select from pg_catalog.pg_event_trigger e where e.evtname = 'grace_refuse_drop') then
+    execute 'drop event trigger grace_refuse_drop';
+  end if;
   execute 'drop schema grace_buffer cascade';
   execute 'drop schema grace_internal cascade';
   execute 'drop schema grace cascade';

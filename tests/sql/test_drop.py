@@ -111,3 +111,39 @@ def test_what_was_dropped_all_the_same_is_a_note_of_the_doctor_and_expires(shop:
     shop.execute("select * from grace.sync()")
     shop.execute("call grace.purge()")
     assert rows(shop, "select id from grace_buffer.offer") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "drop table grace_buffer.offer",
+        "drop table grace_buffer.offer cascade",
+        "drop schema grace_buffer cascade",
+        "drop table grace_internal.b1_default",
+    ],
+)
+def test_a_buffer_is_not_dropped(shop: Connection, statement: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        shop.execute(statement.encode())
+    assert caught.value.sqlstate == "GR021"
+    assert rows(shop, "select id from grace_buffer.offer") == [(1,)]
+
+
+def test_a_buffer_that_is_lost_all_the_same_is_reported_and_can_be_made_anew(shop: Connection) -> None:
+    shop.execute("set grace.allow_drop = on; drop table grace_buffer.offer; reset grace.allow_drop")
+    assert rows(shop, "select object from grace.doctor() where subject = 'buffer'") == [("shop.offer",)]
+    assert len(rows(shop, "select * from grace.protected")) == 2
+    with pytest.raises(psycopg.Error):
+        shop.execute("delete from shop.offer")
+    shop.execute("select grace.unprotect('shop.offer', 'discard'); select grace.protect('shop.offer')")
+    shop.execute("delete from shop.offer")
+    assert rows(shop, "select id from grace_buffer.offer") == [(2,)]
+    assert rows(shop, "select object from grace.doctor() where subject = 'buffer'") == []
+
+
+def test_a_capture_function_that_is_lost_is_made_anew(shop: Connection) -> None:
+    shop.execute("drop function grace_internal.capture_1() cascade")
+    assert rows(shop, "select subject from grace.doctor() where object = 'shop.offer'") == [("triggers",)]
+    shop.execute("select * from grace.sync()")
+    shop.execute("delete from shop.offer")
+    assert rows(shop, "select id from grace_buffer.offer order by 1") == [(1,), (2,)]

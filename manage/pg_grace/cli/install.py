@@ -125,7 +125,8 @@ def uninstall(
                     _export_files(connection, row["buffer"], row["oldest"], export_to)
                 except OSError as error:
                     raise CommandError(f"can't write to {export_to}: {error.strerror}", Exit.FAILED) from error
-            _copy(connection, sql.SQL("select * from grace.file_outbox order by id"), export_to / "file_outbox.csv")
+            if connection.execute("select from grace.file_outbox limit 1").fetchone() is not None:
+                _copy(connection, sql.SQL("select * from grace.file_outbox order by id"), export_to / "file_outbox.csv")
         if discard_buffer or export_to is not None:
             connection.execute("select set_config('grace.discard_buffer', 'on', true)")
         connection.execute(files.sql("uninstall/uninstall.sql").encode())

@@ -106,6 +106,8 @@ def read_time(connection: Connection, option: str, text: str | None) -> datetime
 
 def read_interval(connection: Connection, option: str, text: str) -> str:
     """Return a duration as the server reads it; raises click.BadParameter when it is none."""
+    if text.strip().isdecimal() and int(text):
+        raise click.BadParameter(f"{text!r} has no unit; say {text.strip()} days", param_hint=f"--{option}")
     try:
         row = connection.execute("select %s::interval::text as duration", (text,)).fetchone()
     except psycopg.DataError as error:
