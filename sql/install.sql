@@ -3511,17 +3511,12 @@ as $$
 declare
   v_buffer text;
   v_loids oid [];
+  v_files text [];
 begin
   select format('grace_buffer.%I', p.buffer) into v_buffer from grace_internal.protected p where p.id = protected_id;
   if to_regclass(v_buffer) is not null then
     perform grace_internal.post_files(protected_id, format('from %s b where true', v_buffer));
   end if;
-  -- Once the registry has forgotten the table nobody would look there.
-  delete from grace_internal.outbox o
-  where o.protected_id = drop_buffer.protected_id
-    and o.file = any (grace_internal.referenced_files(array(
-      select w.file from grace_internal.outbox w where w.protected_id = drop_buffer.protected_id
-    )));
   perform set_config('grace.following', grace_internal.signature('following'), true);
   execute format('drop table if exists %s', v_buffer);
   if to_regclass(format('grace_internal.%I', 'f' || protected_id)) is not null then
@@ -3529,6 +3524,13 @@ begin
     into v_loids;
     execute format('drop table grace_internal.%I', 'f' || protected_id);
     perform grace_internal.unlink_unreferenced(v_loids);
+  end if;
+  -- Files that the table still refers to are none of the outbox's: once the registry has forgotten the table nobody would look there.
+  delete from grace_internal.protected_column c where c.protected_id = drop_buffer.protected_id;
+  select array_agg(o.file) into v_files from grace_internal.outbox o where o.protected_id = drop_buffer.protected_id;
+  if v_files is not null then
+    delete from grace_internal.outbox o
+    where o.protected_id = drop_buffer.protected_id and o.file = any (grace_internal.referenced_files(v_files));
   end if;
   perform set_config('grace.following', '', true);
   execute format('drop function if exists grace_internal.%I()', 'capture_' || protected_id);

@@ -222,7 +222,7 @@ FIXABLE: dict[str, tuple[str, list[tuple[str, str | None, str]]]] = {
         [("event triggers", None, "missing or disabled")],
     ),
     "no event trigger at all": (
-        "drop event trigger grace_follow_ddl; drop event trigger grace_refuse_drop; drop event trigger grace_free_types",
+        "drop event trigger grace_follow_ddl; drop event trigger grace_refuse_drop",
         [("event triggers", None, "missing or disabled")],
     ),
     **{

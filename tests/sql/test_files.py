@@ -1362,3 +1362,12 @@ def test_the_outbox_outlives_the_table(conn: Connection) -> None:
     conn.execute(f"drop table {posted}")
     assert {target for (target,) in rows(conn, "select target from grace.file_outbox")} == {f"public.{posted}"}
     assert claim(conn) == [f"f{n}" for n in range(1, 7)]
+
+
+def test_a_discarded_buffer_hands_out_no_file_that_the_table_still_has(conn: Connection) -> None:
+    conn.execute("create table contract (id int primary key, path text)")
+    conn.execute("select grace.protect('contract', files => '{path}')")
+    conn.execute("insert into contract values (1, 'shared.pdf'), (2, 'shared.pdf'), (3, 'gone.pdf')")
+    conn.execute("delete from contract where id in (1, 3)")
+    conn.execute("select grace.unprotect('contract', 'discard')")
+    assert rows(conn, "select file from grace.claim_files()") == [("gone.pdf",)]
