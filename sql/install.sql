@@ -894,6 +894,7 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  perform grace_internal.require_covered(protected_id);
   if grace_internal.snapshot_is_old(protected_id) then
     if current_setting('transaction_isolation') = 'read committed' then
       return false;
@@ -904,7 +905,6 @@ begin
       detail = 'What this transaction sees of the catalog no longer matches the table, so a deleted row could not be captured whole.',
       hint = 'Run the transaction again.';
   end if;
-  perform grace_internal.require_covered(protected_id);
   return not grace_internal.columns_differ(protected_id)
     and not exists (select from grace_internal.guarded_leaves(protected_id));
 end
@@ -1037,13 +1037,13 @@ $body$,
         protected_id
       )
       when v_kind = 'p' then concat(
-        format(
-          e'\n    v_unchanged := v_unchanged and pg_partition_root(tg_relid) is not distinct from %s::regclass',
-          v_protected.target::oid
-        ),
+        e'\n    v_unchanged := ',
         case when not grace_internal.has_event_triggers() then
-          format(e'\n      and grace_internal.tree_is_covered(%s)', protected_id)
-        end, ';'
+          format('grace_internal.tree_is_covered(%s) and ', protected_id)
+        end,
+        format(
+          'v_unchanged and pg_partition_root(tg_relid) is not distinct from %s::regclass;', v_protected.target::oid
+        )
       )
     end
   );

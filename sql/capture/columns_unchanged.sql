@@ -10,6 +10,7 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  perform grace_internal.require_covered(protected_id);
   if grace_internal.snapshot_is_old(protected_id) then
     if current_setting('transaction_isolation') = 'read committed' then
       return false;
@@ -20,7 +21,6 @@ begin
       detail = 'What this transaction sees of the catalog no longer matches the table, so a deleted row could not be captured whole.',
       hint = 'Run the transaction again.';
   end if;
-  perform grace_internal.require_covered(protected_id);
   return not grace_internal.columns_differ(protected_id)
     and not exists (select from grace_internal.guarded_leaves(protected_id));
 end

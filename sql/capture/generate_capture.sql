@@ -73,13 +73,13 @@ $body$,
         protected_id
       )
       when v_kind = 'p' then concat(
-        format(
-          e'\n    v_unchanged := v_unchanged and pg_partition_root(tg_relid) is not distinct from %s::regclass',
-          v_protected.target::oid
-        ),
+        e'\n    v_unchanged := ',
         case when not grace_internal.has_event_triggers() then
-          format(e'\n      and grace_internal.tree_is_covered(%s)', protected_id)
-        end, ';'
+          format('grace_internal.tree_is_covered(%s) and ', protected_id)
+        end,
+        format(
+          'v_unchanged and pg_partition_root(tg_relid) is not distinct from %s::regclass;', v_protected.target::oid
+        )
       )
     end
   );

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -230,6 +231,30 @@ def test_a_table_that_comes_to_cascade_is_captured_or_the_delete_fails(owner: Co
     owner.execute("delete from bill where id = 1")
     assert rows(owner, "select id, bill from grace_buffer.line") == [(7, 1)]
     assert rows(owner, "select distinct retention::text from grace.protected") == [("10 days",)]
+
+
+def test_a_delete_that_waited_for_such_a_change_sees_it(owner: Connection) -> None:
+    owner.execute("create table bill (id int primary key)")
+    owner.execute("select grace.protect('bill')")
+    owner.execute("insert into bill values (1), (2)")
+    with psycopg.connect(owner.info.dsn, autocommit=True) as other, ThreadPoolExecutor(1) as pool:
+        with owner.transaction():
+            owner.execute("alter table bill add column note text")
+            owner.execute("create table line (id int primary key, bill int references bill on delete cascade)")
+            owner.execute("insert into line values (7, 1)")
+            waiting = pool.submit(other.execute, "delete from bill where id = 1")
+            while not value(
+                owner, "select count(*) from pg_locks where pid = %s and not granted", other.info.backend_pid
+            ):
+                assert not waiting.done()
+        if has_event_triggers(owner):
+            waiting.result(20)
+            assert rows(owner, "select id, bill from grace_buffer.line") == [(7, 1)]
+        else:
+            with pytest.raises(psycopg.Error) as caught:
+                waiting.result(20)
+            assert caught.value.sqlstate == "GR019"
+            assert value(owner, "select count(*) from line") == 1
 
 
 def test_a_grandchild_is_followed_as_well(owner: Connection) -> None:
