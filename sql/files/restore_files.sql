@@ -62,9 +62,11 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select format(
-    'select %s, null::pg_catalog.jsonb, ''large object''::pg_catalog.text, f.why from (%s) as f '
+    'select %s, x.ref, x.key, ''large object''::pg_catalog.text, f.why from (select %s as ref, %s as key, %s as loids %s) x '
+    'cross join lateral pg_catalog.unnest(x.loids) as v (loid) join (%s) f on f.loid operator(pg_catalog.=) v.loid '
     'where f.why operator(pg_catalog.<>) ''''',
-    protected_id, q
+    protected_id, grace_internal.ref_expression(protected_id), grace_internal.buffered_key(protected_id),
+    grace_internal.file_values(protected_id, 'large object'), source, q
   )
   from grace_internal.kept_files(protected_id, source) q
   where q is not null
@@ -72,7 +74,7 @@ $$;
 
 -- Puts the large objects of rows that are being restored back under their numbers, with owner and rights. One that is still
 -- there is left alone. Errors: 23000 when another has taken the number, GR020 when it can't be given to its owner.
-create or replace function grace_internal.restore_files(protected_id integer, source text, picks grace._row_ref [])
+create or replace function grace_internal.restore_files(protected_id integer, plan grace._restore_plan)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -87,7 +89,9 @@ declare
   v_data bytea;
   v_why text;
 begin
-  for v_deletion, v_deleted_at, v_loid, v_why in execute grace_internal.kept_files(protected_id, source) using picks loop
+  for v_deletion, v_deleted_at, v_loid, v_why in
+    execute grace_internal.kept_files(protected_id, grace_internal.restore_source(protected_id, plan)) using plan.picks, plan.left_out
+  loop
     if v_why <> '' then
       raise exception 'nothing was restored: %', v_why -- the caller lists all conflicts
         using errcode = 'integrity_constraint_violation',

@@ -22,20 +22,42 @@ grant execute on function grace.table_named(text) to grace_operator, grace_audit
 grant execute on function grace._table_name(oid) to grace_operator, grace_auditor;
 
 grant usage on sequence grace_internal.progress to grace_operator;
-grant execute on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint) to grace_operator;
-grant execute on function grace.restore(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) to grace_operator;
-grant execute on function grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name) to grace_operator;
-grant execute on function grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean)
+grant execute on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint, text, text, text)
 to grace_operator;
+grant execute on function grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name, text, text)
+to grace_operator;
+grant execute on function grace._check_predicate(text, text) to grace_operator;
+grant execute on function grace.restore(
+  regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, text, jsonb, regclass, boolean, text, boolean, boolean, boolean,
+  text, text
+) to grace_operator;
+grant execute on function grace._restore_select(
+  regclass, bigint, jsonb, timestamptz, timestamptz, name, text, text, text, boolean, boolean, boolean
+) to grace_operator;
+grant execute on function grace._restore_options(grace._restore_plan, text, jsonb, regclass, boolean, boolean) to grace_operator;
+grant execute on function grace._filter_rows(grace._restore_plan) to grace_operator;
 grant execute on function grace._pick_rows(grace._restore_plan, boolean) to grace_operator;
 grant execute on function grace._add_related(grace._row_ref []) to grace_operator;
+grant execute on function grace._add_parents(grace._restore_plan) to grace_operator;
+grant execute on function grace._hold_deletions(grace._restore_plan, boolean) to grace_operator;
 grant execute on function grace._buffer_links() to grace_operator;
 grant execute on function grace._restore_plan(grace._restore_plan) to grace_operator;
-grant execute on function grace._refuse_restore(jsonb) to grace_operator;
+grant execute on function grace._check_values(grace._restore_plan) to grace_operator;
+grant execute on function grace._find_older(grace._restore_plan) to grace_operator;
+grant execute on function grace._find_overwritten(grace._restore_plan) to grace_operator;
+grant execute on function grace._find_conflicts(grace._restore_plan, boolean) to grace_operator;
+grant execute on function grace._cast_error(anyelement, text) to grace_operator;
+grant execute on function grace._leave_out(grace._restore_plan, grace._conflict []) to grace_operator;
+grant execute on function grace._conflicts_json(grace._conflict [], integer) to grace_operator;
+grant execute on function grace._refuse_restore(grace._restore_plan, grace._conflict []) to grace_operator;
+grant execute on function grace._restore_counts(grace._restore_plan) to grace_operator;
+grant execute on function grace._restore_write(grace._restore_plan) to grace_operator;
+grant execute on function grace._disable_triggers(regclass []) to grace_operator;
+grant execute on function grace._keep_overwritten(grace._restore_plan) to grace_operator;
 grant execute on function grace._file_conflict(integer, bigint, timestamptz, oid) to grace_operator;
 grant execute on function grace._restore_progress() to grace_operator;
 grant execute on function grace._restore_files(grace._restore_plan) to grace_operator;
-grant execute on function grace._restore_done(grace._restore_plan, bigint []) to grace_operator;
+grant execute on function grace._restore_done(grace._restore_plan, bigint [], bigint) to grace_operator;
 
 grant execute on function grace.protect(regclass, interval, boolean, name [], interval, name []) to grace_admin;
 grant execute on function grace.sync(regclass, interval) to grace_admin;

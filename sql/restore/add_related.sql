@@ -63,37 +63,3 @@ end
 $$;
 comment on function grace._add_related(grace._row_ref []) is
 'Internal: adds to the picked rows what went with them and hangs on them.';
-
--- Runs the query of a restore for its rows. Errors: GR007 for keys that are not in the buffer, GR008 for a value of the wrong
--- type.
-create or replace function grace._pick_rows(plan grace._restore_plan, related boolean)
-returns grace._row_ref []
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_picks grace._row_ref [];
-  v_missing text;
-begin
-  begin
-    execute plan.statement into v_picks, v_missing;
-  exception when data_exception then
-    raise exception 'not a key of %', plan.target
-      using errcode = 'GR008',
-      detail = format('A value does not fit its column: %s', sqlerrm),
-      hint = 'Give each value as the column''s type reads it.';
-  end;
-  if v_missing is not null or v_picks is null then
-    raise exception 'not in the buffer: %', coalesce(v_missing, 'any such row')
-      using errcode = 'GR007',
-      detail = 'No such row can be restored: it was not deleted, not as selected, is restored already, or has expired.',
-      hint = format('Look at what there is: select * from grace.buffered(%L);', plan.target);
-  end if;
-  if related then
-    v_picks := grace._add_related(v_picks);
-  end if;
-  return v_picks;
-end
-$$;
-comment on function grace._pick_rows(grace._restore_plan, boolean) is
-'Internal: where the rows stand that a restore selects.';

@@ -74,13 +74,32 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(
-    format('b.%I %s k.%I', c.buffer_column, grace_internal.equality(i.indexrelid, u.position::integer), a.attname),
+    format(
+      '%s %s k.%I',
+      (grace_internal.key_values(p.id))[u.position], grace_internal.equality(i.indexrelid, u.position::integer), a.attname
+    ),
     ' and '
   )
   from grace_internal.protected p
   join pg_index i on i.indrelid = p.target and i.indisprimary
   cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
   join pg_attribute a on a.attrelid = p.target and a.attnum = u.attnum
-  join grace_internal.column_map c on c.protected_id = p.id and c.attnum = u.attnum and c.ended_at is null
   where p.id = keys_condition.protected_id
+$$;
+
+-- A live row (one alias) has the primary key of a selected one (the other, columns "grace 1", "grace 2", …).
+create or replace function grace_internal.key_match(protected_id integer, live text, selected text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(
+    format('%s.%I %s %s."grace %s"', live, a.attname, grace_internal.equality(i.indexrelid, u.position::integer), selected, u.position),
+    ' and '
+  )
+  from grace_internal.protected p
+  join pg_index i on i.indrelid = p.target and i.indisprimary
+  cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
+  join pg_attribute a on a.attrelid = p.target and a.attnum = u.attnum
+  where p.id = key_match.protected_id
 $$;

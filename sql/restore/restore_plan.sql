@@ -1,65 +1,5 @@
--- Finds what a restore selects; changes nothing. With lock it holds the log of the deletions against every other restore
--- and purge until the transaction ends, so that what it found stays as it is. Where not whole deletions are selected it
--- leaves a query for the rows, to be run with the caller's rights. Errors: GR001, GR007, GR008, GR009, GR016.
-create or replace function grace._restore_select(
-  target regclass, deletion bigint, keys jsonb,
-  deleted_from timestamptz, deleted_to timestamptz, deleted_by name,
-  related boolean, lock boolean
-)
-returns grace._restore_plan
-language plpgsql
-security definer -- reads the log and the registry, which are granted to nobody
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_plan grace._restore_plan;
-  v_id integer;
-begin
-  if deletion is null and keys is null and deleted_from is null and deleted_to is null and deleted_by is null then
-    raise exception 'nothing is selected'
-      using errcode = 'GR016',
-      detail = 'A restore needs a deletion, keys, a time or a role to go by.',
-      hint = 'Look at grace.deletions and give the id: select * from grace.restore(deletion => …);';
-  end if;
-  if keys is not null and target is null then
-    raise exception 'keys without a table'
-      using errcode = 'GR016',
-      detail = 'A key means something only in a table.',
-      hint = 'Give the table as target.';
-  end if;
-  if target is not null then
-    v_id := grace_internal.protected_id(target);
-    v_plan.target := coalesce(pg_partition_root(target), target);
-  end if;
-
-  if keys is not null then
-    perform grace_internal.normal_keys(v_id, keys);
-  end if;
-  v_plan.deletions := grace_internal.matching_deletions(
-    v_id, deletion, deleted_from, deleted_to, deleted_by, lock
-  );
-
-  if keys is null and (
-    v_id is null or not related or not exists (
-      select from grace_internal.capture c where c.deletion = any (v_plan.deletions) and c.protected_id <> v_id
-    )
-  ) then
-    select array_agg(c.protected_id order by c.protected_id) into v_plan.protected_ids
-    from (
-      select distinct c.protected_id
-      from grace_internal.capture c
-      where c.deletion = any (v_plan.deletions) and (v_id is null or c.protected_id = v_id)
-    ) as c;
-  else
-    v_plan.statement := grace_internal.pick_statement(v_id, v_plan.deletions, keys);
-  end if;
-  return v_plan;
-end
-$$;
-comment on function grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) is
-'Internal: which deletions a restore selects, and the query for the rows.';
-
--- Writes the statements that insert and check what is selected. Errors: GR015.
+-- Writes the statements that look for conflicts, insert and check what is selected. It is called again whenever rows are left out or
+-- are to overwrite others. Errors: GR015, GR016, GR023.
 create or replace function grace._restore_plan(selected grace._restore_plan)
 returns grace._restore_plan
 language plpgsql
@@ -71,12 +11,20 @@ declare
   v_names text;
   v_progress text := '';
 begin
-  if v_plan.picks is not null then
+  if v_plan.protected_ids is null then
     select array_agg(distinct n.protected_id order by n.protected_id) into v_plan.protected_ids
     from unnest(v_plan.picks) n;
   end if;
+  if v_plan.into_table is not null and cardinality(v_plan.protected_ids) > 1 then
+    raise exception 'rows of several tables can''t be written into one'
+      using errcode = 'GR016',
+      detail = 'More than one table has rows in what is selected.',
+      hint = 'Give the table whose rows are meant as target.';
+  end if;
 
-  select array_agg(p.target order by p.id), string_agg(p.target_name, ', ') filter (where c.oid is null)
+  select
+    array_agg(coalesce(v_plan.into_table, p.target) order by p.id),
+    string_agg(p.target_name, ', ') filter (where c.oid is null)
   into v_plan.targets, v_names
   from grace_internal.protected p
   left join pg_class c on c.oid = p.target
@@ -87,6 +35,10 @@ begin
       detail = 'Rows of it are selected, and there is no table to put them into.',
       hint = 'Copy them from its table in schema grace_buffer while they last.';
   end if;
+  if v_plan.given is not null then
+    v_plan.set_values := grace_internal.given_values(v_plan);
+    v_plan.given := null;
+  end if;
 
   if current_setting('grace.progress', true) = 'on' then
     v_progress := format(
@@ -96,172 +48,247 @@ begin
   end if;
   select
     format(
-      'with %s select array[%s]',
-      string_agg(format('r_%s as (%s returning 1)', i, grace_internal.insert_select(i, s.source || v_progress)), ', '),
-      string_agg(format('(select pg_catalog.count(*) from r_%s)', i), ', ')
+      'with %s select array[%s], array[%s]',
+      string_agg(
+        format('i_%s as (%s returning 1)', i, grace_internal.insert_select(i, v_plan, v_progress))
+        || case when u.statement is null then '' else format(', u_%s as (%s returning 1)', i, u.statement) end, ', '
+      ),
+      string_agg(format('(select pg_catalog.count(*) from i_%s)', i), ', '),
+      string_agg(case when u.statement is null then '0' else format('(select pg_catalog.count(*) from u_%s)', i) end, ', ')
     ),
-    grace_internal.check_statement(v_plan.protected_ids, array_agg(s.source))
-  into v_plan.statement, v_plan.check_statement
+    format('select array[%s]', string_agg(format('(select pg_catalog.count(*) %s)', grace_internal.restore_source(i, v_plan)), ', ')),
+    format('select array[%s]', string_agg(coalesce(grace_internal.left_behind(i, v_plan), 'null::pg_catalog.jsonb'), ', '))
+  into v_plan.statement, v_plan.counts, v_plan.left_behind
   from unnest(v_plan.protected_ids) i
-  cross join lateral grace_internal.restore_source(i, v_plan.deletions, v_plan.picks is not null) as s (source);
+  cross join lateral (
+    select grace_internal.update_from(i, v_plan, v_progress)
+    where exists (select from unnest(v_plan.replaced) n where n.protected_id = i)
+    union all
+    select null
+    limit 1
+  ) as u (statement);
 
-  select string_agg(format('%I.%I', n.nspname, c.conname), ', ') into v_plan.constraints
-  from pg_constraint c
-  join pg_namespace n on n.oid = c.connamespace
-  where c.conrelid = any (v_plan.targets)
-    and c.condeferred
-    and not exists ( -- SET CONSTRAINTS knows a constraint by its schema and name only
-      select
-      from pg_constraint x
-      where x.connamespace = c.connamespace and x.conname = c.conname and not x.condeferrable
-    );
-
+  v_plan.checks := grace_internal.check_statement(v_plan, false, true);
+  v_plan.careful_checks := grace_internal.check_statement(v_plan, true, true);
+  v_plan.parent_checks := grace_internal.check_statement(v_plan, false, false);
+  v_plan.versions := array(select * from grace_internal.older_versions(v_plan));
+  v_plan.overwrites := array(
+    select grace_internal.overwritten_rows(i, v_plan) from unnest(v_plan.protected_ids) i where v_plan.on_conflict = 'replace'
+  );
+  v_plan.has_lost := exists (
+    select
+    from unnest(v_plan.protected_ids) i
+    cross join lateral grace_internal.restore_columns(i, v_plan) c
+    where c.lost is not null
+  );
+  select
+    'select ' || string_agg(format('%L::%s', v.value #>> '{}', format_type(a.atttypid, a.atttypmod)), ', ')
+  into v_plan.value_test
+  from grace_internal.protected p
+  join pg_attribute a on a.attrelid = coalesce(v_plan.into_table, p.target)
+  cross join lateral (select v_plan.set_values -> p.id::text -> a.attname::text) as v (value)
+  where p.id = any (v_plan.protected_ids) and v.value is not null;
+  select
+    coalesce(array_agg(l.protected_id), '{}'), coalesce(array_agg(l.child), '{}'),
+    coalesce(array_agg(l.counting), '{}'), coalesce(array_agg(l.tying), '{}')
+  into v_plan.link_ids, v_plan.link_children, v_plan.link_counts, v_plan.link_updates
+  from grace_internal.relink_statements(v_plan) l
+  where v_plan.relinks;
+  v_plan.constraints := grace_internal.deferred_constraints(v_plan.targets);
   return v_plan;
 end
 $$;
 comment on function grace._restore_plan(grace._restore_plan) is
 'Internal: the statements of a restore.';
 
--- Deletions that have something left to restore. Errors: GR007 when there is none.
-create or replace function grace_internal.matching_deletions(
-  only_id integer, deletion bigint, deleted_from timestamptz, deleted_to timestamptz, deleted_by name, lock boolean
-)
-returns bigint []
-language plpgsql
+-- Deferred constraints of these tables, as SET CONSTRAINTS knows them: by schema and name only.
+create or replace function grace_internal.deferred_constraints(targets regclass [])
+returns text
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_deletions bigint [];
-  v_left bigint [];
-begin
-  select array_agg(distinct c.deletion order by c.deletion) into v_deletions
-  from grace_internal.capture c
-  where (only_id is null or c.protected_id = only_id)
-    and (matching_deletions.deletion is null or c.deletion = matching_deletions.deletion)
-    and (deleted_from is null or c.deleted_at >= deleted_from)
-    and (deleted_to is null or c.deleted_at < deleted_to)
-    and (deleted_by is null or deleted_by in (c.role, c.login))
-    and c.deleted_at > grace._expired_before(c.protected_id);
-  if v_deletions is null then
-    raise exception '%', coalesce('there is no deletion ' || deletion, 'no deletion matches')
-      using errcode = 'GR007',
-      detail = 'It is not in the log of deletions'
-        || case when only_id is not null then ' of this table' else '' end
-        || ', or its retention has expired.',
-      hint = 'Look at what there is: select * from grace.deletions order by id desc;';
-  end if;
-  if lock then
-    perform from grace_internal.capture c where c.deletion = any (v_deletions) order by c.deletion, c.ctid for update;
-  end if;
-
-  select array_agg(d.deletion order by d.deletion) into v_left
-  from (
-    select c.deletion
-    from grace_internal.capture c
-    where c.deletion = any (v_deletions) and (only_id is null or c.protected_id = only_id)
-    group by c.deletion
-    having sum(c.row_count) > coalesce((
-      select sum(r.row_count)
-      from grace_internal.restored r
-      where r.deletion = c.deletion and (only_id is null or r.protected_id = only_id)
-    ), 0)
-  ) as d;
-  if v_left is null then
-    raise exception 'nothing is left to restore of deletion %', array_to_string(v_deletions, ', ')
-      using errcode = 'GR007',
-      detail = (
-        select 'Restored ' || string_agg(
-          distinct format('by %s at %s', u.role, to_char(u.started_at, 'YYYY-MM-DD HH24:MI:SS TZ')), '; '
-        )
-        from grace_internal.restored r
-        join grace_internal.run u on u.id = r.run_id
-        where r.deletion = any (v_deletions)
-      ),
-      hint = 'Each deleted row can be restored once. Look for the rows in their tables.';
-  end if;
-  return v_left;
-end
+  select string_agg(distinct format('%I.%I', n.nspname, c.conname), ', ')
+  from pg_constraint c
+  join pg_namespace n on n.oid = c.connamespace
+  where c.conrelid = any (targets)
+    and c.condeferred
+    and not exists (
+      select
+      from pg_constraint x
+      where x.connamespace = c.connamespace and x.conname = c.conname and not x.condeferrable
+    )
 $$;
 
--- The query for where the chosen rows of one table stand: the newest version of each key (and the keys of which there is
--- none), or all its rows in the deletions.
-create or replace function grace_internal.pick_statement(protected_id integer, deletions bigint [], keys jsonb)
+-- The columns that exist no longer, with the number of rows that have a value there and the first ten of them: text of an expression.
+create or replace function grace_internal.left_behind(protected_id integer, plan grace._restore_plan)
 returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    '(select pg_catalog.jsonb_agg(l.item) from (%s) l (item) where l.item is not null)',
+    string_agg(
+      format(
+        'select pg_catalog.jsonb_build_object(''column'', %1$L::pg_catalog.text, ''rows'', x.rows, ''values'', (select pg_catalog.jsonb_agg('
+        'pg_catalog.jsonb_build_object(''key'', v.key, ''value'', v.value)) from (select %2$s as key, pg_catalog.to_jsonb(b.%3$I) as value '
+        '%4$s and b.%3$I is not null limit 10) v)) from (select pg_catalog.count(*) as rows %4$s and b.%3$I is not null) x '
+        'where x.rows operator(pg_catalog.>) 0',
+        c.attname, grace_internal.buffered_key(p.id), c.buffer_column, grace_internal.restore_source(p.id, plan)
+      ), ' union all ' order by c.ended_at desc, c.buffer_column
+    )
+  )
+  from grace_internal.protected p
+  join grace_internal.column_map c on c.protected_id = p.id
+  where p.id = left_behind.protected_id
+    and case
+      when plan.into_table is null then not exists (
+        select from pg_attribute a where a.attrelid = p.target and a.attnum = c.attnum and not a.attisdropped
+      )
+      else not exists (
+        select from pg_attribute a where a.attrelid = plan.into_table and a.attname = c.attname and not a.attisdropped
+      )
+    end
+  having count(*) > 0
+$$;
+
+-- What the caller gives in place of captured values, by table and column, as text. Errors: GR023 for a column that there is not.
+create or replace function grace_internal.given_values(plan grace._restore_plan)
+returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_key_columns text;
+  v_result jsonb := jsonb_build_object();
+  v_key text;
+  v_value jsonb;
+  v_parts text [];
+  v_id integer;
+  v_column pg_attribute;
+  v_why text;
 begin
-  if keys is null then
-    return format(
-      'select array_agg(row(%s, b.grace_deleted_at, b.tableoid, b.ctid)::grace._row_ref), null::text %s',
-      protected_id, grace_internal.restore_source(protected_id, deletions, false)
-    );
+  if jsonb_typeof(plan.given) <> 'object' then
+    raise exception 'set_values is no object'
+      using errcode = 'GR023', detail = 'It is a jsonb value of another kind.', hint = 'Give it as {"column": value}.';
   end if;
-
-  select string_agg(format('k.%I', n), ', ') into v_key_columns
-  from grace_internal.protected p
-  join pg_index i on i.indrelid = p.target and i.indisprimary
-  cross join lateral unnest(grace_internal.column_names(i.indrelid, i.indkey::smallint [])) n
-  where p.id = protected_id;
-  return format(
-    'select array_agg(row(%s, f.grace_deleted_at, f.tableoid, f.ctid)::grace._row_ref) filter (where f.ctid is not null), '
-    'string_agg(to_jsonb(f.grace_key)::text, '', '') filter (where f.ctid is null) '
-    'from (select distinct on (%s) k as grace_key, b.* from %s left join ('
-    'select b.*, b.tableoid, b.ctid %s) as b on %s '
-    'order by %s, b.grace_deleted_at desc, b.grace_deletion desc, b.ctid desc) as f',
-    protected_id, v_key_columns, grace_internal.keys_source(protected_id, keys),
-    grace_internal.restore_source(protected_id, deletions, false), grace_internal.keys_condition(protected_id),
-    v_key_columns
-  );
+  for v_key, v_value in select * from jsonb_each(plan.given) loop
+    v_why := null;
+    v_column := null;
+    v_id := null;
+    begin
+      v_parts := parse_ident(v_key);
+    exception when invalid_parameter_value then
+      v_parts := array[v_key];
+    end;
+    if cardinality(v_parts) = 1 then
+      select p.id into v_id
+      from grace_internal.protected p
+      where p.id = any (plan.protected_ids) and (p.target = plan.target or cardinality(plan.protected_ids) = 1);
+      v_why := 'Rows of several tables are selected, and it does not say which table it is of.';
+    else
+      select p.id into v_id
+      from grace_internal.protected p
+      join pg_class c on c.oid = p.target
+      where p.id = any (plan.protected_ids)
+        and c.relname = v_parts[cardinality(v_parts) - 1]
+        and (cardinality(v_parts) = 2 or c.relnamespace::regnamespace::text = quote_ident(v_parts[cardinality(v_parts) - 2]));
+      v_why := 'No rows of such a table are selected.';
+    end if;
+    if v_id is not null then
+      select a.* into v_column
+      from grace_internal.protected p
+      join pg_attribute a on a.attrelid = coalesce(plan.into_table, p.target)
+      where p.id = v_id and a.attname = v_parts[cardinality(v_parts)] and a.attnum > 0 and not a.attisdropped;
+      v_why := case
+        when v_column is null then 'The table has no such column.'
+        when v_column.attgenerated <> '' then 'It is a generated column.'
+        when jsonb_typeof(v_value) in ('object', 'array') and v_column.atttypid not in ('json'::regtype, 'jsonb'::regtype)
+          then 'Its value is an object or array, and the column is not of type json; give it as a string.'
+      end;
+    end if;
+    if v_why is not null then
+      raise exception 'column % can''t be set', v_key
+        using errcode = 'GR023', detail = v_why, hint = 'Give a column of the table, or table.column.';
+    end if;
+    v_result := v_result || jsonb_build_object(
+      v_id::text,
+      coalesce(v_result -> v_id::text, '{}') || jsonb_build_object(
+        v_column.attname,
+        case
+          when v_column.atttypid in ('json'::regtype, 'jsonb'::regtype) then v_value::text
+          else v_value #>> '{}'
+        end
+      )
+    );
+  end loop;
+  return v_result;
 end
 $$;
 
--- One row per table: id, number of rows selected, and every conflict with key, constraint and reason.
-create or replace function grace_internal.check_statement(protected_ids integer [], sources text [])
+-- Every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be what their columns
+-- are looked at one by one, where the query without it fails. Without every only parents that are missing.
+create or replace function grace_internal.check_statement(plan grace._restore_plan, careful boolean, every boolean)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
-    select t.id, t.position, t.source, c.columns, c.generated
-    from unnest(protected_ids, sources) with ordinality as t (id, source, position)
+    select t.id, grace_internal.restore_source(t.id, plan) as source, c.*
+    from unnest(plan.protected_ids) as t (id)
     cross join lateral (
       select
         string_agg(
-          format('%s as %I', coalesce(c.value, 'null') || '::' || c.type_name, c.attname), ', ' order by c.attnum
-        ) filter (where c.insertable) as columns,
+          format(
+            '%s as %I',
+            case
+              when careful and c.error is not null
+                then format('case when %s is null then (%s)::%s end', c.error, v.value, format_type(c.type, -1))
+              else format('(%s)::%s', coalesce(v.value, 'null'), format_type(c.type, -1))
+            end,
+            c.attname
+          ), ', ' order by c.attnum
+        ) filter (where c.insertable)
+        || coalesce(string_agg(format(', (%s) as "grace lost %s"', c.lost, c.attnum), '') filter (where c.lost is not null), '')
+        || coalesce(
+          string_agg(format(', %s as "grace error %s"', c.error, c.attnum), '') filter (where careful and c.error is not null), ''
+        ) as columns,
         string_agg(
           format(', (%s)::%s as %I', pg_get_expr(d.adbin, d.adrelid), c.type_name, c.attname), '' order by c.attnum
         ) filter (where not c.insertable) as generated
-      from grace_internal.restore_columns(t.id) c
+      from grace_internal.restore_columns(t.id, plan) c
       join grace_internal.protected p on p.id = t.id
-      left join pg_attrdef d on d.adrelid = p.target and d.adnum = c.attnum and not c.insertable
+      left join pg_attrdef d on d.adrelid = coalesce(plan.into_table, p.target) and d.adnum = c.attnum and not c.insertable
+      cross join lateral (
+        select case
+          when not coalesce(grace_internal.is_constant(c.default_value), false) then c.value
+          when c.value is null then c.default_value
+          when c.not_null then format('coalesce(%s, %s)', c.value, c.default_value)
+          else c.value
+        end
+      ) as v (value)
     ) as c
   )
   select format(
-    'with %s, conflict (id, key, constraint_name, reason) as (%s) '
-    'select t.id, t.selected, coalesce((select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('
-    '''key'', c.key, ''constraint'', c.constraint_name, ''reason'', c.reason) order by c.constraint_name, c.key) '
-    'from conflict c where c.id operator(pg_catalog.=) t.id), ''[]''::pg_catalog.jsonb) from (%s) as t (id, selected)',
+    'with %s select c.* from (%s) as c (protected_id, ref, key, constraint_name, reason)',
     string_agg(
-      format('s_%s as (select r.*%s from (select %s %s) as r)', t.id, t.generated, t.columns, t.source), ', '
+      format(
+        's_%s as (select r.*%s from (select %s, %s as "grace ref" %s) as r)',
+        t.id, t.generated, t.columns, grace_internal.ref_expression(t.id), t.source
+      ), ', '
     ),
     coalesce(
       (
         select string_agg(q.query, ' union all ')
         from (
-          select c
-          from unnest(protected_ids) i
-          cross join lateral grace_internal.conflict_queries(i, protected_ids) c
+          select c.query
+          from unnest(plan.protected_ids) i
+          cross join lateral grace_internal.conflict_queries(i, plan, careful) c
+          where every or c.kind = 'parent'
           union all
-          select grace_internal.file_conflict_query(t.id, t.source) from tables t
+          select grace_internal.file_conflict_query(t.id, t.source) from tables t where every and plan.into_table is null
         ) as q (query)
       ),
-      'select null::pg_catalog.int4, null::pg_catalog.jsonb, null, null where false'
-    ),
-    string_agg(format('select %s, (select pg_catalog.count(*) from s_%s)', t.id, t.id), ' union all ')
+      'select null::pg_catalog.int4, null::grace._row_ref, null::pg_catalog.jsonb, null, null where false'
+    )
   )
   from tables t
 $$;

@@ -1,7 +1,8 @@
--- FROM and WHERE of the buffered rows (alias b) of one table that a restore selects: all that is left of the deletions,
--- or, when only some rows are picked, those in $1. Behind DELETE the picks are joined with "using".
+-- FROM and WHERE of the buffered rows (alias b) of one table that a restore is about: all that is left of the deletions, or, when only
+-- some rows are picked, those in $1; without those in $2, which are left out. Part: all; inserted (without those in $3); replaced (those
+-- in $3, which overwrite a row that is there). Behind DELETE the rows are joined with "using".
 create or replace function grace_internal.restore_source(
-  protected_id integer, deletions bigint [], picked boolean, joined_with text default ','
+  protected_id integer, plan grace._restore_plan, part text default 'all', joined_with text default ','
 )
 returns text
 language plpgsql stable
@@ -13,25 +14,54 @@ declare
   v_buffer text := (
     select format('grace_buffer.%I', p.buffer) from grace_internal.protected p where p.id = protected_id
   );
+  v_source text;
   v_first timestamptz;
   v_last timestamptz;
 begin
-  if picked then
-    return format(
-      'from %s b %s pg_catalog.unnest($1) n where b.tableoid operator(pg_catalog.=) n.leaf '
+  if plan.picks is not null or part = 'replaced' then
+    v_source := format(
+      'from %s b %s pg_catalog.unnest(%s) n where b.tableoid operator(pg_catalog.=) n.leaf '
       'and b.ctid operator(pg_catalog.=) n.tid and b.grace_deleted_at operator(pg_catalog.=) n.deleted_at '
       'and n.protected_id operator(pg_catalog.=) %s',
-      v_buffer, joined_with, protected_id
+      v_buffer, joined_with, case part when 'replaced' then '$3' else '$1' end, protected_id
+    );
+  else
+    select min(c.deleted_at), max(c.deleted_at) into v_first, v_last
+    from grace_internal.capture c
+    where c.deletion = any (plan.deletions) and c.protected_id = restore_source.protected_id;
+    v_source := format(
+      'from %s b where b.grace_deletion operator(pg_catalog.=) any (%L::pg_catalog.int8[]) '
+      'and b.grace_deleted_at operator(pg_catalog.>=) %L and b.grace_deleted_at operator(pg_catalog.<=) %L '
+      'and b.grace_deleted_at operator(pg_catalog.>) %L',
+      v_buffer, plan.deletions, v_first, v_last, grace._expired_before(protected_id)
     );
   end if;
-  select min(c.deleted_at), max(c.deleted_at) into v_first, v_last
-  from grace_internal.capture c
-  where c.deletion = any (deletions) and c.protected_id = restore_source.protected_id;
-  return format(
-    'from %s b where b.grace_deletion operator(pg_catalog.=) any (%L::pg_catalog.int8[]) '
-    'and b.grace_deleted_at operator(pg_catalog.>=) %L and b.grace_deleted_at operator(pg_catalog.<=) %L '
-    'and b.grace_deleted_at operator(pg_catalog.>) %L',
-    v_buffer, deletions, v_first, v_last, grace._expired_before(protected_id)
-  );
+  if cardinality(plan.left_out) > 0 and part <> 'replaced' then
+    v_source := v_source || grace_internal.not_among('$2');
+  end if;
+  if cardinality(plan.replaced) > 0 and part = 'inserted' then
+    v_source := v_source || grace_internal.not_among('$3');
+  end if;
+  return v_source;
 end
+$$;
+
+create or replace function grace_internal.not_among(refs text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    ' and not exists (select from pg_catalog.unnest(%s) x where x.leaf operator(pg_catalog.=) b.tableoid '
+    'and x.tid operator(pg_catalog.=) b.ctid and x.deleted_at operator(pg_catalog.=) b.grace_deleted_at)', refs
+  )
+$$;
+
+-- Where a buffered row b stands.
+create or replace function grace_internal.ref_expression(protected_id integer)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('row(%s, b.grace_deleted_at, b.tableoid, b.ctid)::grace._row_ref', protected_id)
 $$;
