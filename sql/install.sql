@@ -1,4 +1,4 @@
--- pg_grace 0.1.0, revision 0002: psql -f install.sql
+-- pg_grace 0.1.0, revision 0003: psql -f install.sql
 -- Generated from sql/ and migrations/ by "pg_grace install --sql"; change those.
 \set ON_ERROR_STOP on
 
@@ -328,6 +328,64 @@ comment on column grace_internal.protected.unmarked_to is
 
 
 UPDATE grace.alembic_version SET version_num='0002' WHERE grace.alembic_version.version_num = '0001';
+
+-- Running upgrade 0002 -> 0003
+
+create table grace_internal.link (
+  id integer generated always as identity primary key,
+  protected_id integer not null,
+  child regclass,
+  child_oid oid not null,
+  home text not null,
+  child_name text not null,
+  key_columns smallint [] not null,
+  key_names name [] not null,
+  columns smallint [] not null,
+  column_names name [] not null,
+  set_columns smallint [] not null,
+  set_names name [] not null,
+  parent_columns smallint [] not null,
+  parent_names name [] not null,
+  active boolean not null default true
+);
+
+create index link_protected_id on grace_internal.link (protected_id);
+
+comment on table grace_internal.link is
+'Foreign keys with ON DELETE SET NULL or SET DEFAULT on protected tables. What a row describes never changes but for names: a foreign key that is defined anew, or a new primary key, makes a new row, so that what was cut before stays readable.';
+comment on column grace_internal.link.protected_id is 'The table that is referenced.';
+comment on column grace_internal.link.child is 'The table that references it; null when it was dropped.';
+comment on column grace_internal.link.child_oid is
+'Its OID, which pg_dump keeps as a number, so that it no longer equals child where a dump was loaded; there the numbers of columns mean nothing, and their names count.';
+comment on column grace_internal.link.home is 'The cluster and database in which numbers mean something.';
+comment on column grace_internal.link.key_columns is 'The child''s primary key.';
+comment on column grace_internal.link.columns is 'The referencing columns, in the order of the foreign key.';
+comment on column grace_internal.link.set_columns is 'Those of them that the deletion sets.';
+comment on column grace_internal.link.parent_columns is 'The referenced columns of the protected table, in the same order.';
+comment on column grace_internal.link.active is 'Whether the child''s trigger zz_grace_link_<id> belongs there.';
+
+-- Written for every link that is cut, so it has no foreign keys and no more indexes than reading it needs.
+create table grace_internal.cut (
+  link integer not null,
+  deletion bigint not null,
+  deleted_at timestamptz not null,
+  child_key text [] not null,
+  former text [] not null,
+  replaced_by text [] not null
+);
+
+create index cut_deletion on grace_internal.cut (link, deletion);
+alter table grace_internal.link replica identity full;
+alter table grace_internal.cut replica identity full;
+
+comment on table grace_internal.cut is
+'One row per link that a deletion cut. Values are what the types'' output functions give, with ISO dates and full precision.';
+comment on column grace_internal.cut.child_key is 'The child''s primary key, as it is after the cut.';
+comment on column grace_internal.cut.former is 'The referencing columns before the cut.';
+comment on column grace_internal.cut.replaced_by is 'The same columns right after the cut.';
+
+
+UPDATE grace.alembic_version SET version_num='0003' WHERE grace.alembic_version.version_num = '0002';
 
 -- common/caller.sql
 -- Who is really calling: inside SECURITY DEFINER current_user is the owner, and in a cascaded trigger of
@@ -2530,6 +2588,648 @@ begin
 end
 $$;
 
+-- links/wanted_links.sql
+create or replace function grace_internal.primary_key(relation oid)
+returns smallint []
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(k.attnum order by k.position)
+  from pg_index i
+  cross join lateral unnest(i.indkey::smallint []) with ordinality as k (attnum, position)
+  where i.indrelid = relation and i.indisprimary and k.position <= i.indnkeyatts
+$$;
+
+-- The foreign keys that deleting from a protected table cuts; of partition trees the one that was declared, not those that PostgreSQL
+-- has made of it. key_columns is null where the child has no primary key. As of now: VOLATILE, so that it reads with a snapshot of
+-- its own and not with that of the statement that deletes.
+create or replace function grace_internal.wanted_links(protected_id integer)
+returns table (
+  child oid, key_columns smallint [], columns smallint [], set_columns smallint [], parent_columns smallint []
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+    select distinct
+      f.conrelid,
+      grace_internal.primary_key(f.conrelid),
+      f.conkey,
+      coalesce(nullif(f.confdelsetcols, '{}'), f.conkey),
+      (
+        select array_agg(r.attnum order by k.position)
+        from unnest(f.confkey) with ordinality as k (attnum, position)
+        join pg_attribute a on a.attrelid = f.confrelid and a.attnum = k.attnum
+        join pg_attribute r on r.attrelid = p.target and r.attname = a.attname
+      )
+    from grace_internal.protected p
+    join pg_constraint f on f.confrelid in (select grace_internal.partition_tree(p.target))
+    where p.id = wanted_links.protected_id and p.active
+      and f.contype = 'f' and f.confdeltype in ('n', 'd') and f.conparentid = 0
+      and coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true);
+end
+$$;
+
+-- Only the owner of a table may make its triggers fire always.
+create or replace function grace_internal.can_have_link(child oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select pg_has_role(c.relowner, 'usage') from pg_class c where c.oid = child
+$$;
+
+-- Which links of a protected table can't be remembered, and why; null when all can.
+create or replace function grace_internal.link_warning(protected_id integer)
+returns text
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'Links that a deletion cuts are not remembered: ' || string_agg(distinct format(
+    '%s %s', grace_internal.qualified_name(w.child),
+    case
+      when w.key_columns is null then 'has no primary key'
+      else format('belongs to a role of which %I is no member', current_user)
+    end
+  ), ', ')
+  from grace_internal.wanted_links(protected_id) w
+  where w.key_columns is null or not grace_internal.can_have_link(w.child)
+$$;
+
+-- links/link_map.sql
+create or replace function grace_internal.link_has_moved(link grace_internal.link)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select link.child::oid is distinct from link.child_oid or link.home <> grace_internal.home()
+$$;
+
+-- The names that columns have now, found by number, or, after a move, by name; null when one of them is gone.
+create or replace function grace_internal.names_now(relation oid, attnums smallint [], names name [], by_name boolean)
+returns name []
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when count(*) = cardinality(attnums) then array_agg(a.attname order by k.position) end
+  from unnest(attnums, names) with ordinality as k (attnum, name, position)
+  join pg_attribute a
+    on a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+    and case when by_name then a.attname = k.name else a.attnum = k.attnum end
+$$;
+
+create or replace function grace_internal.numbers_of(relation oid, names name [])
+returns smallint []
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(a.attnum order by k.position)
+  from unnest(names) with ordinality as k (name, position)
+  join pg_attribute a on a.attrelid = relation and a.attname = k.name and a.attnum > 0 and not a.attisdropped
+$$;
+
+create or replace view grace_internal.link_map as
+select m.*
+from (
+  select
+    l.id as link,
+    l.protected_id,
+    l.child,
+    grace_internal.names_now(l.child, l.key_columns, l.key_names, h.has_moved) as key_names,
+    grace_internal.names_now(l.child, l.columns, l.column_names, h.has_moved) as column_names,
+    grace_internal.names_now(l.child, l.set_columns, l.set_names, h.has_moved) as set_names,
+    grace_internal.names_now(
+      p.target, l.parent_columns, l.parent_names, h.has_moved or grace_internal.has_moved(p.*)
+    ) as parent_names
+  from grace_internal.link l
+  join grace_internal.protected p on p.id = l.protected_id
+  cross join lateral grace_internal.link_has_moved(l.*) as h (has_moved)
+) as m
+where m.key_names is not null and m.column_names is not null and m.set_names is not null and m.parent_names is not null;
+
+comment on view grace_internal.link_map is
+'Links with the names that their columns have here and now, where all of them are still there; former links as well.';
+
+-- links/cut_statement.sql
+-- A column's value as text, by its type's output function: a cast of the application's type could run its code. null stays null; a
+-- composite value is null only when it is so itself.
+create or replace function grace_internal.as_text("column" text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('case when num_nulls(%1$s) = 0 then format(''%%s'', %1$s) end', "column")
+$$;
+
+create or replace function grace_internal.as_text_array("row" text, names name [])
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('array[%s]', string_agg(grace_internal.as_text(format('%s.%I', "row", k.name)), ', ' order by k.position))
+  from unnest(names) with ordinality as k (name, position)
+$$;
+
+-- The link was complete, and one of the columns that a deletion sets has changed.
+create or replace function grace_internal.cut_condition(old text, new text, names name [], set_names name [])
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'num_nulls(%s) = 0 and (%s)',
+    (select string_agg(format('%s.%I', old, n), ', ') from unnest(names) n),
+    (
+      select string_agg(format('num_nulls(%1$s.%3$I) > 0 or format(''%%s'', %1$s.%3$I) <> format(''%%s'', %2$s.%3$I)', new, old, n), ' or ')
+      from unnest(set_names) n
+    )
+  )
+$$;
+
+create or replace function grace_internal.cut_insert(
+  link text, old text, new text, deletion text, deleted_at text, key_names name [], names name []
+)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    e'insert into grace_internal.cut (link, deletion, deleted_at, child_key, former, replaced_by)\n'
+    '    select\n      %s, %s, %s,\n      %s,\n      %s,\n      %s',
+    link, deletion, deleted_at,
+    grace_internal.as_text_array(new, key_names),
+    grace_internal.as_text_array(old, names),
+    grace_internal.as_text_array(new, names)
+  )
+$$;
+
+-- The number of a link with this description; a new one where there is none.
+create or replace function grace_internal.registered_link(
+  protected_id integer, child oid, key_columns smallint [], columns smallint [], set_columns smallint [], parent_columns smallint []
+)
+returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id integer := (
+    select min(l.id)
+    from grace_internal.link l
+    where l.protected_id = registered_link.protected_id
+      and l.child = registered_link.child
+      and not grace_internal.link_has_moved(l.*)
+      and l.key_columns = registered_link.key_columns
+      and l.columns = registered_link.columns
+      and l.set_columns = registered_link.set_columns
+      and l.parent_columns = registered_link.parent_columns
+  );
+begin
+  if v_id is null then
+    insert into grace_internal.link (
+      protected_id, child, child_oid, home, child_name,
+      key_columns, key_names, columns, column_names, set_columns, set_names, parent_columns, parent_names
+    )
+    select
+      p.id, registered_link.child, registered_link.child, grace_internal.home(),
+      grace_internal.qualified_name(registered_link.child),
+      registered_link.key_columns, grace_internal.column_names(registered_link.child, registered_link.key_columns),
+      registered_link.columns, grace_internal.column_names(registered_link.child, registered_link.columns),
+      registered_link.set_columns, grace_internal.column_names(registered_link.child, registered_link.set_columns),
+      registered_link.parent_columns, grace_internal.column_names(p.target, registered_link.parent_columns)
+    from grace_internal.protected p
+    where p.id = registered_link.protected_id
+    returning id into v_id;
+  end if;
+  return v_id;
+end
+$$;
+
+-- What the function of a link runs when its static statement can't serve, because the child has changed since: $1 is the row before,
+-- $2 after, $3 the deletion, $4 its time. null when the foreign key is gone, or the primary key.
+create or replace function grace_internal.cut_statement(link_id integer)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_link grace_internal.link;
+  v_wanted record;
+begin
+  select l.* into strict v_link from grace_internal.link l where l.id = link_id;
+  select w.* into v_wanted
+  from grace_internal.wanted_links(v_link.protected_id) w
+  where w.child = v_link.child and w.key_columns is not null
+    and w.columns = case
+      when grace_internal.link_has_moved(v_link) then grace_internal.numbers_of(v_link.child, v_link.column_names)
+      else v_link.columns
+    end
+  order by w.set_columns = v_link.set_columns desc
+  limit 1;
+  if not found then
+    return null;
+  end if;
+  return concat_ws(
+    e'\n',
+    grace_internal.cut_insert(
+      grace_internal.registered_link(
+        v_link.protected_id, v_wanted.child, v_wanted.key_columns, v_wanted.columns, v_wanted.set_columns,
+        v_wanted.parent_columns
+      )::text,
+      '($1)', '($2)', '$3', '$4',
+      grace_internal.column_names(v_wanted.child, v_wanted.key_columns),
+      grace_internal.column_names(v_wanted.child, v_wanted.columns)
+    ),
+    'where ' || grace_internal.cut_condition(
+      '($1)', '($2)', grace_internal.column_names(v_wanted.child, v_wanted.columns),
+      grace_internal.column_names(v_wanted.child, v_wanted.set_columns)
+    )
+  );
+end
+$$;
+
+-- links/generate_link.sql
+-- A row of a partition may be moved to another one by the very update that cuts its link; then no AFTER UPDATE trigger fires.
+create or replace function grace_internal.fires_before(child oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select c.relkind = 'p' or c.relispartition from pg_class c where c.oid = child
+$$;
+
+-- All that the function of a link is made of, as of now; null when it is no longer so in the catalog.
+create or replace function grace_internal.link_definition(link_id integer)
+returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select concat_ws(
+      ' ', l.home, l.child_oid, case when grace_internal.fires_before(l.child) then 'before' else 'after' end,
+      cardinality(l.key_columns), (
+        select string_agg(format('%I:%s', a.attname, a.atttypid), ' ' order by k.position)
+        from unnest(l.key_columns || l.columns || l.set_columns) with ordinality as k (attnum, position)
+        join pg_attribute a on a.attrelid = l.child and a.attnum = k.attnum
+      )
+    )
+    from grace_internal.link l
+    where l.id = link_id and not grace_internal.link_has_moved(l.*)
+      and exists (
+        select
+        from grace_internal.wanted_links(l.protected_id) w
+        where w.child = l.child and w.key_columns = l.key_columns and w.columns = l.columns
+          and w.set_columns = l.set_columns and w.parent_columns = l.parent_columns
+      )
+  );
+end
+$$;
+
+-- Labelled IMMUTABLE so that the planner evaluates it, again after any change of the child: see columns_unchanged. In an isolation level
+-- above READ COMMITTED a column that was renamed after the transaction began can't be read by its new name: error 40001, as there.
+create or replace function grace_internal.link_unchanged(link_id integer, definition text)
+returns boolean
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_link grace_internal.link;
+  v_unchanged boolean := definition is not distinct from grace_internal.link_definition(link_id);
+begin
+  select l.* into v_link from grace_internal.link l where l.id = link_id;
+  if current_setting('transaction_isolation') <> 'read committed' and exists (
+    select
+    from pg_attribute a
+    where a.attrelid = v_link.child and not a.attisdropped and a.attnum = any (v_link.key_columns || v_link.columns)
+      and (pg_identify_object('pg_class'::regclass, a.attrelid, a.attnum)).identity
+        is distinct from format('%s.%I', grace_internal.qualified_name(a.attrelid), a.attname)
+  ) then
+    raise exception 'could not serialize access: table % was changed after this transaction began', v_link.child_name
+      using errcode = 'serialization_failure',
+      detail = 'What this transaction sees of the catalog no longer matches the table, so the link that is cut could not be remembered.',
+      hint = 'Run the transaction again.';
+  end if;
+  if not v_unchanged and exists (
+    select
+    from grace_internal.wanted_links(v_link.protected_id) w
+    where w.child = v_link.child and w.key_columns is null
+  ) then
+    raise warning 'links from % that are cut are not remembered', grace_internal.qualified_name(v_link.child)
+      using detail = 'It has no primary key any more.';
+  end if;
+  return v_unchanged;
+end
+$$;
+
+-- Settings under which the values of some types would be written in a way that reads as another value elsewhere.
+create or replace function grace_internal.output_settings(relation oid, attnums smallint [])
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when exists (
+    select
+    from pg_attribute a
+    join pg_type t on t.oid = grace_internal.base_type(a.atttypid)
+    where a.attrelid = relation and a.attnum = any (attnums)
+      and not t.typcategory in ('S', 'B', 'E', 'I')
+      and not t.oid = any ('{int2,int4,int8,numeric,oid,uuid}'::regtype [])
+  ) then ' set datestyle = ''ISO'' set intervalstyle = ''postgres'' set extra_float_digits = 1 set bytea_output = ''hex''' else '' end
+$$;
+
+-- Writes the trigger function of one link: static and typed. The deletion is begun here where it is not yet: in a tree that
+-- cascades into itself PostgreSQL fires the capture trigger, which comes at the end of all that, after this one. What
+-- the function is called for (see create_link_trigger) are changes that a trigger makes, by a foreign key or of the application's own;
+-- a cut of the latter belongs to no deletion that anything was captured of, and goes with the rest when it expires.
+create or replace function grace_internal.generate_link(link_id integer, anew boolean)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $generate$
+declare
+  v_link grace_internal.link;
+  v_definition text := grace_internal.link_definition(link_id);
+  v_function name := 'link_' || link_id;
+begin
+  select l.* into strict v_link from grace_internal.link l where l.id = link_id;
+  if v_definition is null or (not anew and exists (
+    select
+    from pg_proc f
+    where f.pronamespace = 'grace_internal'::regnamespace and f.proname = v_function
+      and strpos(f.prosrc, quote_literal(v_definition)) > 0
+  )) then
+    return;
+  end if;
+  execute format(
+    'create or replace function grace_internal.%I() returns trigger language plpgsql '
+    'security definer ' -- whoever deletes needs no right on what is remembered
+    'set search_path = pg_catalog, pg_temp%s as %L',
+    v_function,
+    grace_internal.output_settings(v_link.child, v_link.key_columns || v_link.columns),
+    format(
+      $body$
+declare
+  v_deletion grace_internal.deletion_ref;
+  v_statement text;
+begin
+  if grace_internal.link_unchanged(%1$s, %2$L) and %3$L::regclass is not null then
+    if %4$s then
+      v_deletion := grace_internal.current_deletion();
+      %5$s;
+    end if;
+  else
+    v_statement := grace_internal.cut_statement(%1$s);
+    if v_statement is not null then
+      v_deletion := grace_internal.current_deletion();
+      execute v_statement using old, new, v_deletion.deletion, v_deletion.deleted_at;
+    end if;
+  end if;
+  return %6$s;
+end
+$body$,
+      link_id, v_definition, v_link.child::oid,
+      grace_internal.cut_condition(
+        'old', 'new', grace_internal.column_names(v_link.child, v_link.columns),
+        grace_internal.column_names(v_link.child, v_link.set_columns)
+      ),
+      grace_internal.cut_insert(
+        link_id::text, 'old', 'new', 'v_deletion.deletion', 'v_deletion.deleted_at',
+        grace_internal.column_names(v_link.child, v_link.key_columns),
+        grace_internal.column_names(v_link.child, v_link.columns)
+      ),
+      case when grace_internal.fires_before(v_link.child) then 'new' else 'null' end
+    )
+  );
+  execute format('revoke all on function grace_internal.%I() from public', v_function);
+  execute format(
+    'comment on function grace_internal.%I() is %L', v_function, 'pg_grace: remembers links from ' || v_link.child_name || ' that are cut'
+  );
+  perform grace_internal.grant_links();
+end
+$generate$;
+
+-- PostgreSQL clones triggers to partitions in the name of whoever makes the partition.
+create or replace function grace_internal.grant_links()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_function regprocedure;
+begin
+  for v_function in
+    select f.oid
+    from pg_proc f
+    join grace_internal.link l on 'link_' || l.id = f.proname
+    where f.pronamespace = 'grace_internal'::regnamespace
+      and grace_internal.fires_before(l.child)
+      and not has_function_privilege('public', f.oid, 'execute')
+  loop
+    execute format('grant execute on function %s to public', v_function);
+  end loop;
+end
+$$;
+
+-- links/follow_links.sql
+create or replace function grace_internal.has_link_trigger(link_id integer, relation oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_trigger t
+    join pg_proc f on f.oid = t.tgfoid and f.pronamespace = 'grace_internal'::regnamespace
+    where t.tgrelid = relation
+      and t.tgname = 'zz_grace_link_' || link_id
+      and t.tgenabled = 'A'
+      and f.proname = 'link_' || link_id
+      and (t.tgtype & 2 = 2) = grace_internal.fires_before(relation)
+  )
+$$;
+
+-- Tables whose links are to be remembered and that have no trigger for it yet, or one that does not always fire. Where a dump
+-- was loaded the columns are compared by name.
+create or replace function grace_internal.unlinked(protected_id integer)
+returns setof oid
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select distinct w.child
+  from grace_internal.wanted_links(protected_id) w
+  where w.key_columns is not null and grace_internal.can_have_link(w.child)
+    and not exists (
+      select
+      from grace_internal.link l
+      where l.protected_id = unlinked.protected_id and l.active and l.child = w.child
+        and l.key_names = grace_internal.column_names(w.child, w.key_columns)
+        and l.column_names = grace_internal.column_names(w.child, w.columns)
+        and l.set_names = grace_internal.column_names(w.child, w.set_columns)
+        and not exists (
+          select
+          from grace_internal.partition_tree(w.child) as t (relation)
+          where not grace_internal.has_link_trigger(l.id, t.relation)
+        )
+    )
+$$;
+
+-- The functions of a protected table's links, or (null) of all.
+create or replace function grace_internal.link_functions(only_id integer, also_active boolean)
+returns setof oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select f.oid
+  from pg_proc f
+  left join grace_internal.link l on 'link_' || l.id = f.proname
+  where f.pronamespace = 'grace_internal'::regnamespace
+    and f.prorettype = 'trigger'::regtype
+    and f.proname ~ '^link_\d+$'
+    and (only_id is null or l.protected_id = only_id)
+    and (also_active or l.active is not true)
+$$;
+
+-- Their triggers; not those that PostgreSQL has cloned to partitions.
+create or replace function grace_internal.link_triggers(only_id integer, also_active boolean)
+returns setof oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select t.oid
+  from pg_trigger t
+  where t.tgfoid in (select grace_internal.link_functions(only_id, also_active)) and t.tgparentid = 0
+    and grace_internal.can_have_link(t.tgrelid)
+$$;
+
+-- Brings the registry of a protected table's links up to date. Where a dump was loaded, numbers are found again by name.
+create or replace function grace_internal.register_links(protected_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_ids integer [];
+begin
+  update grace_internal.link l
+  set child = null, active = false
+  where l.protected_id = register_links.protected_id and l.child is not null
+    and not exists (select from pg_class c where c.oid = l.child);
+
+  update grace_internal.link l
+  set
+    child_oid = l.child,
+    home = grace_internal.home(),
+    key_columns = grace_internal.numbers_of(l.child, m.key_names),
+    columns = grace_internal.numbers_of(l.child, m.column_names),
+    set_columns = grace_internal.numbers_of(l.child, m.set_names),
+    parent_columns = grace_internal.numbers_of(p.target, m.parent_names)
+  from grace_internal.link_map m, grace_internal.protected p
+  where m.link = l.id and p.id = l.protected_id
+    and l.protected_id = register_links.protected_id and grace_internal.link_has_moved(l.*);
+
+  select array_agg(grace_internal.registered_link(
+    protected_id, w.child, w.key_columns, w.columns, w.set_columns, w.parent_columns
+  ))
+  into v_ids
+  from grace_internal.wanted_links(protected_id) w
+  where w.key_columns is not null and grace_internal.can_have_link(w.child);
+
+  update grace_internal.link l
+  set active = l.id = any (coalesce(v_ids, '{}'))
+  where l.protected_id = register_links.protected_id
+    and l.active <> (l.id = any (coalesce(v_ids, '{}')));
+
+  update grace_internal.link l
+  set
+    child_name = grace_internal.qualified_name(l.child),
+    key_names = m.key_names,
+    column_names = m.column_names,
+    set_names = m.set_names,
+    parent_names = m.parent_names
+  from grace_internal.link_map m
+  where m.link = l.id and l.protected_id = register_links.protected_id
+    and (l.child_name, l.key_names, l.column_names, l.set_names, l.parent_names)
+      is distinct from (grace_internal.qualified_name(l.child), m.key_names, m.column_names, m.set_names, m.parent_names);
+end
+$$;
+
+-- The trigger of one link. It names no column, for PostgreSQL would refuse to drop or retype a column that a trigger names. Its
+-- condition is true for what foreign keys and triggers change, and costs an application's own UPDATE next to nothing.
+create or replace function grace_internal.create_link_trigger(link_id integer, repair boolean)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_name name := 'zz_grace_link_' || link_id;
+  v_child regclass := (select l.child from grace_internal.link l where l.id = link_id);
+  v_table text := grace_internal.qualified_name(v_child);
+begin
+  if not exists (
+    select
+    from grace_internal.partition_tree(v_child) as t (relation)
+    where not grace_internal.has_link_trigger(link_id, t.relation)
+  ) or (not repair and exists (
+    select from pg_trigger t
+    where t.tgrelid = v_child and t.tgname = v_name and (t.tgtype & 2 = 2) = grace_internal.fires_before(v_child)
+  )) then
+    return;
+  end if;
+  execute format(
+    'create or replace trigger %I %s update on %s for each row when (pg_catalog.pg_trigger_depth() > 0) '
+    'execute function grace_internal.%I()',
+    v_name, case when grace_internal.fires_before(v_child) then 'before' else 'after' end, v_table, 'link_' || link_id
+  );
+  execute format('alter table %s enable always trigger %I', v_table, v_name);
+end
+$$;
+
+-- Brings a protected table's links, their functions and triggers up to date. Without repair nothing is waited for longer than
+-- lock_timeout: a table that is locked is left to the next time.
+create or replace function grace_internal.follow_links(protected_id integer, repair boolean)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_before text := coalesce(current_setting('grace.following', true), '');
+  v_trigger record;
+  v_id integer;
+  v_function regprocedure;
+begin
+  perform set_config('grace.following', grace_internal.signature('following'), true);
+  perform grace_internal.register_links(protected_id);
+  begin
+    for v_trigger in
+      select t.tgname as name, grace_internal.qualified_name(t.tgrelid) as relation
+      from pg_trigger t
+      where t.oid in (select grace_internal.link_triggers(protected_id, false))
+    loop
+      execute format('drop trigger %I on %s', v_trigger.name, v_trigger.relation);
+    end loop;
+    for v_function in
+      select f
+      from grace_internal.link_functions(protected_id, false) f
+      where not exists (select from pg_trigger t where t.tgfoid = f)
+    loop
+      execute format('drop function %s', v_function);
+    end loop;
+    for v_id in
+      select l.id from grace_internal.link l where l.protected_id = follow_links.protected_id and l.active order by l.id
+    loop
+      perform grace_internal.generate_link(v_id, anew => false);
+      perform grace_internal.create_link_trigger(v_id, repair);
+    end loop;
+  exception when lock_not_available then
+    if repair then
+      raise;
+    end if;
+  end;
+  perform set_config('grace.following', v_before, true);
+end
+$$;
+
 -- capture/guard_leaves.sql
 -- Where there are no event triggers, a partition that is made or attached has no capture trigger until the next grace.sync() or
 -- purge. A row trigger on the root, which PostgreSQL itself puts on every new partition, captures what is deleted
@@ -2667,13 +3367,13 @@ declare
 begin
   select array_agg(distinct t.tgrelid) into v_relations
   from pg_trigger t
-  where t.oid in (select grace_internal.capture_triggers(only_id));
+  where t.oid in (select grace_internal.all_triggers(only_id));
   if v_relations is not null then
     perform grace_internal.lock_for_ddl(v_relations, 'access exclusive', max_wait);
     for v_trigger in
       select t.tgname as name, grace_internal.qualified_name(t.tgrelid) as relation
       from pg_trigger t
-      where t.oid in (select grace_internal.capture_triggers(only_id))
+      where t.oid in (select grace_internal.all_triggers(only_id))
     loop
       execute format('drop trigger %I on %s', v_trigger.name, v_trigger.relation);
     end loop;
@@ -2707,6 +3407,17 @@ as $$
   from pg_trigger t
   where t.tgfoid in ('grace_internal.keep_files'::regproc, 'grace_internal.capture_leaf'::regproc) and t.tgparentid = 0
     and (only_id is null or t.tgargs = convert_to(only_id::text, 'UTF8') || '\x00'::bytea)
+$$;
+
+-- Together with those of the links that its deletes cut.
+create or replace function grace_internal.all_triggers(only_id integer)
+returns setof oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.capture_triggers(only_id)
+  union all
+  select grace_internal.link_triggers(only_id, true)
 $$;
 
 -- capture/later_truncate_trigger.sql
@@ -2759,6 +3470,7 @@ begin
   end loop;
   perform grace_internal.drop_guard(v_partition.id);
   update grace_internal.protected p set active = false where p.id = v_partition.id;
+  perform grace_internal.follow_links(v_partition.id, repair => false);
 
   select p.id into v_root_id from grace_internal.protected p where p.target = v_root and p.active;
   if v_root_id is null then
@@ -2825,6 +3537,7 @@ begin
   perform grace_internal.guard_leaves(protected_id);
   perform grace_internal.create_file_trigger(protected_id, repair);
   perform grace_internal.guard_against_drop(protected_id);
+  perform grace_internal.follow_links(protected_id, repair);
   update grace_internal.protected p
   set target_name = grace_internal.qualified_name(p.target)
   where p.id = protected_id and p.target_name <> grace_internal.qualified_name(p.target);
@@ -2962,6 +3675,7 @@ set lock_timeout = '100ms'
 as $$
 declare
   v_id integer;
+  v_followed integer [] := '{}';
   v_covered record;
 begin
   if current_setting('grace.following', true) = grace_internal.signature('following') then
@@ -2994,6 +3708,31 @@ begin
         (select p.target_name from grace_internal.protected p where p.id = v_id)
         using detail = format('%s (SQLSTATE %s)', sqlerrm, sqlstate);
     end;
+    v_followed := v_followed || v_id;
+  end loop;
+
+  -- The tables that deletes cut links of: new foreign keys, and those that are known.
+  for v_id in
+    select p.id
+    from pg_event_trigger_ddl_commands() d
+    join pg_constraint f on f.conrelid = d.objid and f.contype = 'f' and f.confdeltype in ('n', 'd')
+    join grace_internal.protected p on p.target in (f.confrelid, pg_partition_root(f.confrelid))
+    where d.classid = 'pg_class'::regclass and p.active
+    union
+    select l.protected_id
+    from pg_event_trigger_ddl_commands() d
+    join grace_internal.link l on l.child in (d.objid, pg_partition_root(d.objid)) and l.active
+    where d.classid = 'pg_class'::regclass
+    except
+    select unnest(v_followed)
+  loop
+    begin
+      perform grace_internal.follow_links(v_id, repair => false);
+    exception when others then
+      raise warning 'links to % could not be followed now; pg_grace sync does it',
+        (select p.target_name from grace_internal.protected p where p.id = v_id)
+        using detail = format('%s (SQLSTATE %s)', sqlerrm, sqlstate);
+    end;
   end loop;
 end
 $$;
@@ -3012,6 +3751,10 @@ as $$
   update grace_internal.protected p
   set uncovered = array(select u from unnest(p.uncovered) u join pg_class c on c.oid = u)
   where exists (select from unnest(p.uncovered) u where not exists (select from pg_class c where c.oid = u));
+
+  update grace_internal.link l
+  set child = null, active = false
+  where l.child is not null and not exists (select from pg_class c where c.oid = l.child);
 $$;
 
 -- Event trigger: a protected table, or a partition of one, is not dropped by mistake, for nothing captures the rows that go
@@ -3299,6 +4042,7 @@ begin
     if v_table <> target then
       warning := null;
     end if;
+    warning := nullif(concat_ws(' ', warning, grace_internal.link_warning(v_id)), '');
     select format('grace_buffer.%I', p.buffer)::regclass into buffer
     from grace_internal.protected p
     where p.id = v_id;
@@ -3331,8 +4075,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_relations oid [];
+  v_former oid [];
   v_id integer;
 begin
+  foreach v_id in array ids loop
+    perform grace_internal.register_links(v_id);
+  end loop;
   select array_agg(t.relation) into v_relations
   from grace_internal.protected p
   cross join lateral grace_internal.partition_tree(p.target) as t (relation)
@@ -3345,13 +4093,29 @@ begin
       )
       or p.row_wise <> grace_internal.in_inheritance_tree(p.target)
     );
+  select array_agg(distinct r.relation) into v_relations
+  from (
+    select unnest(v_relations)
+    union all
+    select t.relation
+    from unnest(ids) as p (id)
+    cross join lateral grace_internal.unlinked(p.id) as u (child)
+    cross join lateral grace_internal.partition_tree(u.child) as t (relation)
+  ) as r (relation);
+  select array_agg(distinct t.tgrelid) into v_former
+  from unnest(ids) as p (id)
+  cross join lateral grace_internal.link_triggers(p.id, false) as l (trigger_oid)
+  join pg_trigger t on t.oid = l.trigger_oid;
   if v_relations is not null then
     perform grace_internal.lock_for_ddl(v_relations, 'share row exclusive', wait);
+  end if;
+  if v_former is not null then
+    perform grace_internal.lock_for_ddl(v_former, 'access exclusive', wait);
   end if;
   foreach v_id in array ids loop
     perform grace_internal.follow_table(v_id, repair => true);
   end loop;
-  return v_relations is not null;
+  return v_relations is not null or v_former is not null;
 end
 $$;
 
@@ -3393,6 +4157,7 @@ begin
       case
         when s.state <> 'capturing' then 'capturing again, it was ' || s.state
         when s.drift then 'columns followed'
+        when exists (select from grace_internal.unlinked(p.id)) then 'links followed'
         when p.row_wise <> grace_internal.in_inheritance_tree(p.target) then 'inheritance followed'
         else 'up to date'
       end,
@@ -3489,6 +4254,7 @@ begin
   perform grace_internal.drop_triggers(v_id, wait);
   perform grace_internal.drop_guard(v_id);
   update grace_internal.protected p set active = false where p.id = v_id;
+  perform grace_internal.follow_links(v_id, repair => true);
   perform grace_internal.accept_uncovered(v_root);
   if buffer = 'discard' then
     perform grace_internal.drop_buffer(v_id);
@@ -3534,6 +4300,7 @@ begin
   end if;
   perform set_config('grace.following', '', true);
   execute format('drop function if exists grace_internal.%I()', 'capture_' || protected_id);
+  perform grace_internal.drop_links(protected_id);
   delete from grace_internal.restored r where r.protected_id = drop_buffer.protected_id;
   delete from grace_internal.capture c where c.protected_id = drop_buffer.protected_id;
   delete from grace_internal.protected p where p.id = drop_buffer.protected_id;
@@ -4982,6 +5749,125 @@ as $$
 $$;
 comment on function grace._restore_progress() is 'Internal: what a progress bar polls.';
 
+-- links/cut_links.sql
+create or replace function grace._cut_links(link integer, deletions bigint [])
+returns table (child_key text [], former text [], replaced_by text [])
+language sql stable
+security definer -- what was cut is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+  select c.child_key, c.former, c.replaced_by
+  from grace_internal.link l
+  join grace_internal.cut c on c.link = l.id
+  where l.id = _cut_links.link and c.deletion = any (_cut_links.deletions)
+    and c.deleted_at > grace._expired_before(l.protected_id)
+$$;
+comment on function grace._cut_links(integer, bigint []) is
+'Internal: the links that deletions have cut, as text by the types'' output functions with ISO dates and full precision.';
+
+-- Whether equal values of a foreign key and of what it references are written alike.
+create or replace function grace_internal.is_written_alike(link_id integer)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(bool_and(
+    case
+      when y.type = any ('{int2,int4,int8}'::regtype []) then z.type = any ('{int2,int4,int8}'::regtype [])
+      when y.type = any ('{text,varchar}'::regtype []) then z.type = any ('{text,varchar}'::regtype []) and coalesce((
+        select o.collisdeterministic from pg_collation o where o.oid = a.attcollation
+      ), true)
+      when y.type = any ('{uuid,oid,bool,date}'::regtype []) then z.type = y.type
+      else false
+    end
+  ), false)
+  from grace_internal.link_map m
+  join grace_internal.protected p on p.id = m.protected_id
+  cross join lateral unnest(m.column_names, m.parent_names) as k (child_column, parent_column)
+  join pg_attribute a on a.attrelid = p.target and a.attname = k.parent_column
+  join pg_attribute b on b.attrelid = m.child and b.attname = k.child_column
+  cross join lateral grace_internal.base_type(a.atttypid) as y (type)
+  cross join lateral grace_internal.base_type(b.atttypid) as z (type)
+  where m.link = link_id
+$$;
+
+-- Forgets what these deletions have cut, as far as no row that was referenced is left in the buffer. Where equal values may be written
+-- in two ways (1.0 and 1.00) a cut stays as long as any row of the deletion does.
+create or replace function grace_internal.drop_cuts(protected_id integer, deletions bigint [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+as $$
+declare
+  v_link record;
+begin
+  for v_link in
+    select l.id, p.buffer, case when grace_internal.is_written_alike(l.id) then b.buffer_columns end as buffer_columns
+    from grace_internal.link l
+    join grace_internal.protected p on p.id = l.protected_id
+    left join grace_internal.link_map m on m.link = l.id
+    cross join lateral grace_internal.buffer_columns(
+      p.id, p.target, grace_internal.numbers_of(p.target, m.parent_names)
+    ) as b (buffer_columns)
+    where l.protected_id = drop_cuts.protected_id
+      and exists (select from grace_internal.cut c where c.link = l.id and c.deletion = any (drop_cuts.deletions))
+  loop
+    execute format(
+      'delete from grace_internal.cut c where c.link = $1 and c.deletion = any ($2) and not exists ('
+      'select from grace_buffer.%I b where b.grace_deletion = c.deletion and b.grace_deleted_at = c.deleted_at%s)',
+      v_link.buffer, ' and c.former = ' || grace_internal.as_text_array('b', v_link.buffer_columns)
+    )
+    using v_link.id, deletions;
+  end loop;
+end
+$$;
+
+-- Cuts and links of a protected table go for good.
+create or replace function grace_internal.drop_links(protected_id integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from grace_internal.cut c
+  where c.link in (select l.id from grace_internal.link l where l.protected_id = drop_links.protected_id);
+  delete from grace_internal.link l where l.protected_id = drop_links.protected_id;
+end
+$$;
+
+-- What had been cut by deletions that are expired; returns whether there is more.
+create or replace function grace_internal.trim_cuts(protected_id integer, before timestamptz, max_rows integer)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rows bigint;
+begin
+  delete from grace_internal.cut c
+  where c.ctid = any (array(
+    select e.ctid
+    from grace_internal.cut e
+    where e.link in (select l.id from grace_internal.link l where l.protected_id = trim_cuts.protected_id)
+      and e.deleted_at <= before
+    limit max_rows
+    for update skip locked
+  ));
+  get diagnostics v_rows = row_count;
+  if v_rows < max_rows then
+    delete from grace_internal.link l
+    where l.protected_id = trim_cuts.protected_id and not l.active
+      and not exists (select from grace_internal.cut c where c.link = l.id)
+      and not exists (select from grace_internal.link_functions(l.protected_id, false) f where f = to_regproc(format('grace_internal.%I', 'link_' || l.id)));
+  end if;
+  return v_rows = max_rows;
+end
+$$;
+
 -- purge/leaves.sql
 -- The leaves of a buffer, and of what is kept of its files, with the time they cover: both null for a default partition.
 create or replace function grace_internal.leaves(protected_id integer)
@@ -5127,6 +6013,7 @@ begin
     return false;
   end if;
   if not v_active then
+    perform grace_internal.follow_links(protected_id, repair => false);
     if not exists (select from grace_internal.capture c where c.protected_id = prepare_buffer.protected_id) then
       perform grace_internal.drop_buffer(protected_id);
     end if;
@@ -5168,7 +6055,7 @@ begin
   delete from grace_internal.restored r
   where r.protected_id = trim_log.protected_id
     and r.deleted_at <= v_before;
-  return v_rows = max_rows;
+  return grace_internal.trim_cuts(protected_id, v_before, max_rows) or v_rows = max_rows;
 end
 $$;
 
@@ -5685,6 +6572,20 @@ as $$
     )
   union all
   select
+    'problem', 'links', grace_internal.qualified_name(u),
+    format('the trigger that remembers links to %s is missing or disabled: what a deletion cuts can''t be tied again', p.name),
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.name), true
+  from protected p
+  cross join lateral grace_internal.unlinked(p.id) u
+  where p.is_there
+  union all
+  select
+    'note', 'links', p.name, grace_internal.link_warning(p.id),
+    'Restored rows come back without them. Where a primary key is missing: add one.', false
+  from protected p
+  where p.is_there and grace_internal.link_warning(p.id) is not null
+  union all
+  select
     'problem', 'columns', p.name, 'its columns have changed since its buffer was last brought up to date',
     'The next delete follows them. To do it now: pg_grace doctor --fix', true
   from protected p
@@ -6012,11 +6913,12 @@ comment on function grace.doctor() is
 'Looks for what keeps pg_grace from doing its work, and says what to do: triggers disabled or missing, columns that have changed, tables that lose rows unprotected, foreign keys without an index, session_replication_role, pg_cron, partitions, rights, publications. Reads the catalog only. grace.sync() does what is fixable. Notes are no problems. For rows changed by hand see grace.verify_buffer().';
 
 -- capture/refresh.sql
--- What this version makes otherwise, for tables that are protected already: the generated functions, and no statistics on columns of
--- the application's types.
+-- What this version makes otherwise, for tables that are protected already: the generated functions, no statistics on columns of
+-- the application's types, and triggers on tables whose links a deletion cuts, where the lock for them is free.
 do $$
 declare
   v_protected record;
+  v_before text := current_setting('lock_timeout');
 begin
   for v_protected in
     select p.id, c.oid is not null as is_there
@@ -6025,6 +6927,12 @@ begin
   loop
     if v_protected.is_there then
       perform grace_internal.generate_capture(v_protected.id);
+      perform set_config('lock_timeout', '10ms', true);
+      perform grace_internal.follow_links(v_protected.id, repair => false);
+      perform set_config('lock_timeout', v_before, true);
+      perform grace_internal.generate_link(l.id, anew => true)
+      from grace_internal.link l
+      where l.protected_id = v_protected.id and l.active;
     end if;
     perform grace_internal.no_statistics(r.relation)
     from (
@@ -6048,6 +6956,7 @@ revoke all on all routines in schema grace, grace_internal from public;
 -- the schema.
 grant execute on function grace_internal.keep_files() to public;
 grant execute on function grace_internal.capture_leaf() to public;
+do $$ begin perform grace_internal.grant_links(); end $$;
 
 grant usage on schema grace to grace_admin, grace_operator, grace_auditor;
 grant usage on schema grace_buffer to grace_operator, grace_auditor;
@@ -6072,6 +6981,7 @@ to grace_operator;
 grant execute on function grace._pick_rows(grace._restore_plan, boolean) to grace_operator;
 grant execute on function grace._add_related(grace._row_ref []) to grace_operator;
 grant execute on function grace._buffer_links() to grace_operator;
+grant execute on function grace._cut_links(integer, bigint []) to grace_operator;
 grant execute on function grace._restore_plan(grace._restore_plan) to grace_operator;
 grant execute on function grace._refuse_restore(jsonb) to grace_operator;
 grant execute on function grace._file_conflict(integer, bigint, timestamptz, oid) to grace_operator;

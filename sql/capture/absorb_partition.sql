@@ -22,6 +22,7 @@ begin
   end loop;
   perform grace_internal.drop_guard(v_partition.id);
   update grace_internal.protected p set active = false where p.id = v_partition.id;
+  perform grace_internal.follow_links(v_partition.id, repair => false);
 
   select p.id into v_root_id from grace_internal.protected p where p.target = v_root and p.active;
   if v_root_id is null then

@@ -10,13 +10,13 @@ declare
 begin
   select array_agg(distinct t.tgrelid) into v_relations
   from pg_trigger t
-  where t.oid in (select grace_internal.capture_triggers(only_id));
+  where t.oid in (select grace_internal.all_triggers(only_id));
   if v_relations is not null then
     perform grace_internal.lock_for_ddl(v_relations, 'access exclusive', max_wait);
     for v_trigger in
       select t.tgname as name, grace_internal.qualified_name(t.tgrelid) as relation
       from pg_trigger t
-      where t.oid in (select grace_internal.capture_triggers(only_id))
+      where t.oid in (select grace_internal.all_triggers(only_id))
     loop
       execute format('drop trigger %I on %s', v_trigger.name, v_trigger.relation);
     end loop;
@@ -50,4 +50,15 @@ as $$
   from pg_trigger t
   where t.tgfoid in ('grace_internal.keep_files'::regproc, 'grace_internal.capture_leaf'::regproc) and t.tgparentid = 0
     and (only_id is null or t.tgargs = convert_to(only_id::text, 'UTF8') || '\x00'::bytea)
+$$;
+
+-- Together with those of the links that its deletes cut.
+create or replace function grace_internal.all_triggers(only_id integer)
+returns setof oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.capture_triggers(only_id)
+  union all
+  select grace_internal.link_triggers(only_id, true)
 $$;

@@ -9,6 +9,7 @@ set lock_timeout = '100ms'
 as $$
 declare
   v_id integer;
+  v_followed integer [] := '{}';
   v_covered record;
 begin
   if current_setting('grace.following', true) = grace_internal.signature('following') then
@@ -38,6 +39,31 @@ begin
       end loop;
     exception when others then -- whatever it is, the application's DDL comes first; the next capture says it again
       raise warning 'the buffer of % could not be brought up to date now; the next capture does it',
+        (select p.target_name from grace_internal.protected p where p.id = v_id)
+        using detail = format('%s (SQLSTATE %s)', sqlerrm, sqlstate);
+    end;
+    v_followed := v_followed || v_id;
+  end loop;
+
+  -- The tables that deletes cut links of: new foreign keys, and those that are known.
+  for v_id in
+    select p.id
+    from pg_event_trigger_ddl_commands() d
+    join pg_constraint f on f.conrelid = d.objid and f.contype = 'f' and f.confdeltype in ('n', 'd')
+    join grace_internal.protected p on p.target in (f.confrelid, pg_partition_root(f.confrelid))
+    where d.classid = 'pg_class'::regclass and p.active
+    union
+    select l.protected_id
+    from pg_event_trigger_ddl_commands() d
+    join grace_internal.link l on l.child in (d.objid, pg_partition_root(d.objid)) and l.active
+    where d.classid = 'pg_class'::regclass
+    except
+    select unnest(v_followed)
+  loop
+    begin
+      perform grace_internal.follow_links(v_id, repair => false);
+    exception when others then
+      raise warning 'links to % could not be followed now; pg_grace sync does it',
         (select p.target_name from grace_internal.protected p where p.id = v_id)
         using detail = format('%s (SQLSTATE %s)', sqlerrm, sqlstate);
     end;

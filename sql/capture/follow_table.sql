@@ -51,6 +51,7 @@ begin
   perform grace_internal.guard_leaves(protected_id);
   perform grace_internal.create_file_trigger(protected_id, repair);
   perform grace_internal.guard_against_drop(protected_id);
+  perform grace_internal.follow_links(protected_id, repair);
   update grace_internal.protected p
   set target_name = grace_internal.qualified_name(p.target)
   where p.id = protected_id and p.target_name <> grace_internal.qualified_name(p.target);

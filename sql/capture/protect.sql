@@ -56,6 +56,7 @@ begin
     if v_table <> target then
       warning := null;
     end if;
+    warning := nullif(concat_ws(' ', warning, grace_internal.link_warning(v_id)), '');
     select format('grace_buffer.%I', p.buffer)::regclass into buffer
     from grace_internal.protected p
     where p.id = v_id;
@@ -88,8 +89,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_relations oid [];
+  v_former oid [];
   v_id integer;
 begin
+  foreach v_id in array ids loop
+    perform grace_internal.register_links(v_id);
+  end loop;
   select array_agg(t.relation) into v_relations
   from grace_internal.protected p
   cross join lateral grace_internal.partition_tree(p.target) as t (relation)
@@ -102,12 +107,28 @@ begin
       )
       or p.row_wise <> grace_internal.in_inheritance_tree(p.target)
     );
+  select array_agg(distinct r.relation) into v_relations
+  from (
+    select unnest(v_relations)
+    union all
+    select t.relation
+    from unnest(ids) as p (id)
+    cross join lateral grace_internal.unlinked(p.id) as u (child)
+    cross join lateral grace_internal.partition_tree(u.child) as t (relation)
+  ) as r (relation);
+  select array_agg(distinct t.tgrelid) into v_former
+  from unnest(ids) as p (id)
+  cross join lateral grace_internal.link_triggers(p.id, false) as l (trigger_oid)
+  join pg_trigger t on t.oid = l.trigger_oid;
   if v_relations is not null then
     perform grace_internal.lock_for_ddl(v_relations, 'share row exclusive', wait);
+  end if;
+  if v_former is not null then
+    perform grace_internal.lock_for_ddl(v_former, 'access exclusive', wait);
   end if;
   foreach v_id in array ids loop
     perform grace_internal.follow_table(v_id, repair => true);
   end loop;
-  return v_relations is not null;
+  return v_relations is not null or v_former is not null;
 end
 $$;

@@ -11,6 +11,10 @@ as $$
   update grace_internal.protected p
   set uncovered = array(select u from unnest(p.uncovered) u join pg_class c on c.oid = u)
   where exists (select from unnest(p.uncovered) u where not exists (select from pg_class c where c.oid = u));
+
+  update grace_internal.link l
+  set child = null, active = false
+  where l.child is not null and not exists (select from pg_class c where c.oid = l.child);
 $$;
 
 -- Event trigger: a protected table, or a partition of one, is not dropped by mistake, for nothing captures the rows that go

@@ -35,6 +35,7 @@ begin
       case
         when s.state <> 'capturing' then 'capturing again, it was ' || s.state
         when s.drift then 'columns followed'
+        when exists (select from grace_internal.unlinked(p.id)) then 'links followed'
         when p.row_wise <> grace_internal.in_inheritance_tree(p.target) then 'inheritance followed'
         else 'up to date'
       end,

@@ -39,6 +39,7 @@ begin
   perform grace_internal.drop_triggers(v_id, wait);
   perform grace_internal.drop_guard(v_id);
   update grace_internal.protected p set active = false where p.id = v_id;
+  perform grace_internal.follow_links(v_id, repair => true);
   perform grace_internal.accept_uncovered(v_root);
   if buffer = 'discard' then
     perform grace_internal.drop_buffer(v_id);
@@ -84,6 +85,7 @@ begin
   end if;
   perform set_config('grace.following', '', true);
   execute format('drop function if exists grace_internal.%I()', 'capture_' || protected_id);
+  perform grace_internal.drop_links(protected_id);
   delete from grace_internal.restored r where r.protected_id = drop_buffer.protected_id;
   delete from grace_internal.capture c where c.protected_id = drop_buffer.protected_id;
   delete from grace_internal.protected p where p.id = drop_buffer.protected_id;

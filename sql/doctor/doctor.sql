@@ -65,6 +65,20 @@ as $$
     )
   union all
   select
+    'problem', 'links', grace_internal.qualified_name(u),
+    format('the trigger that remembers links to %s is missing or disabled: what a deletion cuts can''t be tied again', p.name),
+    format('pg_grace doctor --fix, or: select * from grace.sync(%L);', p.name), true
+  from protected p
+  cross join lateral grace_internal.unlinked(p.id) u
+  where p.is_there
+  union all
+  select
+    'note', 'links', p.name, grace_internal.link_warning(p.id),
+    'Restored rows come back without them. Where a primary key is missing: add one.', false
+  from protected p
+  where p.is_there and grace_internal.link_warning(p.id) is not null
+  union all
+  select
     'problem', 'columns', p.name, 'its columns have changed since its buffer was last brought up to date',
     'The next delete follows them. To do it now: pg_grace doctor --fix', true
   from protected p

@@ -6,6 +6,7 @@ revoke all on all routines in schema grace, grace_internal from public;
 -- the schema.
 grant execute on function grace_internal.keep_files() to public;
 grant execute on function grace_internal.capture_leaf() to public;
+do $$ begin perform grace_internal.grant_links(); end $$;
 
 grant usage on schema grace to grace_admin, grace_operator, grace_auditor;
 grant usage on schema grace_buffer to grace_operator, grace_auditor;
@@ -41,6 +42,7 @@ grant execute on function grace._add_related(grace._row_ref []) to grace_operato
 grant execute on function grace._add_parents(grace._restore_plan) to grace_operator;
 grant execute on function grace._hold_deletions(grace._restore_plan, boolean) to grace_operator;
 grant execute on function grace._buffer_links() to grace_operator;
+grant execute on function grace._cut_links(integer, bigint []) to grace_operator;
 grant execute on function grace._restore_plan(grace._restore_plan) to grace_operator;
 grant execute on function grace._check_values(grace._restore_plan) to grace_operator;
 grant execute on function grace._find_older(grace._restore_plan) to grace_operator;

@@ -121,6 +121,7 @@ begin
     return false;
   end if;
   if not v_active then
+    perform grace_internal.follow_links(protected_id, repair => false);
     if not exists (select from grace_internal.capture c where c.protected_id = prepare_buffer.protected_id) then
       perform grace_internal.drop_buffer(protected_id);
     end if;
@@ -162,7 +163,7 @@ begin
   delete from grace_internal.restored r
   where r.protected_id = trim_log.protected_id
     and r.deleted_at <= v_before;
-  return v_rows = max_rows;
+  return grace_internal.trim_cuts(protected_id, v_before, max_rows) or v_rows = max_rows;
 end
 $$;
 
