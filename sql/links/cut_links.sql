@@ -1,10 +1,10 @@
 create or replace function grace._cut_links(link integer, deletions bigint [])
-returns table (child_key text [], former text [], replaced_by text [])
+returns table (child_key text [], former text [], replaced_by text [], deletion bigint, "position" bigint)
 language sql stable
 security definer -- what was cut is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.child_key, c.former, c.replaced_by
+  select c.child_key, c.former, c.replaced_by, c.deletion, row_number() over (order by c.ctid)
   from grace_internal.link l
   join grace_internal.cut c on c.link = l.id
   where l.id = _cut_links.link and c.deletion = any (_cut_links.deletions)
@@ -54,20 +54,22 @@ declare
   v_link record;
 begin
   for v_link in
-    select l.id, p.buffer, case when grace_internal.is_written_alike(l.id) then b.buffer_columns end as buffer_columns
+    select l.id, p.buffer, case when grace_internal.is_written_alike(l.id) then v.values end as values
     from grace_internal.link l
     join grace_internal.protected p on p.id = l.protected_id
     left join grace_internal.link_map m on m.link = l.id
-    cross join lateral grace_internal.buffer_columns(
-      p.id, p.target, grace_internal.numbers_of(p.target, m.parent_names)
-    ) as b (buffer_columns)
+    cross join lateral (
+      select string_agg(grace_internal.as_text(u.value), ', ' order by u.position)
+      from unnest(grace_internal.buffer_values(p.id, p.target, grace_internal.numbers_of(p.target, m.parent_names), 'b'))
+        with ordinality as u (value, position)
+    ) as v (values)
     where l.protected_id = drop_cuts.protected_id
       and exists (select from grace_internal.cut c where c.link = l.id and c.deletion = any (drop_cuts.deletions))
   loop
     execute format(
       'delete from grace_internal.cut c where c.link = $1 and c.deletion = any ($2) and not exists ('
       'select from grace_buffer.%I b where b.grace_deletion = c.deletion and b.grace_deleted_at = c.deleted_at%s)',
-      v_link.buffer, ' and c.former = ' || grace_internal.as_text_array('b', v_link.buffer_columns)
+      v_link.buffer, ' and c.former = array[' || v_link.values || ']'
     )
     using v_link.id, deletions;
   end loop;

@@ -31,7 +31,7 @@ begin
       limit 1
     ) as f on true
     where l.protected_id = any (plan.protected_ids)
-      and exists (select from grace_internal.cut u where u.link = l.id and u.deletion = any (plan.deletions))
+      and exists (select from grace_internal.cut u where u.link = l.link and u.deletion = any (plan.deletions))
   loop
     select
       string_agg(format('y.child_key[%s]::%s', u.n, t.type_name), ', ' order by u.n) as values,
@@ -75,7 +75,7 @@ begin
     v_cuts := format(
       '(select distinct on (%1$s) %2$s, %3$s from grace._cut_links(%4$s, %5$L::pg_catalog.int8[]) y '
       'where exists (select from (select %6$s %7$s) p where %8$s) order by %1$s, y.deletion desc, y.position desc) x',
-      v_key.values, v_key.named, v_columns.named, v_link.id, plan.deletions,
+      v_key.values, v_key.named, v_columns.named, v_link.link, plan.deletions,
       v_columns.parent, grace_internal.restore_source(v_link.protected_id, plan), v_columns.leads_to
     );
     v_matches := v_key.matches || ' and ' || v_columns.unchanged;
