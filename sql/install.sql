@@ -1,4 +1,4 @@
--- pg_grace 0.1.0, revision 0003: psql -f install.sql
+-- pg_grace 0.1.0, revision 0004: psql -f install.sql
 -- Generated from sql/ and migrations/ by "pg_grace install --sql"; change those.
 \set ON_ERROR_STOP on
 
@@ -386,6 +386,94 @@ comment on column grace_internal.cut.replaced_by is 'The same columns right afte
 
 
 UPDATE grace.alembic_version SET version_num='0003' WHERE grace.alembic_version.version_num = '0002';
+
+-- Running upgrade 0003 -> 0004
+
+-- What the repeatable files make anew with other parameters, columns or attributes.
+drop function if exists grace.restore(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean);
+drop function if exists grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint);
+drop function if exists grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name);
+drop function if exists grace._buffer_links();
+drop function if exists grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean);
+drop function if exists grace._pick_rows(grace._restore_plan, boolean);
+drop function if exists grace._restore_plan(grace._restore_plan);
+drop function if exists grace._restore_files(grace._restore_plan);
+drop function if exists grace._restore_done(grace._restore_plan, bigint []);
+drop function if exists grace._refuse_restore(jsonb);
+drop function if exists grace_internal.buffer_columns(integer, oid, smallint []);
+drop function if exists grace_internal.restore_columns(integer);
+drop function if exists grace_internal.insert_select(integer, text);
+drop function if exists grace_internal.conflict_queries(integer, integer []);
+drop function if exists grace_internal.key_expression(regclass);
+drop function if exists grace_internal.unique_rule(oid);
+drop function if exists grace_internal.check_statement(integer [], text []);
+drop function if exists grace_internal.restore_source(integer, bigint [], boolean, text);
+drop function if exists grace_internal.matching_deletions(integer, bigint, timestamptz, timestamptz, name, boolean);
+drop function if exists grace_internal.pick_statement(integer, bigint [], jsonb);
+drop function if exists grace_internal.restore_files(integer, text, grace._row_ref []);
+drop type grace._restore_plan;
+
+create type grace._restore_plan as (
+  target regclass,
+  into_table regclass,
+  on_conflict text,
+  relinks boolean,
+  fires boolean,
+  locks boolean,
+  given jsonb,
+  set_values jsonb,
+  predicate text,
+  filter_source text,
+  deletions bigint [],
+  picks grace._row_ref [],
+  left_out grace._row_ref [],
+  skipped grace._row_ref [],
+  replaced grace._row_ref [],
+  live_leaves oid [],
+  live_tids tid [],
+  protected_ids integer [],
+  targets regclass [],
+  has_lost boolean,
+  statement text,
+  counts text,
+  left_behind text,
+  checks text,
+  careful_checks text,
+  parent_checks text,
+  value_test text,
+  versions text [],
+  overwrites text [],
+  link_ids integer [],
+  link_children regclass [],
+  link_counts text [],
+  link_updates text [],
+  constraints text
+);
+
+comment on type grace._restore_plan is 'What one restore selects, how it is to be done, and the statements that do it.';
+
+create type grace._restore_result as (
+  run bigint,
+  restored bigint [],
+  replaced bigint [],
+  relinked bigint [],
+  left_behind jsonb []
+);
+
+comment on type grace._restore_result is 'What a restore did, table by table in the order of its plan.';
+
+create type grace._conflict as (
+  protected_id integer,
+  ref grace._row_ref,
+  key jsonb,
+  constraint_name text,
+  reason text
+);
+
+comment on type grace._conflict is 'Why one selected row can''t be restored.';
+
+
+UPDATE grace.alembic_version SET version_num='0004' WHERE grace.alembic_version.version_num = '0003';
 
 -- common/caller.sql
 -- Who is really calling: inside SECURITY DEFINER current_user is the owner, and in a cascaded trigger of
@@ -1975,205 +2063,6 @@ as $$
       and t.tgfoid = 'grace_internal.keep_files'::regproc
       and t.tgargs = convert_to(protected_id::text, 'UTF8') || '\x00'::bytea
   )
-$$;
-
--- files/restore_files.sql
--- Large objects that rows of the buffer refer to, each with the deletion that kept it last and why it could not come back ('' if
--- it can): text of a query. "source" is the FROM and WHERE of these rows, with alias b; null where the table has none.
-create or replace function grace_internal.kept_files(protected_id integer, source text)
-returns text
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select format(
-    'select distinct on (f.loid) f.grace_deletion, f.grace_deleted_at, f.loid, w.why from ('
-    'select distinct b.grace_deletion, b.grace_deleted_at, v.loid from (select b.* %s) b '
-    'cross join lateral pg_catalog.unnest(%s) as v (loid) where v.loid is not null) as f '
-    'cross join lateral grace._file_conflict(%s, f.grace_deletion, f.grace_deleted_at, f.loid) as w (why) '
-    'where w.why is not null order by f.loid, f.grace_deleted_at desc, f.grace_deletion desc',
-    source, v, protected_id
-  )
-  from grace_internal.file_values(protected_id, 'large object') v
-  where v is not null
-$$;
-
--- Why a large object could not come back, '' where it can, null where nothing is kept of it. Read only.
-create or replace function grace._file_conflict(
-  protected_id integer, deletion bigint, deleted_at timestamptz, loid oid
-)
-returns text
-language plpgsql stable
-security definer -- what is kept is granted to nobody
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_last_page integer;
-  v_differs boolean;
-begin
-  execute format(
-    'select max(f.page) from grace_internal.%I f '
-    'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3', 'f' || protected_id
-  )
-  into v_last_page using deletion, deleted_at, loid;
-  if v_last_page is null then
-    return null;
-  elsif not exists (select from pg_largeobject_metadata m where m.oid = loid) then
-    return '';
-  end if;
-  begin
-    execute format(
-      'select bool_or(f.data <> lo_get(f.loid, f.page::bigint * 262144, 262144)) '
-      'or lo_get($3, ($4 + 1)::bigint * 262144, 1) <> ''''::bytea from grace_internal.%I f '
-      'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3', 'f' || protected_id
-    )
-    into v_differs using deletion, deleted_at, loid, v_last_page;
-  exception when insufficient_privilege then
-    return format('large object %s is there now, and role %I, which owns pg_grace, may not read it', loid, current_user);
-  end;
-  return case when v_differs then format('large object %s is there now with another content', loid) else '' end;
-end
-$$;
-comment on function grace._file_conflict(integer, bigint, timestamptz, oid) is
-'Internal: why a kept large object can''t come back.';
-
-create or replace function grace_internal.file_conflict_query(protected_id integer, source text)
-returns text
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select format(
-    'select %s, null::pg_catalog.jsonb, ''large object''::pg_catalog.text, f.why from (%s) as f '
-    'where f.why operator(pg_catalog.<>) ''''',
-    protected_id, q
-  )
-  from grace_internal.kept_files(protected_id, source) q
-  where q is not null
-$$;
-
--- Puts the large objects of rows that are being restored back under their numbers, with owner and rights. One that is still
--- there is left alone. Errors: 23000 when another has taken the number, GR020 when it can't be given to its owner.
-create or replace function grace_internal.restore_files(protected_id integer, source text, picks grace._row_ref [])
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_deletion bigint;
-  v_deleted_at timestamptz;
-  v_loid oid;
-  v_page integer;
-  v_owner name;
-  v_acl text [];
-  v_data bytea;
-  v_why text;
-begin
-  for v_deletion, v_deleted_at, v_loid, v_why in execute grace_internal.kept_files(protected_id, source) using picks loop
-    if v_why <> '' then
-      raise exception 'nothing was restored: %', v_why -- the caller lists all conflicts
-        using errcode = 'integrity_constraint_violation',
-        detail = 'A restored row refers to it by its number.',
-        hint = 'Move what is there: lo_from_bytea(0, lo_get(…)), then lo_unlink(…).';
-    end if;
-    continue when exists (select from pg_largeobject_metadata m where m.oid = v_loid);
-    perform lo_create(v_loid);
-    for v_page, v_data in execute format(
-      'select f.page, f.data from grace_internal.%I f '
-      'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3 order by f.page', 'f' || protected_id
-    ) using v_deletion, v_deleted_at, v_loid
-    loop
-      perform lo_put(v_loid, v_page::bigint * 262144, v_data);
-    end loop;
-    execute format(
-      'select f.owner, f.acl from grace_internal.%I f '
-      'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3 and f.page = 0', 'f' || protected_id
-    ) into v_owner, v_acl using v_deletion, v_deleted_at, v_loid;
-    perform grace_internal.give_large_object(v_loid, v_owner, v_acl);
-  end loop;
-end
-$$;
-
--- Owner and rights as they were, as far as the roles still exist. A right of the owner's is given to whoever owns the object
--- now, and passes with it to the new one; so one of the role that owns pg_grace comes last, as it would pass, too.
-create or replace function grace_internal.give_large_object(loid oid, owner name, acl text [])
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_is_gone boolean := not exists (select from pg_roles r where r.rolname = owner);
-begin
-  if acl is not null and not v_is_gone then
-    execute format('revoke all on large object %s from %I', loid, current_user);
-  end if;
-  perform grace_internal.grant_large_object(loid, owner, acl, false);
-  if v_is_gone then
-    raise warning 'large object % belongs to % now: its owner % is gone', loid, current_user, owner;
-  elsif owner <> current_user then
-    begin
-      execute format('alter large object %s owner to %I', loid, owner);
-    exception when insufficient_privilege then
-      raise exception 'nothing was restored: large object % can''t be given back to its owner %', loid, quote_ident(owner)
-        using errcode = 'GR020',
-        detail = format('Role %I, which owns pg_grace, is no member of it.', current_user),
-        hint = format('grant %I to %I;', owner, current_user);
-    end;
-    perform grace_internal.grant_large_object(loid, owner, acl, true);
-  end if;
-end
-$$;
-
--- The rights of the role that owns pg_grace, if it was not the object's owner, or those of all others.
-create or replace function grace_internal.grant_large_object(loid oid, owner name, acl text [], to_self boolean)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_item text;
-  v_grant record;
-begin
-  foreach v_item in array coalesce(acl, '{}') loop
-    begin
-      for v_grant in
-        select
-          case when r.rolname = owner then quote_ident(current_user) else coalesce(quote_ident(r.rolname), 'public') end
-            as grantee,
-          a.privilege_type,
-          a.is_grantable and r.rolname <> owner as is_grantable
-        -- Whoever granted it may be gone: it is granted anew.
-        from aclexplode(array[regexp_replace(v_item, '/("([^"]|"")*"|[^/"]+)$', '/' || quote_ident(current_user))::aclitem]) a
-        left join pg_roles r on r.oid = a.grantee
-        where (r.rolname is not distinct from current_user and owner <> current_user) = to_self
-      loop
-        execute format(
-          'grant %s on large object %s to %s%s', v_grant.privilege_type, loid, v_grant.grantee,
-          case when v_grant.is_grantable then ' with grant option' else '' end
-        );
-      end loop;
-    exception when undefined_object then
-      raise warning 'a right on large object % is not given back: its role is gone', loid using detail = v_item;
-    end;
-  end loop;
-end
-$$;
-
--- Takes what is kept of large objects away when no row is left in the buffer that refers to it.
-create or replace function grace_internal.drop_kept_files(protected_id integer, deletions bigint [])
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  execute format(
-    'delete from grace_internal.%I f where f.grace_deletion = any ($1) and not exists ('
-    'select from grace_buffer.%I b where b.grace_deletion = f.grace_deletion and b.grace_deleted_at = f.grace_deleted_at '
-    'and f.loid = any (%s))',
-    'f' || protected_id,
-    (select p.buffer from grace_internal.protected p where p.id = protected_id),
-    grace_internal.file_values(protected_id, 'large object')
-  )
-  using deletions;
-end
 $$;
 
 -- files/purge_files.sql
@@ -4468,16 +4357,17 @@ select
   (array_agg(c.client_addr))[1] as client_addr,
   (array_agg(c.reason) filter (where c.reason is not null))[1] as reason,
   min(c.deleted_at) + p.span as expires_at,
-  p.target_name
+  p.target_name,
+  r.runs
 from grace_internal.capture c
 join grace_internal.protected p on p.id = c.protected_id
 left join lateral (
-  select sum(r.row_count) as row_count
+  select sum(r.row_count) as row_count, array_agg(distinct r.run_id order by r.run_id) as runs
   from grace_internal.restored r
   where r.deletion = c.deletion and r.protected_id = c.protected_id
 ) as r on true
 where c.deleted_at > statement_timestamp() - p.span
-group by c.deletion, p.id, r.row_count;
+group by c.deletion, p.id, r.row_count, r.runs;
 
 comment on view grace.deletions is
 'One row per deletion (all that one transaction removed) and table, until it expires.';
@@ -4486,7 +4376,7 @@ comment on column grace.deletions.deleted_at is 'When the transaction deleted it
 comment on column grace.deletions.target is 'The table the rows were deleted from; null when it was dropped.';
 comment on column grace.deletions.row_count is 'Rows captured.';
 comment on column grace.deletions.restored_count is 'How many of them have been restored since.';
-comment on column grace.deletions.operation is 'DELETE (a MERGE or cascade is one, too), TRUNCATE or both.';
+comment on column grace.deletions.operation is 'DELETE (a MERGE or cascade is one, too), TRUNCATE, or REPLACE for what a restore has overwritten.';
 comment on column grace.deletions.deleted_by is 'The role in effect (SET ROLE), else the login.';
 comment on column grace.deletions.login is 'The role that logged in.';
 comment on column grace.deletions.application_name is 'application_name of the session.';
@@ -4494,6 +4384,7 @@ comment on column grace.deletions.client_addr is 'Where the session came from; n
 comment on column grace.deletions.reason is 'What the session had said with SET grace.reason = ''…''.';
 comment on column grace.deletions.target_name is 'What it is called, or was when it was dropped.';
 comment on column grace.deletions.expires_at is 'From this moment on it can no longer be restored.';
+comment on column grace.deletions.runs is 'The restores that have taken rows of it, as in grace.runs.';
 
 -- look/protected.sql
 create or replace view grace.protected as
@@ -4690,6 +4581,138 @@ $$;
 comment on function grace.file_deleted(bigint, text) is
 'Says that a claimed file is deleted (or was not there any more), which takes it off grace.file_outbox; or, with error, why it could not be deleted, which leaves it there for the next attempt. Errors: GR020.';
 
+-- common/predicate.sql
+-- One boolean expression over the columns of a FROM item, and nothing else: it has to fit twice where only an expression fits. Run with
+-- the caller's rights and search_path. The text never stands beside a condition of ours, for it may hold an OR.
+create or replace function grace._check_predicate(source text, predicate text)
+returns void
+language plpgsql
+as $$
+declare
+  v_cursor pg_catalog.refcursor;
+begin
+  open v_cursor no scroll for execute pg_catalog.format(
+    e'explain select 1 from %s where (%s\n)', source, predicate
+  );
+  close v_cursor;
+  open v_cursor no scroll for execute pg_catalog.format(
+    e'explain select case when (%s\n) then 1 end from %s where false', predicate, source
+  );
+  close v_cursor;
+exception when syntax_error_or_access_rule_violation or invalid_cursor_definition or data_exception then
+  if sqlstate operator(pg_catalog.=) '42501' then
+    raise;
+  end if;
+  raise exception 'not a condition: %', predicate
+    using errcode = 'GR022',
+    detail = sqlerrm,
+    hint = 'Give one condition on the columns of the table, as behind WHERE: amount > 100 and company ilike ''%GmbH%''.';
+end
+$$;
+comment on function grace._check_predicate(text, text) is 'Internal: refuses what is not one condition.';
+
+-- restore/buffer_value.sql
+-- Can a value of one type be cast to the other at all? By a cast, through text, or element by element.
+create or replace function grace_internal.can_cast(source oid, target oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select s.oid = t.oid
+    or 'S' in (s.typcategory, t.typcategory)
+    or exists (select from pg_cast c where c.castsource = s.oid and c.casttarget = t.oid)
+    or (
+      s.typcategory = 'A' and t.typcategory = 'A'
+      and grace_internal.can_cast(grace_internal.base_type(s.typelem), grace_internal.base_type(t.typelem))
+    )
+  from pg_type s, pg_type t
+  where s.oid = can_cast.source and t.oid = can_cast.target
+$$;
+
+-- Where a buffer holds the values of one column of its table: the column of now first, then former ones (whose type was another),
+-- newest first.
+create or replace function grace_internal.value_columns(protected_id integer, attnum smallint)
+returns table (buffer_column name, type oid, type_name text, is_cast boolean, castable boolean, "position" bigint)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    c.buffer_column,
+    t.type,
+    format_type(t.type, -1),
+    c.type <> t.type,
+    grace_internal.can_cast(c.type, t.type),
+    row_number() over (order by c.ended_at desc nulls first)
+  from grace_internal.protected p
+  join pg_attribute a on a.attrelid = p.target and a.attnum = value_columns.attnum and not a.attisdropped
+  cross join lateral grace_internal.base_type(a.atttypid) as t (type)
+  join grace_internal.column_map c on c.protected_id = p.id and c.attnum = a.attnum
+  where p.id = value_columns.protected_id
+$$;
+
+-- The value of a table's column in a buffered row, as an expression of the column's type (without typmod, without domain); null when
+-- it is not captured.
+create or replace function grace_internal.buffer_value(protected_id integer, attnum smallint, alias text default 'b')
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when count(*) = 1 then min(v.expression) else format('coalesce(%s)', string_agg(v.expression, ', ' order by v.position)) end
+  from (
+    select
+      format('%s.%I%s', alias, c.buffer_column, case when c.is_cast then '::' || c.type_name else '' end) as expression,
+      c.position
+    from grace_internal.value_columns(protected_id, attnum) c
+    where c.castable
+  ) as v
+  having count(*) > 0
+$$;
+
+-- The values of these columns of a table (or of one of its partitions, whose numbers may differ); null when one of them is not captured.
+create or replace function grace_internal.buffer_values(protected_id integer, relation oid, attnums smallint [], alias text)
+returns text []
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when count(v.expression) = cardinality(attnums) then array_agg(v.expression order by k.position)
+  end
+  from unnest(attnums) with ordinality as k (attnum, position)
+  join grace_internal.protected p on p.id = buffer_values.protected_id
+  join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
+  join pg_attribute r on r.attrelid = p.target and r.attname = a.attname
+  cross join lateral (select grace_internal.buffer_value(p.id, r.attnum, alias)) as v (expression)
+$$;
+
+-- The primary key of a table in a buffered row b, as expressions; null without one.
+create or replace function grace_internal.key_values(protected_id integer)
+returns text []
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.buffer_values(p.id, p.target, i.indkey::smallint [], 'b')
+  from grace_internal.protected p
+  join pg_index i on i.indrelid = p.target and i.indisprimary
+  where p.id = key_values.protected_id
+$$;
+
+-- The primary key of a buffered row b as jsonb; null without one.
+create or replace function grace_internal.buffered_key(protected_id integer)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %s', a.attname, v.expression), ', ')),
+    'null::pg_catalog.jsonb'
+  )
+  from grace_internal.protected p
+  join pg_index i on i.indrelid = p.target and i.indisprimary
+  cross join lateral unnest(i.indkey::smallint [], grace_internal.key_values(p.id)) as v (attnum, expression)
+  join pg_attribute a on a.attrelid = p.target and a.attnum = v.attnum
+  where p.id = buffered_key.protected_id
+$$;
+
 -- restore/keys.sql
 -- Primary keys given as jsonb ({"id": 7}, 7, or an array of either) as an array of objects. Errors: GR008 for what is
 -- no key of this table, GR009 for a table without a primary key.
@@ -4767,109 +4790,42 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select string_agg(
-    format('b.%I %s k.%I', c.buffer_column, grace_internal.equality(i.indexrelid, u.position::integer), a.attname),
+    format(
+      '%s %s k.%I',
+      (grace_internal.key_values(p.id))[u.position], grace_internal.equality(i.indexrelid, u.position::integer), a.attname
+    ),
     ' and '
   )
   from grace_internal.protected p
   join pg_index i on i.indrelid = p.target and i.indisprimary
   cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
   join pg_attribute a on a.attrelid = p.target and a.attnum = u.attnum
-  join grace_internal.column_map c on c.protected_id = p.id and c.attnum = u.attnum and c.ended_at is null
   where p.id = keys_condition.protected_id
 $$;
 
--- look/buffered.sql
--- Where a buffer is and which of its rows are meant; the reading itself is done with the caller's rights.
-create or replace function grace._buffer_condition(
-  target regclass, deletion bigint, keys jsonb,
-  deleted_from timestamptz, deleted_to timestamptz, deleted_by name,
-  out source text, out condition text, out retention interval
-)
-language plpgsql stable
-security definer -- the registry is granted to nobody
+-- A live row (one alias) has the primary key of a selected one (the other, columns "grace 1", "grace 2", …).
+create or replace function grace_internal.key_match(protected_id integer, live text, selected text)
+returns text
+language sql stable
 set search_path = pg_catalog, pg_temp
-set datestyle = 'ISO'
-set timezone = 'UTC'
 as $$
-declare
-  v_id integer := grace_internal.protected_id(target);
-  v_deletions bigint [];
-begin
-  select format('grace_buffer.%I', p.buffer), p.span
-  into source, retention
+  select string_agg(
+    format('%s.%I %s %s."grace %s"', live, a.attname, grace_internal.equality(i.indexrelid, u.position::integer), selected, u.position),
+    ' and '
+  )
   from grace_internal.protected p
-  where p.id = v_id;
-  condition := format('b.grace_deleted_at operator(pg_catalog.>) %L', statement_timestamp() - retention);
-  if deletion is not null then
-    condition := condition || format(' and b.grace_deletion operator(pg_catalog.=) %L::pg_catalog.int8', deletion);
-  end if;
-  if deleted_from is not null then
-    condition := condition || format(' and b.grace_deleted_at operator(pg_catalog.>=) %L', deleted_from);
-  end if;
-  if deleted_to is not null then
-    condition := condition || format(' and b.grace_deleted_at operator(pg_catalog.<) %L', deleted_to);
-  end if;
-  if deleted_by is not null then
-    select array_agg(distinct c.deletion) into v_deletions
-    from grace_internal.capture c
-    where c.protected_id = v_id and deleted_by in (c.role, c.login);
-    condition := condition || format(
-      ' and b.grace_deletion operator(pg_catalog.=) any (%L::pg_catalog.int8[])', coalesce(v_deletions, '{}')
-    );
-  end if;
-  if keys is not null then
-    perform grace_internal.normal_keys(v_id, keys);
-    condition := condition || format(
-      ' and exists (select from %s where %s)',
-      grace_internal.keys_source(v_id, keys), grace_internal.keys_condition(v_id)
-    );
-  end if;
-end
+  join pg_index i on i.indrelid = p.target and i.indisprimary
+  cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
+  join pg_attribute a on a.attrelid = p.target and a.attnum = u.attnum
+  where p.id = key_match.protected_id
 $$;
-comment on function grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name) is
-'Internal: the buffer of a table and the condition that selects rows in it.';
-
-create or replace function grace.buffered(
-  target regclass,
-  deletion bigint default null,
-  keys jsonb default null,
-  deleted_from timestamptz default null,
-  deleted_to timestamptz default null,
-  deleted_by name default null,
-  max_rows bigint default null
-)
-returns table (deletion_id bigint, deleted_at timestamptz, expires_at timestamptz, record jsonb)
-language plpgsql stable
-as $$
-declare
-  v_where record;
-begin
-  select w.* into v_where
-  from grace._buffer_condition(target, deletion, keys, deleted_from, deleted_to, deleted_by) w;
-  begin
-    return query execute pg_catalog.format(
-      'select b.grace_deletion, b.grace_deleted_at, b.grace_deleted_at operator(pg_catalog.+) %L::pg_catalog.interval, '
-      'pg_catalog.to_jsonb(b.*) operator(pg_catalog.-) ''grace_deletion''::pg_catalog.text '
-      'operator(pg_catalog.-) ''grace_deleted_at''::pg_catalog.text '
-      'from %s b where %s order by b.grace_deleted_at desc, b.grace_deletion desc limit %L::pg_catalog.int8',
-      v_where.retention, v_where.source, v_where.condition, max_rows
-    );
-  exception when data_exception then
-    raise exception 'a selected row or key can''t be read'
-      using errcode = 'GR008',
-      detail = sqlerrm,
-      hint = 'Give each key''s value as the column''s type reads it.';
-  end;
-end
-$$;
-comment on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint) is
-'The rows of a table that can be restored, newest first, each as one jsonb record. deletion: of this deletion only. keys: a primary key or an array of them, {"id": 7} or, for a one-column key, 7. deleted_from, deleted_to: from the first moment on, before the second. deleted_by: role or login. max_rows: no more than these. Errors: GR001, GR008, GR009, 42501.';
 
 -- restore/restore_source.sql
--- FROM and WHERE of the buffered rows (alias b) of one table that a restore selects: all that is left of the deletions,
--- or, when only some rows are picked, those in $1. Behind DELETE the picks are joined with "using".
+-- FROM and WHERE of the buffered rows (alias b) of one table that a restore is about: all that is left of the deletions, or, when only
+-- some rows are picked, those in $1; without those in $2, which are left out. Part: all; inserted (without those in $3); replaced (those
+-- in $3, which overwrite a row that is there). Behind DELETE the rows are joined with "using".
 create or replace function grace_internal.restore_source(
-  protected_id integer, deletions bigint [], picked boolean, joined_with text default ','
+  protected_id integer, plan grace._restore_plan, part text default 'all', joined_with text default ','
 )
 returns text
 language plpgsql stable
@@ -4881,75 +4837,236 @@ declare
   v_buffer text := (
     select format('grace_buffer.%I', p.buffer) from grace_internal.protected p where p.id = protected_id
   );
+  v_source text;
   v_first timestamptz;
   v_last timestamptz;
 begin
-  if picked then
-    return format(
-      'from %s b %s pg_catalog.unnest($1) n where b.tableoid operator(pg_catalog.=) n.leaf '
+  if plan.picks is not null or part = 'replaced' then
+    v_source := format(
+      'from %s b %s pg_catalog.unnest(%s) n where b.tableoid operator(pg_catalog.=) n.leaf '
       'and b.ctid operator(pg_catalog.=) n.tid and b.grace_deleted_at operator(pg_catalog.=) n.deleted_at '
       'and n.protected_id operator(pg_catalog.=) %s',
-      v_buffer, joined_with, protected_id
+      v_buffer, joined_with, case part when 'replaced' then '$3' else '$1' end, protected_id
+    );
+  else
+    select min(c.deleted_at), max(c.deleted_at) into v_first, v_last
+    from grace_internal.capture c
+    where c.deletion = any (plan.deletions) and c.protected_id = restore_source.protected_id;
+    v_source := format(
+      'from %s b where b.grace_deletion operator(pg_catalog.=) any (%L::pg_catalog.int8[]) '
+      'and b.grace_deleted_at operator(pg_catalog.>=) %L and b.grace_deleted_at operator(pg_catalog.<=) %L '
+      'and b.grace_deleted_at operator(pg_catalog.>) %L',
+      v_buffer, plan.deletions, v_first, v_last, grace._expired_before(protected_id)
     );
   end if;
-  select min(c.deleted_at), max(c.deleted_at) into v_first, v_last
-  from grace_internal.capture c
-  where c.deletion = any (deletions) and c.protected_id = restore_source.protected_id;
-  return format(
-    'from %s b where b.grace_deletion operator(pg_catalog.=) any (%L::pg_catalog.int8[]) '
-    'and b.grace_deleted_at operator(pg_catalog.>=) %L and b.grace_deleted_at operator(pg_catalog.<=) %L '
-    'and b.grace_deleted_at operator(pg_catalog.>) %L',
-    v_buffer, deletions, v_first, v_last, grace._expired_before(protected_id)
-  );
+  if cardinality(plan.left_out) > 0 and part <> 'replaced' then
+    v_source := v_source || grace_internal.not_among('$2');
+  end if;
+  if cardinality(plan.replaced) > 0 and part = 'inserted' then
+    v_source := v_source || grace_internal.not_among('$3');
+  end if;
+  return v_source;
 end
 $$;
 
--- restore/buffer_columns.sql
--- The buffer columns that hold these columns of a table (or of one of its partitions, whose numbers may differ);
--- null when one of them is not captured.
-create or replace function grace_internal.buffer_columns(protected_id integer, relation oid, attnums smallint [])
-returns name []
+create or replace function grace_internal.not_among(refs text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    ' and not exists (select from pg_catalog.unnest(%s) x where x.leaf operator(pg_catalog.=) b.tableoid '
+    'and x.tid operator(pg_catalog.=) b.ctid and x.deleted_at operator(pg_catalog.=) b.grace_deleted_at)', refs
+  )
+$$;
+
+-- Where a buffered row b stands.
+create or replace function grace_internal.ref_expression(protected_id integer)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('row(%s, b.grace_deleted_at, b.tableoid, b.ctid)::grace._row_ref', protected_id)
+$$;
+
+-- restore/named_rows.sql
+-- Buffered rows as a FROM item that is called like the table, with the columns of the table as they are called now, former columns, and
+-- grace_deletion and grace_deleted_at: what a condition is read on. Of a partition only the rows that belong into it.
+create or replace function grace_internal.named_rows(protected_id integer, source text, of_partition regclass default null)
+returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when count(c.buffer_column) = cardinality(attnums) then array_agg(c.buffer_column order by k.position) end
-  from unnest(attnums) with ordinality as k (attnum, position)
-  join grace_internal.protected p on p.id = buffer_columns.protected_id
-  join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
-  join pg_attribute r on r.attrelid = p.target and r.attname = a.attname
-  left join grace_internal.column_map c
-    on c.protected_id = p.id and c.attnum = r.attnum and c.ended_at is null
+  select format(
+    '(select * from (select %s, b.grace_deletion, b.grace_deleted_at, %s as "grace ref" %s offset 0) r where %s offset 0) as %I',
+    (
+      select string_agg(format('%s as %I', v.expression, v.name), ', ')
+      from (
+        select
+          coalesce(grace_internal.buffer_value(p.id, a.attnum), format('null::%s', format_type(a.atttypid, a.atttypmod)))
+            as expression,
+          a.attname as name
+        from pg_attribute a
+        where a.attrelid = p.target and a.attnum > 0 and not a.attisdropped
+        union all
+        select format('b.%I', m.buffer_column), m.buffer_column
+        from grace_internal.column_map m
+        where m.protected_id = p.id and m.ended_at is not null
+          and not exists (
+            select from pg_attribute a
+            where a.attrelid = p.target and a.attname = m.buffer_column and not a.attisdropped
+          )
+      ) as v
+    ),
+    grace_internal.ref_expression(p.id), source,
+    coalesce(pg_get_partition_constraintdef(nullif(of_partition, p.target)), 'true'), c.relname
+  )
+  from grace_internal.protected p
+  join pg_class c on c.oid = p.target
+  where p.id = protected_id
 $$;
 
+-- look/buffered.sql
+-- Where a buffer is and which of its rows are meant; the reading itself is done with the caller's rights.
+create or replace function grace._buffer_condition(
+  target regclass, deletion bigint, keys jsonb,
+  deleted_from timestamptz, deleted_to timestamptz, deleted_by name, application text, reason text,
+  out source text, out named text, out retention interval
+)
+language plpgsql stable
+security definer -- the registry is granted to nobody
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO'
+set timezone = 'UTC'
+as $$
+declare
+  v_id integer := grace_internal.protected_id(target);
+begin
+  select
+    format('from grace_buffer.%I b where b.grace_deleted_at operator(pg_catalog.>) %L', p.buffer, statement_timestamp() - p.span),
+    p.span
+  into source, retention
+  from grace_internal.protected p
+  where p.id = v_id;
+  if deletion is not null then
+    source := source || format(' and b.grace_deletion operator(pg_catalog.=) %L::pg_catalog.int8', deletion);
+  end if;
+  if deleted_from is not null then
+    source := source || format(' and b.grace_deleted_at operator(pg_catalog.>=) %L', deleted_from);
+  end if;
+  if deleted_to is not null then
+    source := source || format(' and b.grace_deleted_at operator(pg_catalog.<) %L', deleted_to);
+  end if;
+  if num_nonnulls(deleted_by, application, reason) > 0 then
+    source := source || format(
+      ' and b.grace_deletion operator(pg_catalog.=) any (%L::pg_catalog.int8[])',
+      coalesce(
+        grace_internal.logged_deletions(v_id, deletion, deleted_from, deleted_to, deleted_by, application, reason), '{}'
+      )
+    );
+  end if;
+  if keys is not null then
+    perform grace_internal.normal_keys(v_id, keys);
+    source := source || format(
+      ' and exists (select from %s where %s)',
+      grace_internal.keys_source(v_id, keys), grace_internal.keys_condition(v_id)
+    );
+  end if;
+  named := grace_internal.named_rows(v_id, source, target);
+end
+$$;
+comment on function grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name, text, text) is
+'Internal: the buffer of a table and the condition that selects rows in it.';
+
+create or replace function grace.buffered(
+  target regclass,
+  deletion bigint default null,
+  keys jsonb default null,
+  deleted_from timestamptz default null,
+  deleted_to timestamptz default null,
+  deleted_by name default null,
+  max_rows bigint default null,
+  predicate text default null,
+  application text default null,
+  reason text default null
+)
+returns table (deletion_id bigint, deleted_at timestamptz, expires_at timestamptz, record jsonb)
+language plpgsql stable
+as $$
+declare
+  v_where record;
+begin
+  select w.* into v_where
+  from grace._buffer_condition(target, deletion, keys, deleted_from, deleted_to, deleted_by, application, reason) w;
+  if predicate is not null then
+    perform grace._check_predicate(v_where.named, predicate);
+  end if;
+  begin
+    return query execute pg_catalog.format(
+      'select b.grace_deletion, b.grace_deleted_at, b.grace_deleted_at operator(pg_catalog.+) %L::pg_catalog.interval, '
+      'pg_catalog.to_jsonb(b.*) operator(pg_catalog.-) ''grace_deletion''::pg_catalog.text '
+      'operator(pg_catalog.-) ''grace_deleted_at''::pg_catalog.text '
+      '%s%s order by b.grace_deleted_at desc, b.grace_deletion desc limit %L::pg_catalog.int8',
+      v_where.retention, v_where.source,
+      case when predicate is not null or (select c.relispartition from pg_catalog.pg_class c where c.oid operator(pg_catalog.=) target)
+        then pg_catalog.format(
+          e' and (b.tableoid, b.ctid) in (select ("grace ref").leaf, ("grace ref").tid from %s where (%s\n))',
+          v_where.named, coalesce(predicate, 'true')
+        )
+        else ''
+      end,
+      max_rows
+    );
+  exception when data_exception then
+    raise exception 'a selected row or key can''t be read'
+      using errcode = 'GR008',
+      detail = sqlerrm,
+      hint = 'Give each key''s value as the column''s type reads it.';
+  end;
+end
+$$;
+comment on function grace.buffered(
+  regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint, text, text, text
+) is
+'The rows of a table (or of one partition) that can be restored, newest first, each as one jsonb record. deletion: of this deletion only. keys: a primary key or an array of them, {"id": 7} or, for a one-column key, 7. deleted_from, deleted_to: from the first moment on, before the second. deleted_by: role or login. max_rows: no more than these. predicate: for which this condition on the table''s columns holds. application, reason: contained in what the deletion''s session had set. Errors: GR001, GR008, GR009, GR022, 42501.';
+
 -- restore/buffer_links.sql
--- Foreign keys between protected tables, as a join condition over their buffers: c the referencing row, p the
--- referenced one.
+-- Foreign keys between protected tables, as join conditions over their buffers: c the referencing row, p the referenced one; live_match
+-- finds the row that c refers to in the table itself.
 create or replace function grace._buffer_links()
-returns table (child_id integer, child_buffer name, parent_id integer, parent_buffer name, condition text)
+returns table (
+  child_id integer, child_buffer name, parent_id integer, parent_buffer name, condition text, live_match text, parent_key text
+)
 language sql stable
 security definer -- the registry is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    child.id, child.buffer, parent.id, parent.buffer,
-    (
-      select string_agg(
-        format('p.%I %s c.%I', j.parent_column, grace_internal.qualified_operator(j.operator_oid), j.child_column),
-        ' and '
-      )
-      from unnest(
-        grace_internal.buffer_columns(parent.id, f.confrelid, f.confkey),
-        grace_internal.buffer_columns(child.id, f.conrelid, f.conkey),
-        f.conpfeqop
-      ) as j (parent_column, child_column, operator_oid)
-    )
+    child.id, child.buffer, parent.id, parent.buffer, j.condition,
+    format('%s%s l where %s', case k.relkind when 'p' then '' else 'only ' end, grace_internal.qualified_name(k.oid), j.live),
+    j.parent_key
   from pg_constraint f
   join grace_internal.protected child on child.target = coalesce(pg_partition_root(f.conrelid), f.conrelid::regclass)
   join grace_internal.protected parent on parent.target = coalesce(pg_partition_root(f.confrelid), f.confrelid::regclass)
+  join pg_class k on k.oid = f.confrelid
+  cross join lateral (
+    select
+      string_agg(format('%s %s %s', v.parent, o.operator, v.child), ' and ') as condition,
+      string_agg(format('l.%I %s %s', v.parent_name, o.operator, v.child), ' and ') as live,
+      string_agg(v.parent, ', ') as parent_key
+    from unnest(
+      grace_internal.buffer_values(parent.id, f.confrelid, f.confkey, 'p'),
+      grace_internal.buffer_values(child.id, f.conrelid, f.conkey, 'c'),
+      grace_internal.column_names(f.confrelid, f.confkey),
+      f.conpfeqop
+    ) as v (parent, child, parent_name, operator_oid)
+    cross join lateral (select grace_internal.qualified_operator(v.operator_oid)) as o (operator)
+  ) as j
   where f.contype = 'f'
     and f.conparentid = 0
-    and grace_internal.buffer_columns(parent.id, f.confrelid, f.confkey) is not null
-    and grace_internal.buffer_columns(child.id, f.conrelid, f.conkey) is not null
+    and grace_internal.buffer_values(parent.id, f.confrelid, f.confkey, 'p') is not null
+    and grace_internal.buffer_values(child.id, f.conrelid, f.conkey, 'c') is not null
+    and not coalesce((to_jsonb(f) ->> 'conperiod')::boolean, false)
 $$;
 comment on function grace._buffer_links() is 'Internal: foreign keys between protected tables, as join conditions.';
 
@@ -5020,417 +5137,150 @@ $$;
 comment on function grace._add_related(grace._row_ref []) is
 'Internal: adds to the picked rows what went with them and hangs on them.';
 
--- Runs the query of a restore for its rows. Errors: GR007 for keys that are not in the buffer, GR008 for a value of the wrong
--- type.
-create or replace function grace._pick_rows(plan grace._restore_plan, related boolean)
-returns grace._row_ref []
+-- restore/add_parents.sql
+-- Adds to what is selected the rows that it needs above it and that went in another deletion, each in its newest version, as far as they
+-- are not there now; then those that these need. Runs with the caller's rights, as add_related does.
+create or replace function grace._add_parents(plan grace._restore_plan)
+returns grace._restore_plan
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_picks grace._row_ref [];
-  v_missing text;
+  v_new grace._row_ref [] := plan.picks;
+  v_found grace._row_ref [];
+  v_link record;
 begin
-  begin
-    execute plan.statement into v_picks, v_missing;
-  exception when data_exception then
-    raise exception 'not a key of %', plan.target
-      using errcode = 'GR008',
-      detail = format('A value does not fit its column: %s', sqlerrm),
-      hint = 'Give each value as the column''s type reads it.';
-  end;
-  if v_missing is not null or v_picks is null then
-    raise exception 'not in the buffer: %', coalesce(v_missing, 'any such row')
-      using errcode = 'GR007',
-      detail = 'No such row can be restored: it was not deleted, not as selected, is restored already, or has expired.',
-      hint = format('Look at what there is: select * from grace.buffered(%L);', plan.target);
-  end if;
-  if related then
-    v_picks := grace._add_related(v_picks);
-  end if;
-  return v_picks;
+  while cardinality(v_new) > 0 loop
+    v_found := '{}';
+    for v_link in
+      select l.*
+      from grace._buffer_links() l
+      where exists (select from unnest(v_new) n where n.protected_id = l.child_id)
+    loop
+      execute format(
+        $q$
+          select $2 || coalesce(array_agg(f.ref), '{}')
+          from (
+            select distinct on (%1$s) row(%2$s, p.grace_deleted_at, p.tableoid, p.ctid)::grace._row_ref as ref
+            from unnest($1) n
+            join grace_buffer.%3$I c on c.tableoid = n.leaf and c.ctid = n.tid and c.grace_deleted_at = n.deleted_at
+            join grace_buffer.%4$I p on %5$s
+            where n.protected_id = %6$s
+              and p.grace_deleted_at > grace._expired_before(%2$s)
+              and not exists (select from %7$s)
+              and not exists (
+                select
+                from unnest($3 || $2) a
+                join grace_buffer.%4$I p on p.tableoid = a.leaf and p.ctid = a.tid and p.grace_deleted_at = a.deleted_at
+                where a.protected_id = %2$s and %5$s
+              )
+            order by %1$s, p.grace_deleted_at desc, p.grace_deletion desc, p.ctid desc
+          ) f
+        $q$,
+        v_link.parent_key, v_link.parent_id, v_link.child_buffer, v_link.parent_buffer, v_link.condition, v_link.child_id,
+        v_link.live_match
+      )
+      into v_found using v_new, v_found, plan.picks;
+    end loop;
+    plan.picks := plan.picks || v_found;
+    v_new := v_found;
+  end loop;
+  return plan;
 end
 $$;
-comment on function grace._pick_rows(grace._restore_plan, boolean) is
-'Internal: where the rows stand that a restore selects.';
+comment on function grace._add_parents(grace._restore_plan) is
+'Internal: adds the parents that went in another deletion.';
 
--- restore/insert_select.sql
--- The columns that a table has now, and what a buffered row b holds for each (null where it holds nothing). A column
--- whose type has changed since takes the former value, cast.
-create or replace function grace_internal.restore_columns(protected_id integer)
-returns table (
-  attnum smallint, attname name, type_name text, value text, insertable boolean, not_null boolean, default_value text
-)
-language sql stable
+-- The deletions that picked rows come from, held against other restores. The rows themselves say which deletion they belong to.
+create or replace function grace._hold_deletions(plan grace._restore_plan, lock boolean)
+returns grace._restore_plan
+language plpgsql
+security definer -- the log is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
-  select
-    a.attnum, a.attname, format_type(a.atttypid, a.atttypmod),
-    case
-      when c.buffer_column is not null and f.former_values is not null
-        then format('coalesce(b.%I, %s)', c.buffer_column, f.former_values)
-      when c.buffer_column is not null then format('b.%I', c.buffer_column)
-    end,
-    a.attgenerated = '',
-    a.attnotnull,
-    case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end
-  from grace_internal.protected p
-  join pg_attribute a on a.attrelid = p.target and a.attnum > 0 and not a.attisdropped
-  left join grace_internal.column_map c
-    on c.protected_id = p.id and c.attnum = a.attnum and c.ended_at is null
-  left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-  left join lateral (
-    select string_agg(
-      format('b.%I::%s', f.buffer_column, format_type(grace_internal.base_type(a.atttypid), -1)), ', '
-      order by f.ended_at desc
-    ) as former_values
-    from grace_internal.column_map f
-    where f.protected_id = p.id and f.attnum = a.attnum and f.ended_at is not null
-  ) as f on true
-  where p.id = restore_columns.protected_id
-  order by a.attnum
+declare
+  v_buffer record;
+  v_deletions bigint [];
+begin
+  for v_buffer in
+    select p.id, p.buffer
+    from grace_internal.protected p
+    where exists (select from unnest(plan.picks) n where n.protected_id = p.id)
+  loop
+    execute format(
+      'select array_agg(distinct b.grace_deletion) from unnest($1) n join grace_buffer.%I b '
+      'on b.tableoid = n.leaf and b.ctid = n.tid and b.grace_deleted_at = n.deleted_at '
+      'where n.protected_id = %s and b.grace_deletion <> all ($2)', v_buffer.buffer, v_buffer.id
+    ) into v_deletions using plan.picks, plan.deletions;
+    plan.deletions := plan.deletions || coalesce(v_deletions, '{}');
+  end loop;
+  if lock then
+    perform grace_internal.lock_deletions(plan.deletions);
+  end if;
+  return plan;
+end
 $$;
+comment on function grace._hold_deletions(grace._restore_plan, boolean) is
+'Internal: the deletions of picked rows, locked.';
 
--- INSERT … SELECT of one table's selected rows. A NOT NULL column that was added with a volatile default is null in
--- what was captured before: it takes the default.
-create or replace function grace_internal.insert_select(protected_id integer, source text)
+-- restore/versions.sql
+-- Rows of a source with their keys ("grace 1", "grace 2", …) and how many newer versions of the same key are among them, plus one.
+-- Within one deletion the order is that in which the commands captured them, as long as no restore has touched one of them (its command
+-- number would be lost), else that in which they stand.
+create or replace function grace_internal.ranked_versions(protected_id integer, source text)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select format(
-    'insert into %s (%s) overriding system value select %s %s',
-    grace_internal.qualified_name(p.target),
-    string_agg(format('%I', c.attname), ', ' order by c.attnum),
-    string_agg(
-      case
-        when c.not_null and c.default_value is not null then format('coalesce(%s, (%s)::%s)', c.value, c.default_value, c.type_name)
-        else c.value
-      end, ', ' order by c.attnum
-    ),
+    'select u.*, pg_catalog.row_number() over (partition by %1$s order by u.grace_deleted_at desc, u.grace_deletion desc, '
+    'case when u."grace untouched" then u."grace command" end desc, u."grace tid" desc) as "grace version" '
+    'from (select t.*, pg_catalog.bool_and(t."grace xmax" operator(pg_catalog.=) ''0'') '
+    'over (partition by %1$s, t.grace_deletion) as "grace untouched" '
+    'from (select %2$s, %3$s as "grace ref", b.grace_deleted_at, b.grace_deletion, b.ctid as "grace tid", '
+    'b.cmin::pg_catalog.text::pg_catalog.int8 as "grace command", b.xmax::pg_catalog.text as "grace xmax" %4$s) t) u',
+    string_agg(format('"grace %s"', k.position), ', ' order by k.position),
+    string_agg(format('%s as "grace %s"', k.expression, k.position), ', ' order by k.position),
+    grace_internal.ref_expression(protected_id),
     source
   )
-  from grace_internal.protected p
-  cross join lateral grace_internal.restore_columns(p.id) c
-  where p.id = insert_select.protected_id and c.insertable and c.value is not null
-  group by p.target
+  from unnest(grace_internal.key_values(protected_id)) with ordinality as k (expression, position)
+  having count(*) > 0
 $$;
 
--- restore/conflict_queries.sql
--- The queries that find why selected rows can't be inserted, one for each constraint that can stop them. Each reads
--- the CTE s_<id> of its table (columns as the table names them), and those of the others for parents that come back
--- in the same restore. They evaluate the application's own expressions, so they are run with the caller's rights.
-create or replace function grace_internal.conflict_queries(protected_id integer, plan_ids integer [])
+-- For each table of which a restore may select several versions of a key: the query for all but the newest.
+create or replace function grace_internal.older_versions(plan grace._restore_plan)
 returns setof text
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_target regclass := (select p.target from grace_internal.protected p where p.id = protected_id);
-  v_key text := grace_internal.key_expression(v_target);
-  v_row record;
-begin
-  -- A column that gets no value, or null.
-  for v_row in
-    select a.attname
-    from pg_attribute a
-    join grace_internal.restore_columns(protected_id) c on c.attnum = a.attnum
-    where a.attrelid = v_target and c.not_null and c.insertable and c.default_value is null and a.attidentity = ''
-  loop
-    return next format(
-      'select %s, %s, %L, %L from s_%s s where s.%I is null',
-      protected_id, v_key, 'not null',
-      format('column %s is NOT NULL and there is no value for it', quote_ident(v_row.attname)),
-      protected_id, v_row.attname
-    );
-  end loop;
-
-  for v_row in
-    select c.conname, pg_get_expr(c.conbin, c.conrelid) as expression
-    from pg_constraint c
-    where c.conrelid = v_target and c.contype = 'c'
-      and coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
-  loop
-    return next format(
-      'select %s, %s, %L, %L from s_%s s where not (%s)',
-      protected_id, v_key, v_row.conname, 'violates check ' || v_row.expression, protected_id, v_row.expression
-    );
-  end loop;
-
-  for v_row in
-    select u.*
-    from pg_index i
-    cross join lateral grace_internal.unique_rule(i.indexrelid) as u
-    where i.indrelid = v_target and i.indisunique and i.indisvalid
-  loop
-    return next format(
-      'select %s, %s, %L, pg_catalog.concat(%L, %s, %L) from s_%s s where %s and exists (select from %s)',
-      protected_id, v_key, v_row.name,
-      format('key (%s)=(', v_row.column_names), v_row.key_values, ') is taken by a row that is there now',
-      protected_id, v_row.applies, v_row.live_match
-    );
-    return next format(
-      'select %s, %s, %L, pg_catalog.concat(%L, %s, %L) from ('
-      'select s.*, pg_catalog.count(*) over (partition by %s) as "grace count" from s_%s s where %s'
-      ') s where s."grace count" operator(pg_catalog.>) 1',
-      protected_id, v_key, v_row.name,
-      format('key (%s)=(', v_row.column_names), v_row.key_values, ') is selected more than once',
-      v_row.key_columns, protected_id, v_row.applies
-    );
-  end loop;
-
-  for v_row in
-    select
-      f.conname, f.confrelid,
-      parent.id as parent_id,
-      j.*
-    from pg_constraint f
-    left join grace_internal.protected parent on parent.target = f.confrelid and parent.id = any (plan_ids)
-    cross join lateral (
-      select
-        string_agg(format('s.%I is not null', k.child), ' and ') as complete,
-        string_agg(format('p.%I %s s.%I', k.parent, grace_internal.qualified_operator(k.operator_oid), k.child), ' and ')
-          as matches,
-        string_agg(quote_ident(k.child), ', ') as names,
-        string_agg(format('s.%I', k.child), ', ') as values
-      from unnest(
-        grace_internal.column_names(f.confrelid, f.confkey), grace_internal.column_names(f.conrelid, f.conkey),
-        f.conpfeqop
-      ) as k (parent, child, operator_oid)
-    ) as j
-    where f.conrelid = v_target and f.contype = 'f'
-      and coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
-      and not exists (
-        select from pg_constraint up
-        where up.oid = f.conparentid and up.conrelid = f.conrelid
-      )
-  loop
-    return next format(
-      'select %s, %s, %L, pg_catalog.concat(%L, pg_catalog.concat_ws('', '', %s), %L) from s_%s s where %s '
-      'and not exists (select from %s p where %s)%s',
-      protected_id, v_key, v_row.conname,
-      format('parent (%s)=(', v_row.names), v_row.values,
-      format(') is missing in %s', grace_internal.qualified_name(v_row.confrelid)),
-      protected_id, v_row.complete, grace_internal.qualified_name(v_row.confrelid), v_row.matches,
-      case when v_row.parent_id is not null then
-        format(' and not exists (select from s_%s p where %s)', v_row.parent_id, v_row.matches)
-      else '' end
-    );
-  end loop;
-end
-$$;
-
--- A row's primary key as jsonb, or the whole row where there is none.
-create or replace function grace_internal.key_expression(target regclass)
-returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(
-    (
-      select format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, s.%I', k, k), ', '))
-      from pg_index i
-      cross join lateral unnest(grace_internal.column_names(i.indrelid, i.indkey::smallint [])) k
-      where i.indrelid = target and i.indisprimary
-    ),
-    'pg_catalog.to_jsonb(s.*)'
-  )
-$$;
-
--- What one unique index demands of rows s: which rows it applies to, and how a live row with the same key is found.
--- An index may be partial or on expressions; those are evaluated over one row source at a time, so that the column
--- names in them can mean nothing else.
-create or replace function grace_internal.unique_rule(
-  index_relation oid,
-  out name text, out column_names text, out key_columns text, out key_values text, out applies text, out live_match text
-)
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select
-    c.relname,
-    string_agg(k.definition, ', ' order by k.n),
-    string_agg(k.value, ', ' order by k.n),
-    format('pg_catalog.concat_ws('', '', %s)', string_agg(k.value, ', ' order by k.n)),
-    string_agg(k.value || ' is not null', ' and ' order by k.n)
-      || case
-        when i.predicate is null then ''
-        else format(' and (select %s from (select s.*) as "grace row")', i.predicate)
-      end,
-    format(
-      '(select %s from %s where %s) l where %s',
-      string_agg(format('%s as "grace %s"', k.definition, k.n), ', ' order by k.n),
-      grace_internal.qualified_name(i.indrelid),
-      coalesce(i.predicate, 'true'),
-      string_agg(format('l."grace %s" %s %s', k.n, k.equals, k.value), ' and ' order by k.n)
-    )
-  from (
-    select x.indexrelid, x.indrelid, x.indnkeyatts, x.indkey, pg_get_expr(x.indpred, x.indrelid) as predicate
-    from pg_index x
-    where x.indexrelid = index_relation
-  ) as i
-  join pg_class c on c.oid = i.indexrelid
-  cross join lateral (
-    select
-      n,
-      coalesce(quote_ident(a.attname), d.expression) as definition,
-      case
-        when a.attname is not null then format('s.%I', a.attname)
-        else format('(select %s from (select s.*) as "grace row")', d.expression)
-      end as value,
-      grace_internal.equality(i.indexrelid, n) as equals
-    from generate_series(1, i.indnkeyatts) n
-    cross join lateral (select pg_get_indexdef(i.indexrelid, n, false)) as d (expression)
-    left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[n - 1] and a.attnum > 0
-  ) as k
-  group by c.relname, i.indrelid, i.predicate
-$$;
-
--- restore/restore_plan.sql
--- Finds what a restore selects; changes nothing. With lock it holds the log of the deletions against every other restore
--- and purge until the transaction ends, so that what it found stays as it is. Where not whole deletions are selected it
--- leaves a query for the rows, to be run with the caller's rights. Errors: GR001, GR007, GR008, GR009, GR016.
-create or replace function grace._restore_select(
-  target regclass, deletion bigint, keys jsonb,
-  deleted_from timestamptz, deleted_to timestamptz, deleted_by name,
-  related boolean, lock boolean
-)
-returns grace._restore_plan
-language plpgsql
-security definer -- reads the log and the registry, which are granted to nobody
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_plan grace._restore_plan;
-  v_id integer;
-begin
-  if deletion is null and keys is null and deleted_from is null and deleted_to is null and deleted_by is null then
-    raise exception 'nothing is selected'
-      using errcode = 'GR016',
-      detail = 'A restore needs a deletion, keys, a time or a role to go by.',
-      hint = 'Look at grace.deletions and give the id: select * from grace.restore(deletion => …);';
-  end if;
-  if keys is not null and target is null then
-    raise exception 'keys without a table'
-      using errcode = 'GR016',
-      detail = 'A key means something only in a table.',
-      hint = 'Give the table as target.';
-  end if;
-  if target is not null then
-    v_id := grace_internal.protected_id(target);
-    v_plan.target := coalesce(pg_partition_root(target), target);
-  end if;
-
-  if keys is not null then
-    perform grace_internal.normal_keys(v_id, keys);
-  end if;
-  v_plan.deletions := grace_internal.matching_deletions(
-    v_id, deletion, deleted_from, deleted_to, deleted_by, lock
-  );
-
-  if keys is null and (
-    v_id is null or not related or not exists (
-      select from grace_internal.capture c where c.deletion = any (v_plan.deletions) and c.protected_id <> v_id
-    )
-  ) then
-    select array_agg(c.protected_id order by c.protected_id) into v_plan.protected_ids
-    from (
-      select distinct c.protected_id
+  select format('select v."grace ref" from (%s) v where v."grace version" operator(pg_catalog.>) 1', q.query)
+  from unnest(plan.protected_ids) i
+  cross join lateral grace_internal.ranked_versions(i, grace_internal.restore_source(i, plan)) as q (query)
+  where q.query is not null
+    and (
+      select count(*) > 1
       from grace_internal.capture c
-      where c.deletion = any (v_plan.deletions) and (v_id is null or c.protected_id = v_id)
-    ) as c;
-  else
-    v_plan.statement := grace_internal.pick_statement(v_id, v_plan.deletions, keys);
-  end if;
-  return v_plan;
-end
+      where c.deletion = any (plan.deletions) and c.protected_id = i
+    )
 $$;
-comment on function grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) is
-'Internal: which deletions a restore selects, and the query for the rows.';
 
--- Writes the statements that insert and check what is selected. Errors: GR015.
-create or replace function grace._restore_plan(selected grace._restore_plan)
-returns grace._restore_plan
-language plpgsql
-security definer -- reads the log and the registry, which are granted to nobody
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_plan grace._restore_plan := selected;
-  v_names text;
-  v_progress text := '';
-begin
-  if v_plan.picks is not null then
-    select array_agg(distinct n.protected_id order by n.protected_id) into v_plan.protected_ids
-    from unnest(v_plan.picks) n;
-  end if;
-
-  select array_agg(p.target order by p.id), string_agg(p.target_name, ', ') filter (where c.oid is null)
-  into v_plan.targets, v_names
-  from grace_internal.protected p
-  left join pg_class c on c.oid = p.target
-  where p.id = any (v_plan.protected_ids);
-  if v_names is not null then
-    raise exception 'table % no longer exists', v_names
-      using errcode = 'GR015',
-      detail = 'Rows of it are selected, and there is no table to put them into.',
-      hint = 'Copy them from its table in schema grace_buffer while they last.';
-  end if;
-
-  if current_setting('grace.progress', true) = 'on' then
-    v_progress := format(
-      ' and pg_catalog.nextval(%s::pg_catalog.oid::pg_catalog.regclass) operator(pg_catalog.>) 0',
-      'grace_internal.progress'::regclass::oid
-    );
-  end if;
-  select
-    format(
-      'with %s select array[%s]',
-      string_agg(format('r_%s as (%s returning 1)', i, grace_internal.insert_select(i, s.source || v_progress)), ', '),
-      string_agg(format('(select pg_catalog.count(*) from r_%s)', i), ', ')
-    ),
-    grace_internal.check_statement(v_plan.protected_ids, array_agg(s.source))
-  into v_plan.statement, v_plan.check_statement
-  from unnest(v_plan.protected_ids) i
-  cross join lateral grace_internal.restore_source(i, v_plan.deletions, v_plan.picks is not null) as s (source);
-
-  select string_agg(format('%I.%I', n.nspname, c.conname), ', ') into v_plan.constraints
-  from pg_constraint c
-  join pg_namespace n on n.oid = c.connamespace
-  where c.conrelid = any (v_plan.targets)
-    and c.condeferred
-    and not exists ( -- SET CONSTRAINTS knows a constraint by its schema and name only
-      select
-      from pg_constraint x
-      where x.connamespace = c.connamespace and x.conname = c.conname and not x.condeferrable
-    );
-
-  return v_plan;
-end
-$$;
-comment on function grace._restore_plan(grace._restore_plan) is
-'Internal: the statements of a restore.';
-
+-- restore/restore_select.sql
 -- Deletions that have something left to restore. Errors: GR007 when there is none.
 create or replace function grace_internal.matching_deletions(
-  only_id integer, deletion bigint, deleted_from timestamptz, deleted_to timestamptz, deleted_by name, lock boolean
+  only_id integer, deletion bigint, deleted_from timestamptz, deleted_to timestamptz, deleted_by name,
+  application text, reason text, wanted text, lock boolean
 )
 returns bigint []
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_deletions bigint [];
+  v_deletions bigint [] := grace_internal.logged_deletions(
+    only_id, deletion, deleted_from, deleted_to, deleted_by, application, reason
+  );
   v_left bigint [];
 begin
-  select array_agg(distinct c.deletion order by c.deletion) into v_deletions
-  from grace_internal.capture c
-  where (only_id is null or c.protected_id = only_id)
-    and (matching_deletions.deletion is null or c.deletion = matching_deletions.deletion)
-    and (deleted_from is null or c.deleted_at >= deleted_from)
-    and (deleted_to is null or c.deleted_at < deleted_to)
-    and (deleted_by is null or deleted_by in (c.role, c.login))
-    and c.deleted_at > grace._expired_before(c.protected_id);
   if v_deletions is null then
     raise exception '%', coalesce('there is no deletion ' || deletion, 'no deletion matches')
       using errcode = 'GR007',
@@ -5440,7 +5290,7 @@ begin
       hint = 'Look at what there is: select * from grace.deletions order by id desc;';
   end if;
   if lock then
-    perform from grace_internal.capture c where c.deletion = any (v_deletions) order by c.deletion, c.ctid for update;
+    perform grace_internal.lock_deletions(v_deletions);
   end if;
 
   select array_agg(d.deletion order by d.deletion) into v_left
@@ -5456,7 +5306,8 @@ begin
     ), 0)
   ) as d;
   if v_left is null then
-    raise exception 'nothing is left to restore of deletion %', array_to_string(v_deletions, ', ')
+    raise exception 'nothing is left to restore%',
+      coalesce(' of ' || wanted, ' of deletion ' || array_to_string(v_deletions [:20], ', '))
       using errcode = 'GR007',
       detail = (
         select 'Restored ' || string_agg(
@@ -5464,7 +5315,7 @@ begin
         )
         from grace_internal.restored r
         join grace_internal.run u on u.id = r.run_id
-        where r.deletion = any (v_deletions)
+        where r.deletion = any (v_deletions [:20])
       ),
       hint = 'Each deleted row can be restored once. Look for the rows in their tables.';
   end if;
@@ -5472,88 +5323,1516 @@ begin
 end
 $$;
 
--- The query for where the chosen rows of one table stand: the newest version of each key (and the keys of which there is
--- none), or all its rows in the deletions.
-create or replace function grace_internal.pick_statement(protected_id integer, deletions bigint [], keys jsonb)
+-- The log's deletions, as far as they have not expired. application and reason need only be contained, in any case.
+create or replace function grace_internal.logged_deletions(
+  only_id integer, deletion bigint, deleted_from timestamptz, deleted_to timestamptz, deleted_by name,
+  application text, reason text
+)
+returns bigint []
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(distinct c.deletion order by c.deletion)
+  from grace_internal.capture c
+  where (only_id is null or c.protected_id = only_id)
+    and (logged_deletions.deletion is null or c.deletion = logged_deletions.deletion)
+    and (deleted_from is null or c.deleted_at >= deleted_from)
+    and (deleted_to is null or c.deleted_at < deleted_to)
+    and (deleted_by is null or deleted_by in (c.role, c.login))
+    and (application is null or strpos(lower(c.application_name), lower(application)) > 0)
+    and (logged_deletions.reason is null or strpos(lower(c.reason), lower(logged_deletions.reason)) > 0)
+    and c.deleted_at > grace._expired_before(c.protected_id)
+$$;
+
+-- Holds deletions against every other restore and purge until the transaction ends.
+create or replace function grace_internal.lock_deletions(deletions bigint [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform from grace_internal.capture c where c.deletion = any (deletions) order by c.deletion, c.ctid for update;
+end
+$$;
+
+-- Finds what a restore selects; changes nothing. With lock what it found stays as it is until the transaction ends.
+-- Where not whole deletions are selected, or with row_by_row, it leaves queries for the rows, to be run with the caller's rights. Errors:
+-- GR001, GR007, GR008, GR009, GR016.
+create or replace function grace._restore_select(
+  target regclass, deletion bigint, keys jsonb,
+  deleted_from timestamptz, deleted_to timestamptz, deleted_by name,
+  application text, reason text, predicate text,
+  related boolean, row_by_row boolean, lock boolean
+)
+returns grace._restore_plan
+language plpgsql
+security definer -- reads the log and the registry, which are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_plan grace._restore_plan;
+  v_id integer;
+begin
+  if num_nonnulls(deletion, keys, deleted_from, deleted_to, deleted_by, application, reason, predicate) = 0 then
+    raise exception 'nothing is selected'
+      using errcode = 'GR016',
+      detail = 'A restore needs a deletion, keys, a time, a role or a condition to go by.',
+      hint = 'Look at grace.deletions and give the id: select * from grace.restore(deletion => …);';
+  end if;
+  if target is null and (keys is not null or predicate is not null) then
+    raise exception '% without a table', case when keys is not null then 'keys' else 'a condition' end
+      using errcode = 'GR016',
+      detail = 'A key or a condition means something only in a table.',
+      hint = 'Give the table as target.';
+  end if;
+  v_plan.locks := lock;
+  if target is not null then
+    v_id := grace_internal.protected_id(target);
+    v_plan.target := coalesce(pg_partition_root(target), target);
+  end if;
+
+  if keys is not null then
+    perform grace_internal.normal_keys(v_id, keys);
+  end if;
+  v_plan.deletions := grace_internal.matching_deletions(
+    v_id, deletion, deleted_from, deleted_to, deleted_by, application, reason,
+    case when keys is not null then format('%s %s', target, keys) end, lock
+  );
+
+  if predicate is not null or target <> v_plan.target then
+    v_plan.filter_source := grace_internal.named_rows(v_id, grace_internal.restore_source(v_id, v_plan), target);
+    v_plan.predicate := coalesce(predicate, 'true');
+    v_plan.picks := '{}';
+  end if;
+  if keys is not null then
+    v_plan.statement := grace_internal.pick_keys(v_id, v_plan, keys);
+  elsif v_plan.picks is null then
+    select array_agg(c.protected_id order by c.protected_id) into v_plan.protected_ids
+    from (
+      select distinct c.protected_id
+      from grace_internal.capture c
+      where c.deletion = any (v_plan.deletions) and (v_id is null or c.protected_id = v_id)
+    ) as c;
+    if row_by_row or (
+      v_id is not null and related and exists (
+        select from grace_internal.capture c where c.deletion = any (v_plan.deletions) and c.protected_id <> v_id
+      )
+    ) then
+      select format('select array_agg(x.ref), null::text from (%s) x', string_agg(
+        format('select %s as ref %s', grace_internal.ref_expression(i), grace_internal.restore_source(i, v_plan)), ' union all '
+      )) into v_plan.statement
+      from unnest(v_plan.protected_ids) i;
+      v_plan.protected_ids := null;
+    end if;
+  end if;
+  return v_plan;
+end
+$$;
+comment on function grace._restore_select(
+  regclass, bigint, jsonb, timestamptz, timestamptz, name, text, text, text, boolean, boolean, boolean
+) is
+'Internal: which deletions a restore selects, and the queries for the rows.';
+
+-- The query for where the rows of these keys stand: the newest version of each, and the keys of which there is none.
+create or replace function grace_internal.pick_keys(protected_id integer, plan grace._restore_plan, keys jsonb)
 returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_key_columns text;
+  v_keys text := grace_internal.keys_source(protected_id, keys);
+  v_versions text := grace_internal.ranked_versions(
+    protected_id,
+    format(
+      '%s and exists (select from %s where %s)',
+      grace_internal.restore_source(protected_id, plan), v_keys, grace_internal.keys_condition(protected_id)
+    )
+  );
 begin
-  if keys is null then
-    return format(
-      'select array_agg(row(%s, b.grace_deleted_at, b.tableoid, b.ctid)::grace._row_ref), null::text %s',
-      protected_id, grace_internal.restore_source(protected_id, deletions, false)
-    );
-  end if;
-
-  select string_agg(format('k.%I', n), ', ') into v_key_columns
-  from grace_internal.protected p
-  join pg_index i on i.indrelid = p.target and i.indisprimary
-  cross join lateral unnest(grace_internal.column_names(i.indrelid, i.indkey::smallint [])) n
-  where p.id = protected_id;
   return format(
-    'select array_agg(row(%s, f.grace_deleted_at, f.tableoid, f.ctid)::grace._row_ref) filter (where f.ctid is not null), '
-    'string_agg(to_jsonb(f.grace_key)::text, '', '') filter (where f.ctid is null) '
-    'from (select distinct on (%s) k as grace_key, b.* from %s left join ('
-    'select b.*, b.tableoid, b.ctid %s) as b on %s '
-    'order by %s, b.grace_deleted_at desc, b.grace_deletion desc, b.ctid desc) as f',
-    protected_id, v_key_columns, grace_internal.keys_source(protected_id, keys),
-    grace_internal.restore_source(protected_id, deletions, false), grace_internal.keys_condition(protected_id),
-    v_key_columns
+    'select array_agg(v."grace ref") filter (where v."grace ref" is not null), '
+    'string_agg(to_jsonb(k)::text, '', '') filter (where v."grace ref" is null) '
+    'from (select distinct k.* from %s) k left join (%s) v on v."grace version" = 1 and %s',
+    v_keys, v_versions,
+    (
+      select string_agg(
+        format('v."grace %s" %s k.%I', u.position, grace_internal.equality(i.indexrelid, u.position::integer), a.attname),
+        ' and '
+      )
+      from grace_internal.protected p
+      join pg_index i on i.indrelid = p.target and i.indisprimary
+      cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
+      join pg_attribute a on a.attrelid = p.target and a.attnum = u.attnum
+      where p.id = protected_id
+    )
   );
 end
 $$;
 
--- One row per table: id, number of rows selected, and every conflict with key, constraint and reason.
-create or replace function grace_internal.check_statement(protected_ids integer [], sources text [])
+-- restore/pick_rows.sql
+-- The rows for which a condition holds, with the caller's rights and search_path.
+create or replace function grace._filter_rows(plan grace._restore_plan)
+returns grace._row_ref []
+language plpgsql
+as $$
+declare
+  v_picks grace._row_ref [];
+begin
+  perform grace._check_predicate(plan.filter_source, plan.predicate);
+  execute pg_catalog.format(
+    e'select pg_catalog.array_agg("grace ref") from %s where (%s\n)', plan.filter_source, plan.predicate
+  ) into v_picks using plan.picks;
+  return v_picks;
+end
+$$;
+comment on function grace._filter_rows(grace._restore_plan) is 'Internal: where the rows stand that meet a condition.';
+
+-- Runs the query of a restore for its rows, among those that met a condition, if there was one. Errors: GR007 for keys that are not in
+-- the buffer or a condition that no row meets, GR008 for a value of the wrong type.
+create or replace function grace._pick_rows(plan grace._restore_plan, related boolean)
+returns grace._row_ref []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_picks grace._row_ref [] := plan.picks;
+  v_missing text;
+begin
+  if plan.statement is not null then
+    begin
+      execute plan.statement into v_picks, v_missing using plan.picks;
+    exception when data_exception then
+      raise exception 'not a key of %', plan.target
+        using errcode = 'GR008',
+        detail = format('A value does not fit its column: %s', sqlerrm),
+        hint = 'Give each value as the column''s type reads it.';
+    end;
+  end if;
+  if v_missing is not null or v_picks is null then
+    raise exception 'not in the buffer: %', coalesce(v_missing, 'any such row')
+      using errcode = 'GR007',
+      detail = 'No such row can be restored: it was not deleted, not as selected, is restored already, or has expired.',
+      hint = format('Look at what there is: select * from grace.buffered(%L);', plan.target);
+  end if;
+  if related then
+    v_picks := grace._add_related(v_picks);
+  end if;
+  return v_picks;
+end
+$$;
+comment on function grace._pick_rows(grace._restore_plan, boolean) is
+'Internal: where the rows stand that a restore selects.';
+
+-- restore/restore_columns.sql
+-- The columns of the table that a restore writes to, and what a buffered row b gives each: value (null where it gives nothing), the
+-- literal that the caller has given instead included. lost is the condition for a value of a former type that can't be cast at all;
+-- error, for columns whose value may fail to be one of their type (a cast, a domain), an expression that says why or is null.
+create or replace function grace_internal.restore_columns(protected_id integer, plan grace._restore_plan)
+returns table (
+  attnum smallint, attname name, type_name text, type oid, typmod integer, value text, insertable boolean, not_null boolean,
+  default_value text, identity "char", lost text, lost_reason text, error text
+)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod,
+    case
+      when g.given is not null
+        then format('%L::%s', g.given #>> '{}', format_type(a.atttypid, a.atttypmod))
+      when plan.into_table is null or s.attnum is not null then grace_internal.buffer_value(p.id, s.attnum)
+      else format('b.%I', (
+        select m.buffer_column
+        from grace_internal.column_map m
+        where m.protected_id = p.id and m.ended_at is not null and m.attname = a.attname
+        order by m.ended_at desc
+        limit 1
+      ))
+    end,
+    a.attgenerated = '',
+    a.attnotnull,
+    case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end,
+    a.attidentity,
+    f.lost,
+    f.lost_reason,
+    case when g.given is null then f.error end
+  from grace_internal.protected p
+  join pg_attribute a
+    on a.attrelid = coalesce(plan.into_table, p.target) and a.attnum > 0 and not a.attisdropped
+  left join pg_attribute s
+    on s.attrelid = p.target and s.attname = a.attname and not s.attisdropped
+  left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+  left join lateral (
+    select plan.set_values -> p.id::text -> a.attname::text where plan.set_values -> p.id::text ? a.attname::text
+  ) as g (given) on true
+  left join lateral (
+    select
+      string_agg(format('b.%I is not null', c.buffer_column), ' or ') filter (where not c.castable) as lost,
+      min(format('a value of its former type can''t be cast to %s', c.type_name)) filter (where not c.castable) as lost_reason,
+      case when bool_or(c.is_cast) or y.typtype = 'd' then format(
+        'case %s%s end',
+        string_agg(
+          format('when b.%1$I is not null then grace._cast_error(b.%1$I, %2$L)', c.buffer_column, format_type(a.atttypid, -1)),
+          ' ' order by c.position
+        ) filter (where c.castable),
+        case when y.typtype = 'd' then format(' else grace._cast_error(null::text, %L)', format_type(a.atttypid, -1)) end
+      ) end as error
+    from grace_internal.value_columns(p.id, s.attnum) c
+    join pg_type y on y.oid = a.atttypid
+    group by y.typtype
+  ) as f on true
+  where p.id = restore_columns.protected_id
+  order by a.attnum
+$$;
+
+-- Why a value can't be cast to a type, or null. With the caller's rights: casts and domains may be the application's.
+create or replace function grace._cast_error(value anyelement, type_name text)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format('select $1::%s', type_name) using value;
+  return null;
+exception when data_exception or integrity_constraint_violation then
+  return sqlerrm;
+end
+$$;
+comment on function grace._cast_error(anyelement, text) is 'Internal: why a value can''t be cast to a type, or null.';
+
+-- Is a default a plain constant, so that evaluating it changes nothing?
+create or replace function grace_internal.is_constant(default_value text)
+returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select default_value ~ '^\(?(-?[0-9.]+|true|false|''([^'']|'''')*'')\)?(::("[^"]*"|[a-z0-9_ .(),\[\]])+)?$'
+$$;
+
+-- The statement that inserts one table's selected rows. A NOT NULL column that was added with a volatile default is null in
+-- what was captured before: it takes the default.
+create or replace function grace_internal.insert_select(protected_id integer, plan grace._restore_plan, progress text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'insert into %s (%s) overriding system value select %s %s%s',
+    grace_internal.qualified_name(coalesce(plan.into_table, p.target)),
+    string_agg(format('%I', c.attname), ', ' order by c.attnum),
+    string_agg(
+      case
+        when c.not_null and c.default_value is not null then format('coalesce(%s, (%s)::%s)', c.value, c.default_value, c.type_name)
+        else c.value
+      end, ', ' order by c.attnum
+    ),
+    grace_internal.restore_source(p.id, plan, 'inserted'), progress
+  )
+  from grace_internal.protected p
+  cross join lateral grace_internal.restore_columns(p.id, plan) c
+  where p.id = insert_select.protected_id and c.insertable and c.value is not null
+  group by p.id
+$$;
+
+-- The statement that overwrites the live rows that have the primary keys of selected ones; null where no column but the key is captured.
+create or replace function grace_internal.update_from(protected_id integer, plan grace._restore_plan, progress text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'update %s%s as t set %s from (select %s, %s %s%s) as b where %s',
+    case k.relkind when 'p' then '' else 'only ' end,
+    grace_internal.qualified_name(p.target),
+    string_agg(
+      case
+        when c.not_null then format('%1$I = coalesce(b.%1$I, t.%1$I)', c.attname)
+        else format('%1$I = b.%1$I', c.attname)
+      end, ', ' order by c.attnum
+    ),
+    string_agg(format('%s as %I', c.value, c.attname), ', ' order by c.attnum),
+    (
+      select string_agg(format('%s as "grace %s"', v.expression, v.position), ', ')
+      from unnest(grace_internal.key_values(p.id)) with ordinality as v (expression, position)
+    ),
+    grace_internal.restore_source(p.id, plan, 'replaced'), progress,
+    grace_internal.key_match(p.id, 't', 'b')
+  )
+  from grace_internal.protected p
+  join pg_class k on k.oid = p.target
+  join pg_index i on i.indrelid = p.target and i.indisprimary
+  cross join lateral grace_internal.restore_columns(p.id, plan) c
+  where p.id = update_from.protected_id and c.insertable and c.value is not null
+    and not c.attnum = any (i.indkey) and c.identity <> 'a'
+  group by p.id, k.relkind
+$$;
+
+-- restore/conflict_queries.sql
+-- The queries that find why selected rows can't be inserted. Each reads the CTE s_<id> of its table (columns as the table that is written
+-- to names them, and "grace ref"), and those of the others for parents that come back in the same restore; each gives the id, the row,
+-- its key, the constraint and the reason. They evaluate the application's own expressions, so they are run with the caller's rights.
+-- kind: parent, the only ones that can find more when rows are left out, or other.
+create or replace function grace_internal.conflict_queries(protected_id integer, plan grace._restore_plan, careful boolean)
+returns table (kind text, query text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_target regclass := (
+    select coalesce(plan.into_table, p.target) from grace_internal.protected p where p.id = protected_id
+  );
+  v_head text := format('select %s, s."grace ref", %s, ', protected_id, grace_internal.key_expression(v_target));
+  v_checks text;
+  v_any_bad text;
+  v_skipped text; -- a row has a parent that is left out for a conflict of its own, even if another row has taken its key since
+  v_row record;
+begin
+  kind := 'other';
+  select
+    string_agg(format('(coalesce(%s, false), %L, %s)', c.bad, c.constraint_name, c.reason), ', '),
+    string_agg(format('coalesce(%s, false)', c.bad), ' or ')
+  into v_checks, v_any_bad
+  from grace_internal.row_checks(protected_id, v_target, plan, careful) c;
+  if v_checks is not null then
+    query := format(
+      '%s v.name, v.reason from (select s.* from s_%s s where %s) s '
+      'cross join lateral (values %s) as v (bad, name, reason) where v.bad',
+      v_head, protected_id, v_any_bad, v_checks
+    );
+    return next;
+  end if;
+
+  for v_row in
+    select u.*, i.indisprimary and i.indrelid = v_target as is_key, a.applies as fits
+    from grace_internal.partition_tree(v_target) as t (relation)
+    join pg_index i on i.indrelid = t.relation and (i.indisunique or i.indisexclusion) and i.indisvalid
+    cross join lateral (
+      select case when i.indrelid <> v_target then coalesce(pg_get_partition_constraintdef(i.indrelid), 'true') end
+    ) as a (applies)
+    cross join lateral grace_internal.unique_rule(i.indexrelid) u
+    where (i.indrelid = v_target or not exists (select from pg_inherits h where h.inhrelid = i.indexrelid))
+      and not coalesce(concat(i.indexprs, i.indpred) ~ ':varattno 0 ', false)
+  loop
+    if not (v_row.is_key and plan.on_conflict = 'replace') then
+      query := format(
+        '%s %L, pg_catalog.concat(%L, %s, %L) from s_%s s where %s%s and exists (select from %s%s)',
+        v_head, v_row.name,
+        format('key (%s)=(', v_row.column_names), v_row.key_values,
+        case when v_row.excludes then ') conflicts with a row that is there now' else ') is taken by a row that is there now' end,
+        protected_id, v_row.applies, coalesce(' and (' || v_row.fits || ')', ''), v_row.live_match,
+        case when plan.on_conflict = 'replace' then coalesce(
+          (
+            select format(' and not (%s)', string_agg(format('l.%1$I is not distinct from s.%1$I', k), ' and '))
+            from pg_index i
+            cross join lateral unnest(grace_internal.column_names(i.indrelid, i.indkey::smallint [])) k
+            where i.indrelid = v_target and i.indisprimary
+          ), ''
+        ) else '' end
+      );
+      return next;
+    end if;
+    if not v_row.excludes then
+      query := format(
+        '%s %L, pg_catalog.concat(%L, %s, %L) from ('
+        'select s.*, pg_catalog.count(*) over (partition by %s) as "grace count" from s_%s s where %s%s'
+        ') s where s."grace count" operator(pg_catalog.>) 1',
+        v_head, v_row.name,
+        format('key (%s)=(', v_row.column_names), v_row.key_values, ') is selected more than once',
+        v_row.key_columns, protected_id, v_row.applies, coalesce(' and (' || v_row.fits || ')', '')
+      );
+      return next;
+    elsif 1 < (
+      select count(*)
+      from grace_internal.capture c
+      where c.deletion = any (plan.deletions) and c.protected_id = conflict_queries.protected_id
+    ) then
+      query := format(
+        '%s %L, pg_catalog.concat(%L, %s, %L) from s_%s s where %s%s and exists (select from %s '
+        'and l."grace ref" operator(pg_catalog.<>) s."grace ref")',
+        v_head, v_row.name,
+        format('key (%s)=(', v_row.column_names), v_row.key_values, ') conflicts with another selected row',
+        protected_id, v_row.applies, coalesce(' and (' || v_row.fits || ')', ''),
+        replace(v_row.selected_match, 's_', 's_' || protected_id)
+      );
+      return next;
+    end if;
+  end loop;
+
+  kind := 'parent';
+  for v_row in
+    select
+      f.conname, f.confrelid, case k.relkind when 'p' then '' else 'only ' end as only_text,
+      parent.id as parent_id, parent.id = any (plan.protected_ids) and plan.into_table is null as is_selected,
+      case when f.conrelid <> v_target then pg_get_partition_constraintdef(f.conrelid) end as fits,
+      j.*,
+      grace_internal.buffer_values(parent.id, f.confrelid, f.confkey, 'b') as buffered
+    from grace_internal.partition_tree(v_target) as t (relation)
+    join pg_constraint f on f.conrelid = t.relation and f.contype = 'f'
+    join pg_class k on k.oid = f.confrelid
+    left join grace_internal.protected parent
+      on parent.target = coalesce(pg_partition_root(f.confrelid), f.confrelid::regclass)
+    cross join lateral (
+      select
+        string_agg(format('s.%I is not null', k.child), ' and ') as complete,
+        string_agg(format('p.%I %s s.%I', k.parent, grace_internal.qualified_operator(k.operator_oid), k.child), ' and ')
+          as matches,
+        string_agg(format('p."grace %s" %s s.%I', k.n, grace_internal.qualified_operator(k.operator_oid), k.child), ' and ')
+          as buffer_matches,
+        string_agg(quote_ident(k.child), ', ') as names,
+        string_agg(format('s.%I', k.child), ', ') as values
+      from unnest(
+        grace_internal.column_names(f.confrelid, f.confkey), grace_internal.column_names(f.conrelid, f.conkey),
+        f.conpfeqop
+      ) with ordinality as k (parent, child, operator_oid, n)
+    ) as j
+    where coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
+      and not coalesce((to_jsonb(f) ->> 'conperiod')::boolean, false)
+      and case
+        when f.conrelid = v_target then not exists (
+          select from pg_constraint up where up.oid = f.conparentid and up.conrelid = f.conrelid
+        )
+        else f.conparentid = 0
+      end
+  loop
+    query := format(
+      '%s %L, pg_catalog.concat(%L, pg_catalog.concat_ws('', '', %s), %L%s) from s_%s s%s where %s '
+      'and not exists (select from %s%s p where %s)%s%s',
+      v_head, v_row.conname,
+      format('parent (%s)=(', v_row.names), v_row.values,
+      format(') is missing in %s', grace_internal.qualified_name(v_row.confrelid)),
+      case when v_row.buffered is not null then
+        format(
+          ', case when p."grace deletion" is not null then pg_catalog.concat(%L, p."grace deletion", %L) end',
+          '; it went in deletion ', ' and can be brought along'
+        )
+      else '' end,
+      protected_id,
+      case when v_row.buffered is not null then format(
+        ' left join (select %s, pg_catalog.max(b.grace_deletion) as "grace deletion" from grace_buffer.%I b '
+        'where b.grace_deleted_at operator(pg_catalog.>) grace._expired_before(%s) group by %s) p on %s',
+        (select string_agg(format('%s as "grace %s"', v, n), ', ') from unnest(v_row.buffered) with ordinality as u (v, n)),
+        (select p.buffer from grace_internal.protected p where p.id = v_row.parent_id), v_row.parent_id,
+        array_to_string(v_row.buffered, ', '), v_row.buffer_matches
+      ) else '' end,
+      v_row.complete, v_row.only_text, grace_internal.qualified_name(v_row.confrelid), v_row.matches,
+      coalesce(' and (' || v_row.fits || ')', ''),
+      case when v_row.is_selected then
+        format(' and not exists (select from s_%s p where %s)', v_row.parent_id, v_row.matches)
+      else '' end
+    );
+    if plan.on_conflict = 'skip' and v_row.is_selected and v_row.buffered is not null then
+      v_skipped := format(
+        'exists (select from (select %s from grace_buffer.%I b, pg_catalog.unnest($4) n where b.tableoid operator(pg_catalog.=) n.leaf '
+        'and b.ctid operator(pg_catalog.=) n.tid and b.grace_deleted_at operator(pg_catalog.=) n.deleted_at '
+        'and n.protected_id operator(pg_catalog.=) %s) p where %s)',
+        (select string_agg(format('%s as "grace %s"', v, n), ', ') from unnest(v_row.buffered) with ordinality as u (v, n)),
+        (select p.buffer from grace_internal.protected p where p.id = v_row.parent_id), v_row.parent_id, v_row.buffer_matches
+      );
+      query := format('%s and not %s', query, v_skipped);
+      return next;
+      query := format(
+        '%s %L, pg_catalog.concat(%L, pg_catalog.concat_ws('', '', %s), '') is skipped'') from s_%s s where %s%s and %s',
+        v_head, v_row.conname, format('parent (%s)=(', v_row.names), v_row.values, protected_id, v_row.complete,
+        coalesce(' and (' || v_row.fits || ')', ''), v_skipped
+      );
+    end if;
+    return next;
+  end loop;
+end
+$$;
+
+-- What row-level security demands of rows s that the caller inserts, as a condition; null where it demands nothing.
+create or replace function grace_internal.insert_policies(target regclass)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'coalesce(%s, false)%s',
+    coalesce(string_agg(x.condition, ' or ') filter (where x.polpermissive), 'false'),
+    string_agg(format(' and coalesce(%s, false)', x.condition), '') filter (where not x.polpermissive)
+  )
+  from pg_class c
+  join pg_roles r on r.rolname = grace_internal.caller()
+  left join lateral (
+    select
+      p.polpermissive,
+      format('(select (%s) from (select s.*) as %I)', pg_get_expr(coalesce(p.polwithcheck, p.polqual), p.polrelid), c.relname)
+        as condition
+    from pg_policy p
+    where p.polrelid = c.oid and p.polcmd in ('*', 'a')
+      and exists (select from unnest(p.polroles) m where m = 0 or pg_has_role(r.oid, m, 'usage'))
+  ) as x on true
+  where c.oid = target and c.relrowsecurity
+    and not r.rolsuper and not r.rolbypassrls
+    and (c.relforcerowsecurity or not pg_has_role(r.oid, c.relowner, 'usage'))
+  group by c.oid
+$$;
+
+-- What can be said of a selected row s by itself: which condition would stop it, and why.
+create or replace function grace_internal.row_checks(
+  protected_id integer, target regclass, plan grace._restore_plan, careful boolean
+)
+returns table (bad text, constraint_name text, reason text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with relations as (
+    select
+      t.relation, r.relkind,
+      case when t.relation <> target then coalesce(pg_get_partition_constraintdef(t.relation), 'true') end as fits
+    from grace_internal.partition_tree(target) as t (relation)
+    join pg_class r on r.oid = t.relation
+  ),
+  columns as (
+    select * from grace_internal.restore_columns(protected_id, plan)
+  )
+  -- A column that gets no value, or null.
+  select
+    concat('(' || r.fits || ') and ', format('s.%I is null', a.attname)),
+    'not null',
+    quote_literal(format('column %s is NOT NULL and there is no value for it', quote_ident(a.attname)))
+  from relations r
+  join pg_attribute a on a.attrelid = r.relation and a.attnum > 0 and a.attnotnull and not a.attisdropped
+  join columns c on c.attname = a.attname and c.insertable and c.default_value is null and c.identity = ''
+  where r.relation = target or not c.not_null
+  union all
+  select
+    concat('(' || r.fits || ') and ', format('not (%s)', pg_get_expr(c.conbin, c.conrelid))),
+    c.conname,
+    quote_literal('violates check ' || pg_get_expr(c.conbin, c.conrelid))
+  from relations r
+  join pg_constraint c on c.conrelid = r.relation and c.contype = 'c'
+  where coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
+    and (r.relation = target or c.coninhcount = 0)
+    and c.conbin::text !~ ':varattno 0 '
+  union all
+  -- Where INSERT refuses a value that an explicit cast would cut.
+  select
+    case
+      when t.typname in ('varchar', 'bpchar') then format(
+        'pg_catalog.char_length(pg_catalog.rtrim(s.%I::pg_catalog.text, '' '')) operator(pg_catalog.>) %s', c.attname, c.typmod - 4
+      )
+      when t.typname = 'bit' then format('pg_catalog.length(s.%I) operator(pg_catalog.<>) %s', c.attname, c.typmod)
+      when t.typname = 'varbit' then format('pg_catalog.length(s.%I) operator(pg_catalog.>) %s', c.attname, c.typmod)
+      else format(
+        's.%1$I operator(pg_catalog.<>) ''NaN'' and pg_catalog.abs(pg_catalog.round(s.%1$I, %2$s)) operator(pg_catalog.>=) '
+        '(10::pg_catalog.numeric operator(pg_catalog.^) %3$s)',
+        c.attname, ((c.typmod - 4) & 2047 # 1024) - 1024, ((c.typmod - 4) >> 16) - (((c.typmod - 4) & 2047 # 1024) - 1024)
+      )
+    end,
+    'type',
+    format('pg_catalog.concat(%L, s.%I)', format('does not fit column %s %s: ', quote_ident(c.attname), c.type_name), c.attname)
+  from columns c
+  join pg_type t on t.oid = c.type and t.typnamespace = 'pg_catalog'::regnamespace
+  where c.typmod >= 0 and c.insertable and t.typname in ('varchar', 'bpchar', 'bit', 'varbit', 'numeric')
+  union all
+  select format('s."grace lost %s"', c.attnum), 'type', quote_literal(format('column %s: %s', quote_ident(c.attname), c.lost_reason))
+  from columns c
+  where c.lost is not null and c.value is distinct from 'null'
+  union all
+  select
+    format('s."grace error %s" is not null', c.attnum), 'type',
+    format('pg_catalog.concat(%L, s."grace error %s")', format('column %s: ', quote_ident(c.attname)), c.attnum)
+  from columns c
+  where careful and c.error is not null
+  union all
+  select
+    format(
+      'pg_catalog.num_nulls(%1$s) operator(pg_catalog.>) 0 and pg_catalog.num_nulls(%1$s) operator(pg_catalog.<) %2$s',
+      string_agg(format('s.%I', k), ', '), cardinality(f.conkey)
+    ),
+    f.conname,
+    quote_literal('the foreign key is MATCH FULL, and only some of its columns are null')
+  from pg_constraint f
+  cross join lateral unnest(grace_internal.column_names(f.conrelid, f.conkey)) k
+  where f.conrelid = target and f.contype = 'f' and f.confmatchtype = 'f' and cardinality(f.conkey) > 1
+  group by f.conname, f.conkey
+  union all
+  select
+    format('not (%s)', string_agg(format('(%s)', r.fits), ' or ')),
+    'partition',
+    quote_literal(format('%s has no partition for the row', grace_internal.qualified_name(target)))
+  from relations r
+  where r.relkind <> 'p'
+    and not exists (
+      select
+      from pg_partitioned_table p
+      join pg_class d on d.oid = p.partdefid and d.relkind <> 'p'
+      where p.partrelid = target
+    )
+  having count(*) filter (where r.relation <> target) > 0
+  union all
+  select format('not (%s)', p.allowed), 'row security', quote_literal(format('a policy does not let %I insert it', grace_internal.caller()))
+  from grace_internal.insert_policies(target) as p (allowed)
+  where p.allowed is not null
+  union all
+  select 'true', 'partition', quote_literal(format('%s has no partitions', grace_internal.qualified_name(target)))
+  from pg_class r
+  where r.oid = target and r.relkind = 'p' and not exists (select from pg_inherits i where i.inhparent = target)
+$$;
+
+-- A row's primary key as jsonb, or the whole row where there is none.
+create or replace function grace_internal.key_expression(target regclass, alias text default 's')
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    (
+      select format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %s.%I', k, alias, k), ', '))
+      from pg_index i
+      cross join lateral unnest(grace_internal.column_names(i.indrelid, i.indkey::smallint [])) k
+      where i.indrelid = target and i.indisprimary
+    ),
+    format(
+      'pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(%s))',
+      (
+        select string_agg(format('%L, %s.%I', a.attname, alias, a.attname), ', ' order by a.attnum)
+        from pg_attribute a
+        where a.attrelid = target and a.attnum between 1 and 50 and not a.attisdropped
+      )
+    )
+  )
+$$;
+
+-- What one unique index or exclusion constraint demands of rows s: which rows it applies to, and how a live row, or another selected
+-- one (from s_), in conflict with it is found. An index may be partial or on expressions; those are evaluated over one row source at a time,
+-- so that the column names in them can mean nothing else.
+create or replace function grace_internal.unique_rule(
+  index_relation oid,
+  out name text, out excludes boolean, out column_names text, out key_columns text, out key_values text, out applies text,
+  out live_match text, out selected_match text
+)
+returns setof record
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    c.relname,
+    i.operators is not null,
+    string_agg(k.definition, ', ' order by k.n),
+    string_agg(k.value, ', ' order by k.n),
+    format('pg_catalog.concat_ws('', '', %s)', string_agg(k.value, ', ' order by k.n)),
+    concat(
+      case n.nulls
+        when 'none' then string_agg(k.value || ' is not null', ' and ' order by k.n)
+        when 'some' then format('(%s)', string_agg(k.value || ' is null', ' or ' order by k.n))
+      end,
+      ' and (select ' || i.predicate || ' from (select s.*) as "grace row")'
+    ),
+    format(
+      '(select %s, r.* from %s%s r where %s) l where %s',
+      string_agg(format('%s as "grace %s"', k.definition, k.n), ', ' order by k.n),
+      case t.relkind when 'p' then '' else 'only ' end, grace_internal.qualified_name(i.indrelid),
+      coalesce(i.predicate, 'true'), string_agg(e.equal, ' and ' order by k.n)
+    ),
+    format(
+      '(select %s, r.* from s_ r where %s) l where %s',
+      string_agg(format('%s as "grace %s"', k.definition, k.n), ', ' order by k.n), coalesce(i.predicate, 'true'),
+      string_agg(e.equal, ' and ' order by k.n)
+    )
+  from (
+    select
+      x.indexrelid, x.indrelid, x.indnkeyatts, x.indkey, pg_get_expr(x.indpred, x.indrelid) as predicate,
+      x.indnullsnotdistinct,
+      (select o.conexclop from pg_constraint o where o.conindid = x.indexrelid and o.conexclop is not null limit 1) as operators
+    from pg_index x
+    where x.indexrelid = index_relation
+  ) as i
+  join pg_class c on c.oid = i.indexrelid
+  join pg_class t on t.oid = i.indrelid
+  cross join lateral (values ('none'), ('some')) as n (nulls)
+  cross join lateral (
+    select
+      n,
+      coalesce(quote_ident(a.attname), d.expression) as definition,
+      case
+        when a.attname is not null then format('s.%I', a.attname)
+        else format('(select %s from (select s.*) as "grace row")', d.expression)
+      end as value,
+      coalesce(grace_internal.qualified_operator(i.operators[n]), grace_internal.equality(i.indexrelid, n)) as equals
+    from generate_series(1, i.indnkeyatts) n
+    cross join lateral (select pg_get_indexdef(i.indexrelid, n, false)) as d (expression)
+    left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[n - 1] and a.attnum > 0
+  ) as k
+  cross join lateral (
+    select case n.nulls
+      when 'none' then format('l."grace %s" %s %s', k.n, k.equals, k.value)
+      else format('(l."grace %1$s" %2$s %3$s or pg_catalog.num_nulls(l."grace %1$s", %3$s) operator(pg_catalog.=) 2)', k.n, k.equals, k.value)
+    end
+  ) as e (equal)
+  where n.nulls = 'none' or i.indnullsnotdistinct
+  group by c.relname, i.operators, i.indrelid, i.predicate, n.nulls, t.relkind
+$$;
+
+-- restore/overwrite.sql
+-- The query for the live rows that have the primary keys of selected ones: which selected ones, and where the live ones stand. They are
+-- locked when the restore is meant.
+create or replace function grace_internal.overwritten_rows(protected_id integer, plan grace._restore_plan)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'select pg_catalog.array_agg(x.ref), pg_catalog.array_agg(x.leaf), pg_catalog.array_agg(x.tid) from ('
+    'select s.ref, t.tableoid as leaf, t.ctid as tid from %s%s t join (select %s as ref, %s %s) s on %s%s) x',
+    case c.relkind when 'p' then '' else 'only ' end,
+    grace_internal.qualified_name(p.target),
+    grace_internal.ref_expression(p.id),
+    string_agg(format('%s as "grace %s"', k.expression, k.position), ', '),
+    grace_internal.restore_source(p.id, plan),
+    grace_internal.key_match(p.id, 't', 's'),
+    case when plan.locks then ' for update of t' else '' end
+  )
+  from grace_internal.protected p
+  join pg_class c on c.oid = p.target
+  cross join lateral unnest(grace_internal.key_values(p.id)) with ordinality as k (expression, position)
+  where p.id = overwritten_rows.protected_id
+  group by p.id, c.relkind
+$$;
+
+-- Finds the rows that a restore would overwrite.
+create or replace function grace._find_overwritten(plan grace._restore_plan)
+returns grace._restore_plan
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_query text;
+  v_refs grace._row_ref [];
+  v_leaves oid [];
+  v_tids tid [];
+begin
+  plan.replaced := '{}';
+  plan.live_leaves := '{}';
+  plan.live_tids := '{}';
+  foreach v_query in array plan.overwrites loop
+    continue when v_query is null;
+    execute v_query into v_refs, v_leaves, v_tids using plan.picks, plan.left_out;
+    plan.replaced := plan.replaced || coalesce(v_refs, '{}');
+    plan.live_leaves := plan.live_leaves || coalesce(v_leaves, '{}');
+    plan.live_tids := plan.live_tids || coalesce(v_tids, '{}');
+  end loop;
+  return plan;
+end
+$$;
+comment on function grace._find_overwritten(grace._restore_plan) is 'Internal: the live rows that a restore would overwrite.';
+
+-- Captures the live rows that a restore is about to overwrite, as if they were deleted, so that this can be undone, too. It reads the
+-- table as the owner of pg_grace, so it demands of the caller what reading and overwriting the rows by hand would.
+-- Errors: GR010, 42501.
+create or replace function grace._keep_overwritten(plan grace._restore_plan)
+returns bigint
+language plpgsql
+security definer -- writes to buffers, which are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_caller name := grace_internal.caller();
+  v_deletion grace_internal.deletion_ref;
+  v_live record;
+  v_rows bigint;
+begin
+  for v_live in
+    select
+      grace_internal.protected_id(l.leaf::regclass) as id, l.leaf, l.leaf::regclass as relation, array_agg(l.tid) as tids,
+      (
+        select c.relrowsecurity and not r.rolsuper and not r.rolbypassrls
+        from pg_class c, pg_roles r
+        where c.oid = coalesce(pg_partition_root(l.leaf), l.leaf) and r.rolname = v_caller
+      ) as is_filtered
+    from unnest(plan.live_leaves, plan.live_tids) as l (leaf, tid)
+    group by l.leaf
+  loop
+    if not has_table_privilege(v_caller, coalesce(pg_partition_root(v_live.leaf), v_live.relation), 'SELECT')
+      or not has_table_privilege(v_caller, coalesce(pg_partition_root(v_live.leaf), v_live.relation), 'UPDATE')
+    then
+      raise exception 'permission denied for table %', v_live.relation
+        using errcode = 'insufficient_privilege',
+        detail = 'Overwriting rows takes SELECT and UPDATE on the whole table.',
+        hint = format('grant select, update on %s to %I;', grace_internal.qualified_name(v_live.leaf), v_caller);
+    end if;
+    if v_live.is_filtered or row_security_active(v_live.leaf) then
+      raise exception 'rows of % can''t be overwritten', v_live.relation
+        using errcode = 'GR010',
+        detail = 'It has row-level security, which hides rows from the role that restores or from the owner of pg_grace.',
+        hint = 'Let a role with BYPASSRLS restore, or delete the rows that stand in the way first.';
+    end if;
+    perform grace_internal.require_trusted_code(
+      v_live.leaf, 'Delete the rows that stand in the way first; that is captured as any delete.'
+    );
+    if grace_internal.columns_differ(v_live.id) then
+      perform grace_internal.sync_columns(v_live.id);
+      perform grace_internal.generate_capture(v_live.id);
+    end if;
+    v_deletion := grace_internal.current_deletion();
+    execute grace_internal.insert_statement(
+      v_live.id, 'g', format('only %s as g where g.ctid = any ($3)', grace_internal.qualified_name(v_live.leaf)), '$1', '$2'
+    ) using v_deletion.deletion, v_deletion.deleted_at, v_live.tids;
+    get diagnostics v_rows = row_count;
+    if v_rows <> cardinality(v_live.tids) then
+      raise exception 'rows of % have changed meanwhile', v_live.relation
+        using errcode = 'serialization_failure',
+        detail = 'They are no longer where they were when they were locked.',
+        hint = 'Run the restore again.';
+    end if;
+    insert into grace_internal.capture (
+      deletion, deleted_at, protected_id, row_count, operation, role, login, application_name, client_addr, reason
+    )
+    values (
+      v_deletion.deletion, v_deletion.deleted_at, v_live.id, v_rows, 'REPLACE', v_caller, session_user,
+      current_setting('application_name'), inet_client_addr(), nullif(current_setting('grace.reason', true), '')
+    );
+  end loop;
+  return v_deletion.deletion;
+end
+$$;
+comment on function grace._keep_overwritten(grace._restore_plan) is
+'Internal: captures the rows that a restore overwrites; returns the deletion they are in.';
+
+-- restore/relink.sql
+-- Links that the deletions had cut (ON DELETE SET NULL or SET DEFAULT) and that lead to rows that are selected, from rows that still have
+-- what they were set to: for each foreign key the query that counts them, and the statement that ties them again and counts those that
+-- do not come back themselves. Of several cuts of one row the last one counts. A foreign key that is gone has none.
+create or replace function grace_internal.relink_statements(plan grace._restore_plan)
+returns table (protected_id integer, child regclass, counting text, tying text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_link record;
+  v_key record;
+  v_columns record;
+  v_relation text;
+  v_cuts text;
+  v_matches text;
+  v_own integer;
+begin
+  for v_link in
+    select l.*, c.relkind, i.indexrelid, f.conpfeqop
+    from grace_internal.link_map l
+    join pg_class c on c.oid = l.child
+    join pg_index i
+      on i.indrelid = l.child and i.indisprimary
+      and grace_internal.column_names(i.indrelid, i.indkey::smallint []) = l.key_names
+    join lateral (
+      select f.conpfeqop
+      from pg_constraint f
+      where f.contype = 'f' and f.conrelid = l.child
+        and grace_internal.column_names(f.conrelid, f.conkey) = l.column_names
+        and grace_internal.column_names(f.confrelid, f.confkey) = l.parent_names
+      limit 1
+    ) as f on true
+    where l.protected_id = any (plan.protected_ids)
+      and exists (select from grace_internal.cut u where u.link = l.link and u.deletion = any (plan.deletions))
+  loop
+    select
+      string_agg(format('y.child_key[%s]::%s', u.n, t.type_name), ', ' order by u.n) as values,
+      string_agg(format('y.child_key[%s]::%s as "grace key %1$s"', u.n, t.type_name), ', ' order by u.n) as named,
+      string_agg(
+        format('c.%I %s x."grace key %s"', u.name, grace_internal.equality(v_link.indexrelid, u.n::integer), u.n), ' and '
+      ) as matches,
+      string_agg(format('c.%I', u.name), ', ') as columns
+    into v_key
+    from unnest(v_link.key_names) with ordinality as u (name, n)
+    join pg_attribute a on a.attrelid = v_link.child and a.attname = u.name
+    cross join lateral (select format_type(a.atttypid, a.atttypmod)) as t (type_name);
+
+    select
+      string_agg(
+        format('y.former[%1$s]::%2$s as "grace former %1$s", y.replaced_by[%1$s]::%2$s as "grace now %1$s"', u.n, t.type_name), ', '
+      ) as named,
+      string_agg(format('c.%I is not distinct from x."grace now %s"', u.name, u.n), ' and ') as unchanged,
+      string_agg(format('%I = x."grace former %s"', u.name, u.n), ', ') filter (where u.name = any (v_link.set_names)) as assignments,
+      string_agg(format('p."grace %s" %s y.former[%1$s]::%3$s', u.n, o.operator, t.type_name), ' and ') as leads_to,
+      string_agg(format('%s as "grace %s"', u.expression, u.n), ', ') as parent
+    into v_columns
+    from unnest(
+      v_link.column_names, v_link.conpfeqop,
+      grace_internal.buffer_values(
+        v_link.protected_id, (select p.target from grace_internal.protected p where p.id = v_link.protected_id),
+        array(
+          select a.attnum
+          from grace_internal.protected p
+          cross join lateral unnest(v_link.parent_names) with ordinality as n (name, n)
+          join pg_attribute a on a.attrelid = p.target and a.attname = n.name
+          where p.id = v_link.protected_id
+          order by n.n
+        ), 'b'
+      )
+    ) with ordinality as u (name, operator_oid, expression, n)
+    join pg_attribute a on a.attrelid = v_link.child and a.attname = u.name
+    cross join lateral (select format_type(a.atttypid, a.atttypmod)) as t (type_name)
+    cross join lateral (select grace_internal.qualified_operator(u.operator_oid)) as o (operator);
+
+    v_cuts := format(
+      '(select distinct on (%1$s) %2$s, %3$s from grace._cut_links(%4$s, %5$L::pg_catalog.int8[]) y '
+      'where exists (select from (select %6$s %7$s) p where %8$s) order by %1$s, y.deletion desc, y.position desc) x',
+      v_key.values, v_key.named, v_columns.named, v_link.link, plan.deletions,
+      v_columns.parent, grace_internal.restore_source(v_link.protected_id, plan), v_columns.leads_to
+    );
+    v_matches := v_key.matches || ' and ' || v_columns.unchanged;
+    v_relation := case v_link.relkind when 'p' then '' else 'only ' end || grace_internal.qualified_name(v_link.child);
+    v_own := (select p.id from grace_internal.protected p where p.target = v_link.child and p.id = any (plan.protected_ids));
+
+    protected_id := v_link.protected_id;
+    child := v_link.child;
+    counting := format('select pg_catalog.count(*) from %s c join %s on %s', v_relation, v_cuts, v_matches);
+    tying := format(
+      'with u as (update %s c set %s from %s where %s returning %s) select pg_catalog.count(*) from u%s',
+      v_relation, v_columns.assignments, v_cuts, v_matches, v_key.columns,
+      case when v_own is null then '' else format(
+        ' where not exists (select from (select %s %s) s where %s)',
+        (
+          select string_agg(format('%s as "grace %s"', k.expression, k.n), ', ')
+          from unnest(grace_internal.key_values(v_own)) with ordinality as k (expression, n)
+        ),
+        grace_internal.restore_source(v_own, plan), grace_internal.key_match(v_own, 'u', 's')
+      ) end
+    );
+    return next;
+  end loop;
+end
+$$;
+
+-- files/restore_files.sql
+-- Large objects that rows of the buffer refer to, each with the deletion that kept it last and why it could not come back ('' if
+-- it can): text of a query. "source" is the FROM and WHERE of these rows, with alias b; null where the table has none.
+create or replace function grace_internal.kept_files(protected_id integer, source text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'select distinct on (f.loid) f.grace_deletion, f.grace_deleted_at, f.loid, w.why from ('
+    'select distinct b.grace_deletion, b.grace_deleted_at, v.loid from (select b.* %s) b '
+    'cross join lateral pg_catalog.unnest(%s) as v (loid) where v.loid is not null) as f '
+    'cross join lateral grace._file_conflict(%s, f.grace_deletion, f.grace_deleted_at, f.loid) as w (why) '
+    'where w.why is not null order by f.loid, f.grace_deleted_at desc, f.grace_deletion desc',
+    source, v, protected_id
+  )
+  from grace_internal.file_values(protected_id, 'large object') v
+  where v is not null
+$$;
+
+-- Why a large object could not come back, '' where it can, null where nothing is kept of it. Read only.
+create or replace function grace._file_conflict(
+  protected_id integer, deletion bigint, deleted_at timestamptz, loid oid
+)
+returns text
+language plpgsql stable
+security definer -- what is kept is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_last_page integer;
+  v_differs boolean;
+begin
+  execute format(
+    'select max(f.page) from grace_internal.%I f '
+    'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3', 'f' || protected_id
+  )
+  into v_last_page using deletion, deleted_at, loid;
+  if v_last_page is null then
+    return null;
+  elsif not exists (select from pg_largeobject_metadata m where m.oid = loid) then
+    return '';
+  end if;
+  begin
+    execute format(
+      'select bool_or(f.data <> lo_get(f.loid, f.page::bigint * 262144, 262144)) '
+      'or lo_get($3, ($4 + 1)::bigint * 262144, 1) <> ''''::bytea from grace_internal.%I f '
+      'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3', 'f' || protected_id
+    )
+    into v_differs using deletion, deleted_at, loid, v_last_page;
+  exception when insufficient_privilege then
+    return format('large object %s is there now, and role %I, which owns pg_grace, may not read it', loid, current_user);
+  end;
+  return case when v_differs then format('large object %s is there now with another content', loid) else '' end;
+end
+$$;
+comment on function grace._file_conflict(integer, bigint, timestamptz, oid) is
+'Internal: why a kept large object can''t come back.';
+
+create or replace function grace_internal.file_conflict_query(protected_id integer, source text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'select %s, x.ref, x.key, ''large object''::pg_catalog.text, f.why from (select %s as ref, %s as key, %s as loids %s) x '
+    'cross join lateral pg_catalog.unnest(x.loids) as v (loid) join (%s) f on f.loid operator(pg_catalog.=) v.loid '
+    'where f.why operator(pg_catalog.<>) ''''',
+    protected_id, grace_internal.ref_expression(protected_id), grace_internal.buffered_key(protected_id),
+    grace_internal.file_values(protected_id, 'large object'), source, q
+  )
+  from grace_internal.kept_files(protected_id, source) q
+  where q is not null
+$$;
+
+-- Puts the large objects of rows that are being restored back under their numbers, with owner and rights. One that is still
+-- there is left alone. Errors: 23000 when another has taken the number, GR020 when it can't be given to its owner.
+create or replace function grace_internal.restore_files(protected_id integer, plan grace._restore_plan)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_deletion bigint;
+  v_deleted_at timestamptz;
+  v_loid oid;
+  v_page integer;
+  v_owner name;
+  v_acl text [];
+  v_data bytea;
+  v_why text;
+begin
+  for v_deletion, v_deleted_at, v_loid, v_why in
+    execute grace_internal.kept_files(protected_id, grace_internal.restore_source(protected_id, plan)) using plan.picks, plan.left_out
+  loop
+    if v_why <> '' then
+      raise exception 'nothing was restored: %', v_why -- the caller lists all conflicts
+        using errcode = 'integrity_constraint_violation',
+        detail = 'A restored row refers to it by its number.',
+        hint = 'Move what is there: lo_from_bytea(0, lo_get(…)), then lo_unlink(…).';
+    end if;
+    continue when exists (select from pg_largeobject_metadata m where m.oid = v_loid);
+    perform lo_create(v_loid);
+    for v_page, v_data in execute format(
+      'select f.page, f.data from grace_internal.%I f '
+      'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3 order by f.page', 'f' || protected_id
+    ) using v_deletion, v_deleted_at, v_loid
+    loop
+      perform lo_put(v_loid, v_page::bigint * 262144, v_data);
+    end loop;
+    execute format(
+      'select f.owner, f.acl from grace_internal.%I f '
+      'where f.grace_deletion = $1 and f.grace_deleted_at = $2 and f.loid = $3 and f.page = 0', 'f' || protected_id
+    ) into v_owner, v_acl using v_deletion, v_deleted_at, v_loid;
+    perform grace_internal.give_large_object(v_loid, v_owner, v_acl);
+  end loop;
+end
+$$;
+
+-- Owner and rights as they were, as far as the roles still exist. A right of the owner's is given to whoever owns the object
+-- now, and passes with it to the new one; so one of the role that owns pg_grace comes last, as it would pass, too.
+create or replace function grace_internal.give_large_object(loid oid, owner name, acl text [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_is_gone boolean := not exists (select from pg_roles r where r.rolname = owner);
+begin
+  if acl is not null and not v_is_gone then
+    execute format('revoke all on large object %s from %I', loid, current_user);
+  end if;
+  perform grace_internal.grant_large_object(loid, owner, acl, false);
+  if v_is_gone then
+    raise warning 'large object % belongs to % now: its owner % is gone', loid, current_user, owner;
+  elsif owner <> current_user then
+    begin
+      execute format('alter large object %s owner to %I', loid, owner);
+    exception when insufficient_privilege then
+      raise exception 'nothing was restored: large object % can''t be given back to its owner %', loid, quote_ident(owner)
+        using errcode = 'GR020',
+        detail = format('Role %I, which owns pg_grace, is no member of it.', current_user),
+        hint = format('grant %I to %I;', owner, current_user);
+    end;
+    perform grace_internal.grant_large_object(loid, owner, acl, true);
+  end if;
+end
+$$;
+
+-- The rights of the role that owns pg_grace, if it was not the object's owner, or those of all others.
+create or replace function grace_internal.grant_large_object(loid oid, owner name, acl text [], to_self boolean)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_item text;
+  v_grant record;
+begin
+  foreach v_item in array coalesce(acl, '{}') loop
+    begin
+      for v_grant in
+        select
+          case when r.rolname = owner then quote_ident(current_user) else coalesce(quote_ident(r.rolname), 'public') end
+            as grantee,
+          a.privilege_type,
+          a.is_grantable and r.rolname <> owner as is_grantable
+        -- Whoever granted it may be gone: it is granted anew.
+        from aclexplode(array[regexp_replace(v_item, '/("([^"]|"")*"|[^/"]+)$', '/' || quote_ident(current_user))::aclitem]) a
+        left join pg_roles r on r.oid = a.grantee
+        where (r.rolname is not distinct from current_user and owner <> current_user) = to_self
+      loop
+        execute format(
+          'grant %s on large object %s to %s%s', v_grant.privilege_type, loid, v_grant.grantee,
+          case when v_grant.is_grantable then ' with grant option' else '' end
+        );
+      end loop;
+    exception when undefined_object then
+      raise warning 'a right on large object % is not given back: its role is gone', loid using detail = v_item;
+    end;
+  end loop;
+end
+$$;
+
+-- Takes what is kept of large objects away when no row is left in the buffer that refers to it.
+create or replace function grace_internal.drop_kept_files(protected_id integer, deletions bigint [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format(
+    'delete from grace_internal.%I f where f.grace_deletion = any ($1) and not exists ('
+    'select from grace_buffer.%I b where b.grace_deletion = f.grace_deletion and b.grace_deleted_at = f.grace_deleted_at '
+    'and f.loid = any (%s))',
+    'f' || protected_id,
+    (select p.buffer from grace_internal.protected p where p.id = protected_id),
+    grace_internal.file_values(protected_id, 'large object')
+  )
+  using deletions;
+end
+$$;
+
+-- restore/restore_plan.sql
+-- Writes the statements that look for conflicts, insert and check what is selected. It is called again whenever rows are left out or
+-- are to overwrite others. Errors: GR015, GR016, GR023.
+create or replace function grace._restore_plan(selected grace._restore_plan)
+returns grace._restore_plan
+language plpgsql
+security definer -- reads the log and the registry, which are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_plan grace._restore_plan := selected;
+  v_names text;
+  v_progress text := '';
+begin
+  if v_plan.protected_ids is null then
+    select array_agg(distinct n.protected_id order by n.protected_id) into v_plan.protected_ids
+    from unnest(v_plan.picks) n;
+  end if;
+  if v_plan.into_table is not null and cardinality(v_plan.protected_ids) > 1 then
+    raise exception 'rows of several tables can''t be written into one'
+      using errcode = 'GR016',
+      detail = 'More than one table has rows in what is selected.',
+      hint = 'Give the table whose rows are meant as target.';
+  end if;
+
+  select
+    array_agg(coalesce(v_plan.into_table, p.target) order by p.id),
+    string_agg(p.target_name, ', ') filter (where c.oid is null)
+  into v_plan.targets, v_names
+  from grace_internal.protected p
+  left join pg_class c on c.oid = p.target
+  where p.id = any (v_plan.protected_ids);
+  if v_names is not null then
+    raise exception 'table % no longer exists', v_names
+      using errcode = 'GR015',
+      detail = 'Rows of it are selected, and there is no table to put them into.',
+      hint = 'Copy them from its table in schema grace_buffer while they last.';
+  end if;
+  if v_plan.given is not null then
+    v_plan.set_values := grace_internal.given_values(v_plan);
+    v_plan.given := null;
+  end if;
+
+  if current_setting('grace.progress', true) = 'on' then
+    v_progress := format(
+      ' and pg_catalog.nextval(%s::pg_catalog.oid::pg_catalog.regclass) operator(pg_catalog.>) 0',
+      'grace_internal.progress'::regclass::oid
+    );
+  end if;
+  select
+    format(
+      'with %s select array[%s], array[%s]',
+      string_agg(
+        format('i_%s as (%s returning 1)', i, grace_internal.insert_select(i, v_plan, v_progress))
+        || case when u.statement is null then '' else format(', u_%s as (%s returning 1)', i, u.statement) end, ', '
+      ),
+      string_agg(format('(select pg_catalog.count(*) from i_%s)', i), ', '),
+      string_agg(case when u.statement is null then '0' else format('(select pg_catalog.count(*) from u_%s)', i) end, ', ')
+    ),
+    format('select array[%s]', string_agg(format('(select pg_catalog.count(*) %s)', grace_internal.restore_source(i, v_plan)), ', ')),
+    format('select array[%s]', string_agg(coalesce(grace_internal.left_behind(i, v_plan), 'null::pg_catalog.jsonb'), ', '))
+  into v_plan.statement, v_plan.counts, v_plan.left_behind
+  from unnest(v_plan.protected_ids) i
+  cross join lateral (
+    select grace_internal.update_from(i, v_plan, v_progress)
+    where exists (select from unnest(v_plan.replaced) n where n.protected_id = i)
+    union all
+    select null
+    limit 1
+  ) as u (statement);
+
+  v_plan.checks := grace_internal.check_statement(v_plan, false, true);
+  v_plan.careful_checks := grace_internal.check_statement(v_plan, true, true);
+  v_plan.parent_checks := grace_internal.check_statement(v_plan, false, false);
+  v_plan.versions := array(select * from grace_internal.older_versions(v_plan));
+  v_plan.overwrites := array(
+    select grace_internal.overwritten_rows(i, v_plan) from unnest(v_plan.protected_ids) i where v_plan.on_conflict = 'replace'
+  );
+  v_plan.has_lost := exists (
+    select
+    from unnest(v_plan.protected_ids) i
+    cross join lateral grace_internal.restore_columns(i, v_plan) c
+    where c.lost is not null
+  );
+  select
+    'select ' || string_agg(format('%L::%s', v.value #>> '{}', format_type(a.atttypid, a.atttypmod)), ', ')
+  into v_plan.value_test
+  from grace_internal.protected p
+  join pg_attribute a on a.attrelid = coalesce(v_plan.into_table, p.target)
+  cross join lateral (select v_plan.set_values -> p.id::text -> a.attname::text) as v (value)
+  where p.id = any (v_plan.protected_ids) and v.value is not null;
+  select
+    coalesce(array_agg(l.protected_id), '{}'), coalesce(array_agg(l.child), '{}'),
+    coalesce(array_agg(l.counting), '{}'), coalesce(array_agg(l.tying), '{}')
+  into v_plan.link_ids, v_plan.link_children, v_plan.link_counts, v_plan.link_updates
+  from grace_internal.relink_statements(v_plan) l
+  where v_plan.relinks;
+  v_plan.constraints := grace_internal.deferred_constraints(v_plan.targets);
+  return v_plan;
+end
+$$;
+comment on function grace._restore_plan(grace._restore_plan) is
+'Internal: the statements of a restore.';
+
+-- Deferred constraints of these tables, as SET CONSTRAINTS knows them: by schema and name only.
+create or replace function grace_internal.deferred_constraints(targets regclass [])
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(distinct format('%I.%I', n.nspname, c.conname), ', ')
+  from pg_constraint c
+  join pg_namespace n on n.oid = c.connamespace
+  where c.conrelid = any (targets)
+    and c.condeferred
+    and not exists (
+      select
+      from pg_constraint x
+      where x.connamespace = c.connamespace and x.conname = c.conname and not x.condeferrable
+    )
+$$;
+
+-- The columns that exist no longer, with the number of rows that have a value there and the first ten of them: text of an expression.
+create or replace function grace_internal.left_behind(protected_id integer, plan grace._restore_plan)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    '(select pg_catalog.jsonb_agg(l.item) from (%s) l (item) where l.item is not null)',
+    string_agg(
+      format(
+        'select pg_catalog.jsonb_build_object(''column'', %1$L::pg_catalog.text, ''rows'', x.rows, ''values'', (select pg_catalog.jsonb_agg('
+        'pg_catalog.jsonb_build_object(''key'', v.key, ''value'', v.value)) from (select %2$s as key, pg_catalog.to_jsonb(b.%3$I) as value '
+        '%4$s and b.%3$I is not null limit 10) v)) from (select pg_catalog.count(*) as rows %4$s and b.%3$I is not null) x '
+        'where x.rows operator(pg_catalog.>) 0',
+        c.attname, grace_internal.buffered_key(p.id), c.buffer_column, grace_internal.restore_source(p.id, plan)
+      ), ' union all ' order by c.ended_at desc, c.buffer_column
+    )
+  )
+  from grace_internal.protected p
+  join grace_internal.column_map c on c.protected_id = p.id
+  where p.id = left_behind.protected_id
+    and case
+      when plan.into_table is null then not exists (
+        select from pg_attribute a where a.attrelid = p.target and a.attnum = c.attnum and not a.attisdropped
+      )
+      else not exists (
+        select from pg_attribute a where a.attrelid = plan.into_table and a.attname = c.attname and not a.attisdropped
+      )
+    end
+  having count(*) > 0
+$$;
+
+-- What the caller gives in place of captured values, by table and column, as text. Errors: GR023 for a column that there is not.
+create or replace function grace_internal.given_values(plan grace._restore_plan)
+returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_result jsonb := jsonb_build_object();
+  v_key text;
+  v_value jsonb;
+  v_parts text [];
+  v_id integer;
+  v_column pg_attribute;
+  v_why text;
+begin
+  if jsonb_typeof(plan.given) <> 'object' then
+    raise exception 'set_values is no object'
+      using errcode = 'GR023', detail = 'It is a jsonb value of another kind.', hint = 'Give it as {"column": value}.';
+  end if;
+  for v_key, v_value in select * from jsonb_each(plan.given) loop
+    v_why := null;
+    v_column := null;
+    v_id := null;
+    begin
+      v_parts := parse_ident(v_key);
+    exception when invalid_parameter_value then
+      v_parts := array[v_key];
+    end;
+    if cardinality(v_parts) = 1 then
+      select p.id into v_id
+      from grace_internal.protected p
+      where p.id = any (plan.protected_ids) and (p.target = plan.target or cardinality(plan.protected_ids) = 1);
+      v_why := 'Rows of several tables are selected, and it does not say which table it is of.';
+    else
+      select p.id into v_id
+      from grace_internal.protected p
+      join pg_class c on c.oid = p.target
+      where p.id = any (plan.protected_ids)
+        and c.relname = v_parts[cardinality(v_parts) - 1]
+        and (cardinality(v_parts) = 2 or c.relnamespace::regnamespace::text = quote_ident(v_parts[cardinality(v_parts) - 2]));
+      v_why := 'No rows of such a table are selected.';
+    end if;
+    if v_id is not null then
+      select a.* into v_column
+      from grace_internal.protected p
+      join pg_attribute a on a.attrelid = coalesce(plan.into_table, p.target)
+      where p.id = v_id and a.attname = v_parts[cardinality(v_parts)] and a.attnum > 0 and not a.attisdropped;
+      v_why := case
+        when v_column is null then 'The table has no such column.'
+        when v_column.attgenerated <> '' then 'It is a generated column.'
+        when jsonb_typeof(v_value) in ('object', 'array') and v_column.atttypid not in ('json'::regtype, 'jsonb'::regtype)
+          then 'Its value is an object or array, and the column is not of type json; give it as a string.'
+      end;
+    end if;
+    if v_why is not null then
+      raise exception 'column % can''t be set', v_key
+        using errcode = 'GR023', detail = v_why, hint = 'Give a column of the table, or table.column.';
+    end if;
+    v_result := v_result || jsonb_build_object(
+      v_id::text,
+      coalesce(v_result -> v_id::text, '{}') || jsonb_build_object(
+        v_column.attname,
+        case
+          when v_column.atttypid in ('json'::regtype, 'jsonb'::regtype) then v_value::text
+          else v_value #>> '{}'
+        end
+      )
+    );
+  end loop;
+  return v_result;
+end
+$$;
+
+-- Every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be what their columns
+-- are looked at one by one, where the query without it fails. Without every only parents that are missing.
+create or replace function grace_internal.check_statement(plan grace._restore_plan, careful boolean, every boolean)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
-    select t.id, t.position, t.source, c.columns, c.generated
-    from unnest(protected_ids, sources) with ordinality as t (id, source, position)
+    select t.id, grace_internal.restore_source(t.id, plan) as source, c.*
+    from unnest(plan.protected_ids) as t (id)
     cross join lateral (
       select
         string_agg(
-          format('%s as %I', coalesce(c.value, 'null') || '::' || c.type_name, c.attname), ', ' order by c.attnum
-        ) filter (where c.insertable) as columns,
+          format(
+            '%s as %I',
+            case
+              when careful and c.error is not null
+                then format('case when %s is null then (%s)::%s end', c.error, v.value, format_type(c.type, -1))
+              else format('(%s)::%s', coalesce(v.value, 'null'), format_type(c.type, -1))
+            end,
+            c.attname
+          ), ', ' order by c.attnum
+        ) filter (where c.insertable)
+        || coalesce(string_agg(format(', (%s) as "grace lost %s"', c.lost, c.attnum), '') filter (where c.lost is not null), '')
+        || coalesce(
+          string_agg(format(', %s as "grace error %s"', c.error, c.attnum), '') filter (where careful and c.error is not null), ''
+        ) as columns,
         string_agg(
           format(', (%s)::%s as %I', pg_get_expr(d.adbin, d.adrelid), c.type_name, c.attname), '' order by c.attnum
         ) filter (where not c.insertable) as generated
-      from grace_internal.restore_columns(t.id) c
+      from grace_internal.restore_columns(t.id, plan) c
       join grace_internal.protected p on p.id = t.id
-      left join pg_attrdef d on d.adrelid = p.target and d.adnum = c.attnum and not c.insertable
+      left join pg_attrdef d on d.adrelid = coalesce(plan.into_table, p.target) and d.adnum = c.attnum and not c.insertable
+      cross join lateral (
+        select case
+          when not coalesce(grace_internal.is_constant(c.default_value), false) then c.value
+          when c.value is null then c.default_value
+          when c.not_null then format('coalesce(%s, %s)', c.value, c.default_value)
+          else c.value
+        end
+      ) as v (value)
     ) as c
   )
   select format(
-    'with %s, conflict (id, key, constraint_name, reason) as (%s) '
-    'select t.id, t.selected, coalesce((select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('
-    '''key'', c.key, ''constraint'', c.constraint_name, ''reason'', c.reason) order by c.constraint_name, c.key) '
-    'from conflict c where c.id operator(pg_catalog.=) t.id), ''[]''::pg_catalog.jsonb) from (%s) as t (id, selected)',
+    'with %s select c.* from (%s) as c (protected_id, ref, key, constraint_name, reason)',
     string_agg(
-      format('s_%s as (select r.*%s from (select %s %s) as r)', t.id, t.generated, t.columns, t.source), ', '
+      format(
+        's_%s as (select r.*%s from (select %s, %s as "grace ref" %s) as r)',
+        t.id, t.generated, t.columns, grace_internal.ref_expression(t.id), t.source
+      ), ', '
     ),
     coalesce(
       (
         select string_agg(q.query, ' union all ')
         from (
-          select c
-          from unnest(protected_ids) i
-          cross join lateral grace_internal.conflict_queries(i, protected_ids) c
+          select c.query
+          from unnest(plan.protected_ids) i
+          cross join lateral grace_internal.conflict_queries(i, plan, careful) c
+          where every or c.kind = 'parent'
           union all
-          select grace_internal.file_conflict_query(t.id, t.source) from tables t
+          select grace_internal.file_conflict_query(t.id, t.source) from tables t where every and plan.into_table is null
         ) as q (query)
       ),
-      'select null::pg_catalog.int4, null::pg_catalog.jsonb, null, null where false'
-    ),
-    string_agg(format('select %s, (select pg_catalog.count(*) from s_%s)', t.id, t.id), ' union all ')
+      'select null::pg_catalog.int4, null::grace._row_ref, null::pg_catalog.jsonb, null, null where false'
+    )
   )
   from tables t
 $$;
+
+-- restore/without_triggers.sql
+-- Disables the application's triggers on rows that are inserted into these tables or updated, until the statements that it returns are run, in
+-- the same transaction: nobody else ever sees them disabled. Takes SHARE ROW EXCLUSIVE on the tables. With the caller's rights.
+-- Errors: 42501 for whoever does not own the tables.
+create or replace function grace._disable_triggers(targets regclass [])
+returns text []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_trigger record;
+  v_enable text [] := array[]::text [];
+begin
+  for v_trigger in
+    select format('%I.%I', n.nspname, c.relname) as relation, t.tgname, t.tgenabled
+    from unnest(targets) as u (target)
+    cross join lateral (
+      select u.target as relid
+      union
+      select p.relid from pg_partition_tree(u.target) p
+    ) as r
+    join pg_class c on c.oid = r.relid
+    join pg_namespace n on n.oid = c.relnamespace
+    join pg_trigger t on t.tgrelid = c.oid and not t.tgisinternal and t.tgenabled <> 'D' and t.tgtype & (4 | 16) <> 0
+    join pg_proc f on f.oid = t.tgfoid and f.pronamespace <> 'grace_internal'::regnamespace
+    order by 1, 2
+  loop
+    execute format('alter table only %s disable trigger %I', v_trigger.relation, v_trigger.tgname);
+    v_enable := v_enable || format(
+      'alter table only %s enable %s trigger %I', v_trigger.relation,
+      case v_trigger.tgenabled when 'A' then 'always' when 'R' then 'replica' else '' end, v_trigger.tgname
+    );
+  end loop;
+  return v_enable;
+end
+$$;
+comment on function grace._disable_triggers(regclass []) is
+'Internal: disables the application''s triggers within the transaction; returns what enables them again.';
 
 -- restore/restore.sql
 -- Runs with the caller's rights: a restore does nothing that the caller could not do by hand, and the application's
@@ -5568,57 +6847,353 @@ create or replace function grace.restore(
   deleted_to timestamptz default null,
   deleted_by name default null,
   related boolean default true,
-  dry_run boolean default false
+  on_conflict text default 'error',
+  set_values jsonb default null,
+  into_table regclass default null,
+  dry_run boolean default false,
+  predicate text default null,
+  with_parents boolean default false,
+  relink boolean default true,
+  triggers boolean default true,
+  application text default null,
+  reason text default null
 )
-returns table (run bigint, restored_table regclass, restored bigint, conflicts jsonb)
+returns table (
+  run bigint, restored_table regclass, restored bigint, replaced bigint, skipped bigint, older bigint, relinked bigint,
+  left_behind jsonb, conflicts jsonb
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_plan grace._restore_plan;
-  v_inserted bigint [];
-  v_conflicts jsonb;
+  v_older grace._row_ref [];
+  v_found grace._conflict [];
+  v_conflicts grace._conflict [] := array[]::grace._conflict [];
+  v_done grace._restore_result;
+  v_attempts integer := 0;
 begin
   v_plan := grace._restore_select(
-    target, deletion, keys, deleted_from, deleted_to, deleted_by, related, not dry_run
+    target, deletion, keys, deleted_from, deleted_to, deleted_by, application, reason, predicate,
+    related and into_table is null, coalesce(with_parents, false), not dry_run and into_table is null
   );
-  if v_plan.statement is not null then
-    v_plan.picks := grace._pick_rows(v_plan, related);
+  v_plan := grace._restore_options(v_plan, on_conflict, set_values, into_table, relink, triggers);
+  if v_plan.filter_source is not null then
+    v_plan.picks := grace._filter_rows(v_plan);
+  end if;
+  if v_plan.statement is not null or v_plan.picks is not null then
+    v_plan.picks := grace._pick_rows(v_plan, related and into_table is null);
+  end if;
+  if with_parents then
+    v_plan := grace._hold_deletions(grace._add_parents(v_plan), v_plan.locks);
+  end if;
+  v_plan := grace._restore_plan(v_plan);
+  perform grace._check_values(v_plan);
+
+  v_older := grace._find_older(v_plan);
+  v_plan.left_out := v_older;
+  if v_plan.on_conflict operator(pg_catalog.=) 'replace' then
+    v_plan := grace._find_overwritten(grace._restore_plan(v_plan));
   end if;
   v_plan := grace._restore_plan(v_plan);
 
-  if dry_run then
-    return query execute pg_catalog.format(
-      'select null::pg_catalog.int8, ($2)[pg_catalog.array_position($3, c.id)], c.selected, c.conflicts '
-      'from (%s) as c (id, selected, conflicts)', v_plan.check_statement
-    ) using v_plan.picks, v_plan.targets, v_plan.protected_ids;
-    return;
-  end if;
-
-  begin
-    perform grace._restore_files(v_plan); -- first, for the application's triggers may look at them
-    execute v_plan.statement into v_inserted using v_plan.picks;
-    if v_plan.constraints is not null then
-      execute 'set constraints ' operator(pg_catalog.||) v_plan.constraints operator(pg_catalog.||) ' immediate';
-      execute 'set constraints ' operator(pg_catalog.||) v_plan.constraints operator(pg_catalog.||) ' deferred';
+  loop
+    v_attempts := v_attempts operator(pg_catalog.+) 1;
+    if dry_run or v_plan.has_lost or v_plan.on_conflict operator(pg_catalog.<>) 'error' then
+      v_found := grace._find_conflicts(v_plan, true);
+      if v_plan.on_conflict operator(pg_catalog.=) 'skip' then
+        while pg_catalog.cardinality(v_found) operator(pg_catalog.>) 0 loop
+          v_conflicts := v_conflicts operator(pg_catalog.||) v_found;
+          v_plan := grace._leave_out(v_plan, v_found);
+          v_found := grace._find_conflicts(v_plan, false);
+        end loop;
+      elsif dry_run then
+        v_conflicts := v_found;
+      else
+        perform grace._refuse_restore(v_plan, v_found);
+      end if;
     end if;
-  exception when integrity_constraint_violation then
-    execute pg_catalog.format(
-      'select pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('
-      '''table'', ($2)[pg_catalog.array_position($3, c.id)], ''conflicts'', c.conflicts)) '
-      'from (%s) as c (id, selected, conflicts)', v_plan.check_statement
-    ) into v_conflicts using v_plan.picks, v_plan.targets, v_plan.protected_ids;
-    perform grace._refuse_restore(v_conflicts);
-    raise;
-  end;
+
+    if dry_run then
+      v_done := grace._restore_counts(v_plan);
+      exit;
+    end if;
+
+    begin
+      v_done := grace._restore_write(v_plan);
+      exit;
+    exception when integrity_constraint_violation or data_exception then
+      v_found := grace._find_conflicts(v_plan, true);
+      if v_plan.on_conflict operator(pg_catalog.<>) 'skip' then
+        perform grace._refuse_restore(v_plan, v_found);
+      end if;
+      if pg_catalog.cardinality(v_found) operator(pg_catalog.=) 0 or v_attempts operator(pg_catalog.=) 3 then
+        raise; -- a trigger's, or one that nothing here foresees
+      end if;
+    end;
+  end loop;
 
   return query
-    select d.run, d.restored_table, d.restored, '[]'::pg_catalog.jsonb
-    from grace._restore_done(v_plan, v_inserted) d;
+    select
+      v_done.run, t.target, v_done.restored[t.n], v_done.replaced[t.n],
+      (
+        select pg_catalog.count(distinct c.ref)
+        from pg_catalog.unnest(v_conflicts) c
+        where v_plan.on_conflict operator(pg_catalog.=) 'skip' and c.protected_id operator(pg_catalog.=) t.id
+      ),
+      (select pg_catalog.count(*) from pg_catalog.unnest(v_older) o where o.protected_id operator(pg_catalog.=) t.id),
+      v_done.relinked[t.n],
+      coalesce(v_done.left_behind[t.n], '[]'),
+      grace._conflicts_json(v_conflicts, t.id)
+    from rows from (pg_catalog.unnest(v_plan.protected_ids), pg_catalog.unnest(v_plan.targets)) with ordinality as t (id, target, n);
 end
 $$;
-comment on function grace.restore(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) is
-'Puts deleted rows back into their tables, all of what is selected or nothing. deletion: all that one transaction deleted. target: rows of this table. keys: these primary keys, {"id": 7} or an array of them, the newest version of each. deleted_from, deleted_to: deletions from the first moment on, before the second. deleted_by: role or login. related: also what went in the same deletion and hangs on the rows through foreign keys, and the parents they need. dry_run: changes nothing and lists what would be restored and every conflict. Returns one row per table: the run, the table, the number of rows, conflicts as [{"key", "constraint", "reason"}]. Needs grace_operator and INSERT on the tables; SELECT on them to list conflicts. Errors: GR001, GR007, GR008, GR009, GR011 (conflicts, listed in DETAIL), GR012, GR015, GR016, GR020.';
+comment on function grace.restore(
+  regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, text, jsonb, regclass, boolean, text, boolean, boolean, boolean,
+  text, text
+) is
+'Puts deleted rows back into their tables, all of what is selected or nothing. deletion: all that one transaction deleted. target: rows of this table. keys: these primary keys, {"id": 7} or an array of them. deleted_from, deleted_to: deletions from the first moment on, before the second. deleted_by: role or login. application, reason: contained in what the deletion''s session had set. predicate: rows for which this condition on the table''s columns holds. Of several versions of a primary key the newest one selected comes back. related: also what went in the same deletion and hangs on the rows through foreign keys, and the parents they need; with_parents: also parents that went in another deletion. on_conflict: error (nothing is restored, all conflicts are listed), skip (what is in conflict, and what depends on it, stays in the buffer) or replace (a live row with the same primary key is overwritten; its former version goes to the buffer as a deletion of this transaction). set_values: {"column": value} or {"table.column": value} in place of what was captured. into_table: writes a copy into this table, columns by name, and leaves the buffer as it is. relink: rows whose reference was set to null or default by the deletion, and still is, refer to the restored rows again. triggers: false disables the application''s triggers meanwhile, which takes the tables'' owner. dry_run: changes nothing and lists what would be restored and every conflict. Returns one row per table: the run, the table, rows restored, how many of these overwrote a live row, rows skipped, older versions left in the buffer, references tied again, values of dropped columns that are left behind as [{"column", "rows", "values"}], conflicts as [{"key", "constraint", "reason"}]. Needs grace_operator and INSERT on the tables (UPDATE for replace and relink); SELECT on them to list conflicts. Errors: GR001, GR007, GR008, GR009, GR010, GR011 (conflicts, listed in DETAIL), GR012, GR015, GR016, GR020, GR022, GR023, 22023.';
+
+-- Errors: 22023, GR016 for options that can't go together, 42501 for a table that the caller may not write to.
+create or replace function grace._restore_options(
+  plan grace._restore_plan, on_conflict text, set_values jsonb, into_table regclass, relink boolean, triggers boolean
+)
+returns grace._restore_plan
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if on_conflict is null or on_conflict not in ('error', 'skip', 'replace') then
+    raise exception 'on_conflict can''t be %', coalesce(quote_literal(on_conflict), 'null')
+      using errcode = 'invalid_parameter_value',
+      detail = 'It says what becomes of rows that can''t be inserted.',
+      hint = 'Give ''error'', ''skip'' or ''replace''.';
+  end if;
+  if into_table is not null and on_conflict = 'replace' then
+    raise exception 'a copy can''t replace rows'
+      using errcode = 'GR016',
+      detail = 'What it overwrote in another table could not be kept.',
+      hint = 'Use skip, or remove the rows that stand in the way.';
+  end if;
+  if into_table is not null and exists (
+    select from pg_class c where c.oid = into_table and (c.relkind not in ('r', 'p', 'f', 'v') or c.relnamespace = 'grace_buffer'::regnamespace)
+  ) then
+    raise exception '% is no table to copy into', into_table
+      using errcode = 'wrong_object_type', detail = 'It is not a table of the application''s.', hint = 'Name one.';
+  end if;
+  plan.on_conflict := on_conflict;
+  plan.given := set_values;
+  plan.into_table := into_table;
+  plan.relinks := relink and into_table is null;
+  plan.fires := triggers;
+  return plan;
+end
+$$;
+comment on function grace._restore_options(grace._restore_plan, text, jsonb, regclass, boolean, boolean) is
+'Internal: how a restore is to be done.';
+
+-- Errors: GR023 for a value that its column can't hold, 42501 for a table that the caller may not insert into.
+create or replace function grace._check_values(plan grace._restore_plan)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_target regclass;
+begin
+  foreach v_target in array plan.targets loop
+    if not has_any_column_privilege(v_target, 'INSERT') then
+      raise exception 'permission denied for table %', v_target
+        using errcode = 'insufficient_privilege',
+        detail = 'A restore does nothing that its caller could not do by hand.',
+        hint = format('grant insert on %s to %I;', v_target, current_user);
+    end if;
+  end loop;
+  if plan.value_test is not null then
+    execute plan.value_test;
+  end if;
+exception when data_exception or integrity_constraint_violation then
+  raise exception 'a value that is to be set does not fit its column'
+    using errcode = 'GR023', detail = sqlerrm, hint = 'Give it as the column''s type reads it.';
+end
+$$;
+comment on function grace._check_values(grace._restore_plan) is 'Internal: refuses values that no column could hold.';
+
+create or replace function grace._find_older(plan grace._restore_plan)
+returns grace._row_ref []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_query text;
+  v_refs grace._row_ref [];
+  v_all grace._row_ref [] := array[]::grace._row_ref [];
+begin
+  foreach v_query in array plan.versions loop
+    execute format('select array_agg(o."grace ref") from (%s) o', v_query) into v_refs using plan.picks, plan.left_out;
+    v_all := v_all || coalesce(v_refs, '{}');
+  end loop;
+  return v_all;
+end
+$$;
+comment on function grace._find_older(grace._restore_plan) is
+'Internal: selected rows of which a newer version is selected, too.';
+
+-- All conflicts, or those of missing parents only; with the caller's rights and search_path, as the application's checks run.
+create or replace function grace._find_conflicts(plan grace._restore_plan, every boolean)
+returns grace._conflict []
+language plpgsql
+as $$
+declare
+  v_found grace._conflict [];
+  v_query text := 'select pg_catalog.array_agg(row(q.protected_id, q.ref, q.key, q.constraint_name, q.reason)::grace._conflict) from ';
+begin
+  begin
+    execute v_query operator(pg_catalog.||) '(' operator(pg_catalog.||)
+      case when every then plan.checks else plan.parent_checks end operator(pg_catalog.||) ') q'
+    into v_found using plan.picks, plan.left_out, plan.replaced, plan.skipped;
+  exception when data_exception or integrity_constraint_violation then
+    execute v_query operator(pg_catalog.||) '(' operator(pg_catalog.||) plan.careful_checks operator(pg_catalog.||) ') q'
+    into v_found using plan.picks, plan.left_out, plan.replaced, plan.skipped;
+  end;
+  return coalesce(v_found, '{}');
+end
+$$;
+comment on function grace._find_conflicts(grace._restore_plan, boolean) is 'Internal: why selected rows can''t be inserted.';
+
+create or replace function grace._leave_out(plan grace._restore_plan, conflicts grace._conflict [])
+returns grace._restore_plan
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_refs grace._row_ref [] := array(select distinct c.ref from unnest(conflicts) c);
+begin
+  plan.left_out := plan.left_out || v_refs;
+  plan.skipped := plan.skipped || v_refs;
+  return grace._restore_plan(plan);
+end
+$$;
+comment on function grace._leave_out(grace._restore_plan, grace._conflict []) is 'Internal: the plan without rows in conflict.';
+
+create or replace function grace._conflicts_json(conflicts grace._conflict [], protected_id integer)
+returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    jsonb_agg(
+      jsonb_build_object('key', c.key, 'constraint', c.constraint_name, 'reason', c.reason)
+      order by c.constraint_name, c.key, c.reason
+    ), '[]'
+  )
+  from unnest(conflicts) c
+  where c.protected_id = _conflicts_json.protected_id
+$$;
+comment on function grace._conflicts_json(grace._conflict [], integer) is 'Internal: the conflicts of one table.';
+
+-- Errors: GR011 with the conflicts in DETAIL, up to a thousand; returns when there is none.
+create or replace function grace._refuse_restore(plan grace._restore_plan, conflicts grace._conflict [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_count integer := cardinality(conflicts);
+  v_lines text;
+begin
+  if v_count = 0 then
+    return;
+  end if;
+  select string_agg(format('%s %s: %s (%s)', s.target, s.key, s.reason, s.constraint_name), e'\n' order by s.target, s.constraint_name, s.key)
+  into v_lines
+  from (
+    select plan.targets[array_position(plan.protected_ids, c.protected_id)]::text as target, c.key, c.constraint_name, c.reason
+    from unnest(conflicts) c
+    limit 1000
+  ) as s;
+  raise exception 'nothing was restored: % %', v_count, case v_count when 1 then 'conflict' else 'conflicts' end
+    using errcode = 'GR011',
+    detail = v_lines || case when v_count > 1000 then format(e'\nand %s more', v_count - 1000) else '' end,
+    hint = 'Remove what stands in the way, select less, or say on_conflict => ''skip'' or ''replace''. With dry_run => true conflicts are listed as rows.';
+end
+$$;
+comment on function grace._refuse_restore(grace._restore_plan, grace._conflict []) is
+'Internal: turns the conflicts found into an error.';
+
+-- What a restore would do, in numbers.
+create or replace function grace._restore_counts(plan grace._restore_plan)
+returns grace._restore_result
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_result grace._restore_result;
+  v_count bigint;
+begin
+  execute plan.counts into v_result.restored using plan.picks, plan.left_out;
+  execute plan.left_behind into v_result.left_behind using plan.picks, plan.left_out;
+  for i in 1 .. cardinality(plan.protected_ids) loop
+    v_result.replaced[i] := (select count(*) from unnest(plan.replaced) r where r.protected_id = plan.protected_ids[i]);
+    v_result.relinked[i] := 0;
+  end loop;
+  for i in 1 .. cardinality(plan.link_counts) loop
+    execute plan.link_counts[i] into v_count using plan.picks, plan.left_out;
+    v_result.relinked[array_position(plan.protected_ids, plan.link_ids[i])] :=
+      v_result.relinked[array_position(plan.protected_ids, plan.link_ids[i])] + v_count;
+  end loop;
+  return v_result;
+end
+$$;
+comment on function grace._restore_counts(grace._restore_plan) is 'Internal: what a restore would do, in numbers.';
+
+-- Writes, with the caller's rights and search_path. Errors: whatever the tables say, GR012.
+create or replace function grace._restore_write(plan grace._restore_plan)
+returns grace._restore_result
+language plpgsql
+as $$
+declare
+  v_result grace._restore_result;
+  v_inserted bigint [];
+  v_overwritten bigint;
+  v_enable text [] := array[]::text [];
+  v_statement text;
+  v_count bigint;
+  v_at integer;
+begin
+  if not plan.fires then
+    v_enable := grace._disable_triggers(plan.targets operator(pg_catalog.||) plan.link_children);
+  end if;
+  execute plan.left_behind into v_result.left_behind using plan.picks, plan.left_out;
+  if plan.into_table is null then
+    perform grace._restore_files(plan); -- first, for the application's triggers may look at them
+    if pg_catalog.cardinality(plan.replaced) operator(pg_catalog.>) 0 then
+      v_overwritten := grace._keep_overwritten(plan);
+    end if;
+  end if;
+  execute plan.statement into v_inserted, v_result.replaced using plan.picks, plan.left_out, plan.replaced;
+  if plan.constraints is not null then
+    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' immediate';
+    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' deferred';
+  end if;
+
+  for i in 1 .. pg_catalog.cardinality(plan.protected_ids) loop
+    v_result.restored[i] := v_inserted[i] operator(pg_catalog.+) v_result.replaced[i];
+    v_result.relinked[i] := 0;
+  end loop;
+  for i in 1 .. pg_catalog.cardinality(plan.link_updates) loop
+    execute plan.link_updates[i] into v_count using plan.picks, plan.left_out;
+    v_at := pg_catalog.array_position(plan.protected_ids, plan.link_ids[i]);
+    v_result.relinked[v_at] := v_result.relinked[v_at] operator(pg_catalog.+) v_count;
+  end loop;
+  foreach v_statement in array v_enable loop
+    execute v_statement;
+  end loop;
+  v_result.run := grace._restore_done(plan, v_result.restored, v_overwritten);
+  return v_result;
+end
+$$;
+comment on function grace._restore_write(grace._restore_plan) is 'Internal: inserts, overwrites, ties links again.';
 
 create or replace function grace._restore_files(plan grace._restore_plan)
 returns void
@@ -5631,9 +7206,7 @@ declare
 begin
   foreach v_id in array plan.protected_ids loop
     if grace_internal.file_values(v_id, 'large object') is not null then
-      perform grace_internal.restore_files(
-        v_id, grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null), plan.picks
-      );
+      perform grace_internal.restore_files(v_id, plan);
     end if;
   end loop;
 end
@@ -5641,35 +7214,10 @@ $$;
 comment on function grace._restore_files(grace._restore_plan) is
 'Internal: brings the large objects of the selected rows back.';
 
--- Errors: GR011 with every conflict in DETAIL; returns when there is none.
-create or replace function grace._refuse_restore(tables jsonb)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_count bigint;
-  v_lines text;
-begin
-  select
-    count(*),
-    string_agg(format('%s %s: %s (%s)', t ->> 'table', c ->> 'key', c ->> 'reason', c ->> 'constraint'), e'\n')
-  into v_count, v_lines
-  from jsonb_array_elements(tables) t
-  cross join lateral jsonb_array_elements(t -> 'conflicts') c;
-  if v_count > 0 then
-    raise exception 'nothing was restored: % %', v_count, case v_count when 1 then 'conflict' else 'conflicts' end
-      using errcode = 'GR011', detail = v_lines,
-      hint = 'Remove what stands in the way, or select less. With dry_run => true conflicts are listed as rows.';
-  end if;
-end
-$$;
-comment on function grace._refuse_restore(jsonb) is 'Internal: turns the conflicts found into an error.';
-
--- Takes the rows that were inserted out of the buffer and keeps the account. It trusts nothing in the plan but which
--- rows are meant; whoever calls it by hand is on record in grace.runs. Errors: GR012 when the table took fewer rows.
-create or replace function grace._restore_done(plan grace._restore_plan, inserted bigint [])
-returns table (run bigint, restored_table regclass, restored bigint)
+-- Takes the rows that were written out of the buffer and keeps the account; returns the run. It trusts nothing in the plan but which
+-- rows are meant; whoever calls it by hand is on record in grace.runs. Errors: GR012 when a table took fewer rows.
+create or replace function grace._restore_done(plan grace._restore_plan, restored bigint [], overwritten bigint)
+returns bigint
 language plpgsql
 security definer -- the buffer and the log are granted to nobody for writing
 set search_path = pg_catalog, pg_temp
@@ -5682,43 +7230,44 @@ declare
   v_total bigint := 0;
 begin
   insert into grace_internal.run (kind, target, role, login)
-  values ('restore', plan.target, grace_internal.caller(), session_user)
+  values ('restore', coalesce(plan.into_table, plan.target), grace_internal.caller(), session_user)
   returning id into v_run;
 
   for i in 1 .. cardinality(plan.protected_ids) loop
     v_id := plan.protected_ids[i];
-    v_source := grace_internal.restore_source(v_id, plan.deletions, plan.picks is not null, 'using');
-    if plan.picks is null and cardinality(plan.deletions) = 1 then
-      execute 'delete ' || v_source;
+    v_source := grace_internal.restore_source(v_id, plan, 'all', 'using');
+    if plan.into_table is not null then
+      v_taken := restored[i];
+    elsif plan.picks is null and cardinality(plan.deletions) = 1 then
+      execute 'delete ' || v_source using plan.picks, plan.left_out;
       get diagnostics v_taken = row_count;
       insert into grace_internal.restored (run_id, deletion, deleted_at, protected_id, row_count)
       select v_run, c.deletion, c.deleted_at, v_id, v_taken
       from grace_internal.capture c
-      where c.deletion = plan.deletions[1]
+      where c.deletion = plan.deletions[1] and v_taken > 0
       limit 1;
     else
       execute format(
         'with taken as (delete %s returning b.grace_deletion, b.grace_deleted_at), '
         'noted as (insert into grace_internal.restored (run_id, deletion, deleted_at, protected_id, row_count) '
-        'select $2, t.grace_deletion, min(t.grace_deleted_at), $3, count(*) from taken t group by t.grace_deletion '
+        'select $3, t.grace_deletion, min(t.grace_deleted_at), $4, count(*) from taken t group by t.grace_deletion '
         'returning row_count) select coalesce(sum(n.row_count), 0) from noted n', v_source
       )
-      into v_taken using plan.picks, v_run, v_id;
+      into v_taken using plan.picks, plan.left_out, v_run, v_id;
     end if;
-    if v_taken is distinct from inserted[i] then
-      raise exception 'nothing was restored: % took % of % rows', plan.targets[i], inserted[i], v_taken
+    if v_taken is distinct from restored[i] then
+      raise exception 'nothing was restored: % took % of % rows', plan.targets[i], restored[i], v_taken
         using errcode = 'GR012',
         detail = 'A trigger or rule on the table suppressed rows, and they would have been lost.',
-        hint = 'Disable the trigger for the restore, or restore the rows by hand from grace_buffer.';
+        hint = 'Disable the trigger for the restore (triggers => false), or restore the rows by hand from grace_buffer.';
     end if;
-    if grace_internal.file_values(v_id, 'large object') is not null then
-      perform grace_internal.drop_kept_files(v_id, plan.deletions);
+    if plan.into_table is null then
+      if grace_internal.file_values(v_id, 'large object') is not null then
+        perform grace_internal.drop_kept_files(v_id, plan.deletions);
+      end if;
+      perform grace_internal.drop_cuts(v_id, plan.deletions);
     end if;
     v_total := v_total + v_taken;
-    run := v_run;
-    restored_table := plan.targets[i];
-    restored := v_taken;
-    return next;
   end loop;
 
   update grace_internal.run u
@@ -5726,15 +7275,16 @@ begin
     status = 'done',
     finished_at = clock_timestamp(),
     row_count = v_total,
-    details = (
-      select jsonb_build_object('deletions', jsonb_agg(distinct r.deletion))
-      from grace_internal.restored r
-      where r.run_id = v_run
-    )
+    details = jsonb_strip_nulls(jsonb_build_object(
+      'deletions', (select jsonb_agg(distinct r.deletion) from grace_internal.restored r where r.run_id = v_run),
+      'overwritten', overwritten,
+      'copied', case when plan.into_table is not null then to_jsonb(plan.deletions) end
+    ))
   where u.id = v_run;
+  return v_run;
 end
 $$;
-comment on function grace._restore_done(grace._restore_plan, bigint []) is
+comment on function grace._restore_done(grace._restore_plan, bigint [], bigint) is
 'Internal: takes restored rows out of the buffer and records the restore.';
 
 -- restore/restore_progress.sql
@@ -5751,12 +7301,12 @@ comment on function grace._restore_progress() is 'Internal: what a progress bar 
 
 -- links/cut_links.sql
 create or replace function grace._cut_links(link integer, deletions bigint [])
-returns table (child_key text [], former text [], replaced_by text [])
+returns table (child_key text [], former text [], replaced_by text [], deletion bigint, "position" bigint)
 language sql stable
 security definer -- what was cut is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.child_key, c.former, c.replaced_by
+  select c.child_key, c.former, c.replaced_by, c.deletion, row_number() over (order by c.ctid)
   from grace_internal.link l
   join grace_internal.cut c on c.link = l.id
   where l.id = _cut_links.link and c.deletion = any (_cut_links.deletions)
@@ -5806,20 +7356,22 @@ declare
   v_link record;
 begin
   for v_link in
-    select l.id, p.buffer, case when grace_internal.is_written_alike(l.id) then b.buffer_columns end as buffer_columns
+    select l.id, p.buffer, case when grace_internal.is_written_alike(l.id) then v.values end as values
     from grace_internal.link l
     join grace_internal.protected p on p.id = l.protected_id
     left join grace_internal.link_map m on m.link = l.id
-    cross join lateral grace_internal.buffer_columns(
-      p.id, p.target, grace_internal.numbers_of(p.target, m.parent_names)
-    ) as b (buffer_columns)
+    cross join lateral (
+      select string_agg(grace_internal.as_text(u.value), ', ' order by u.position)
+      from unnest(grace_internal.buffer_values(p.id, p.target, grace_internal.numbers_of(p.target, m.parent_names), 'b'))
+        with ordinality as u (value, position)
+    ) as v (values)
     where l.protected_id = drop_cuts.protected_id
       and exists (select from grace_internal.cut c where c.link = l.id and c.deletion = any (drop_cuts.deletions))
   loop
     execute format(
       'delete from grace_internal.cut c where c.link = $1 and c.deletion = any ($2) and not exists ('
       'select from grace_buffer.%I b where b.grace_deletion = c.deletion and b.grace_deleted_at = c.deleted_at%s)',
-      v_link.buffer, ' and c.former = ' || grace_internal.as_text_array('b', v_link.buffer_columns)
+      v_link.buffer, ' and c.former = array[' || v_link.values || ']'
     )
     using v_link.id, deletions;
   end loop;
@@ -6973,21 +8525,43 @@ grant execute on function grace.table_named(text) to grace_operator, grace_audit
 grant execute on function grace._table_name(oid) to grace_operator, grace_auditor;
 
 grant usage on sequence grace_internal.progress to grace_operator;
-grant execute on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint) to grace_operator;
-grant execute on function grace.restore(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean) to grace_operator;
-grant execute on function grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name) to grace_operator;
-grant execute on function grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean)
+grant execute on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint, text, text, text)
 to grace_operator;
+grant execute on function grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name, text, text)
+to grace_operator;
+grant execute on function grace._check_predicate(text, text) to grace_operator;
+grant execute on function grace.restore(
+  regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, text, jsonb, regclass, boolean, text, boolean, boolean, boolean,
+  text, text
+) to grace_operator;
+grant execute on function grace._restore_select(
+  regclass, bigint, jsonb, timestamptz, timestamptz, name, text, text, text, boolean, boolean, boolean
+) to grace_operator;
+grant execute on function grace._restore_options(grace._restore_plan, text, jsonb, regclass, boolean, boolean) to grace_operator;
+grant execute on function grace._filter_rows(grace._restore_plan) to grace_operator;
 grant execute on function grace._pick_rows(grace._restore_plan, boolean) to grace_operator;
 grant execute on function grace._add_related(grace._row_ref []) to grace_operator;
+grant execute on function grace._add_parents(grace._restore_plan) to grace_operator;
+grant execute on function grace._hold_deletions(grace._restore_plan, boolean) to grace_operator;
 grant execute on function grace._buffer_links() to grace_operator;
 grant execute on function grace._cut_links(integer, bigint []) to grace_operator;
 grant execute on function grace._restore_plan(grace._restore_plan) to grace_operator;
-grant execute on function grace._refuse_restore(jsonb) to grace_operator;
+grant execute on function grace._check_values(grace._restore_plan) to grace_operator;
+grant execute on function grace._find_older(grace._restore_plan) to grace_operator;
+grant execute on function grace._find_overwritten(grace._restore_plan) to grace_operator;
+grant execute on function grace._find_conflicts(grace._restore_plan, boolean) to grace_operator;
+grant execute on function grace._cast_error(anyelement, text) to grace_operator;
+grant execute on function grace._leave_out(grace._restore_plan, grace._conflict []) to grace_operator;
+grant execute on function grace._conflicts_json(grace._conflict [], integer) to grace_operator;
+grant execute on function grace._refuse_restore(grace._restore_plan, grace._conflict []) to grace_operator;
+grant execute on function grace._restore_counts(grace._restore_plan) to grace_operator;
+grant execute on function grace._restore_write(grace._restore_plan) to grace_operator;
+grant execute on function grace._disable_triggers(regclass []) to grace_operator;
+grant execute on function grace._keep_overwritten(grace._restore_plan) to grace_operator;
 grant execute on function grace._file_conflict(integer, bigint, timestamptz, oid) to grace_operator;
 grant execute on function grace._restore_progress() to grace_operator;
 grant execute on function grace._restore_files(grace._restore_plan) to grace_operator;
-grant execute on function grace._restore_done(grace._restore_plan, bigint []) to grace_operator;
+grant execute on function grace._restore_done(grace._restore_plan, bigint [], bigint) to grace_operator;
 
 grant execute on function grace.protect(regclass, interval, boolean, name [], interval, name []) to grace_admin;
 grant execute on function grace.sync(regclass, interval) to grace_admin;
