@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from pg_grace import __version__, migrate
-from pg_grace.cli.options import Settings, connected, read_keys, read_time, selection_options, table_named
+from pg_grace.cli.options import Settings, around_option, connected, read_keys, selection_options, table_named
 from pg_grace.connection import Connection
 from pg_grace.errors import CommandError, Exit
 from pg_grace.output import note, print_rows, size
+from pg_grace.times import read_window
 
 TABLE_COLUMNS = ("target", "state", "drift", "retention", "buffered_rows", "size", "oldest", "next_expiry", "buffer")
 DELETION_COLUMNS = (
@@ -69,6 +70,7 @@ def tables(connection: Connection, settings: Settings) -> None:
 @click.argument("table", required=False)
 @click.option("--since", metavar="TIME", help="Deleted at or after: yesterday 10:00.")
 @click.option("--until", metavar="TIME", help="Deleted before: 2 hours ago.")
+@around_option
 @click.option("--by", "deleted_by", metavar="ROLE", help="Deleted by this role or login.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many rows.")
 @connected
@@ -79,14 +81,17 @@ def deletions(
     table: str | None,
     since: str | None,
     until: str | None,
+    around: str | None,
     deleted_by: str | None,
     limit: int,
 ) -> None:
     """List deletions, newest first: one line per deletion and table."""
+    target = None if table is None else table_named(connection, table)
+    begins, ends = read_window(connection, since, until, around, ("since", "until"))
     values = {
-        "target": None if table is None else table_named(connection, table),
-        "since": read_time(connection, "since", since),
-        "until": read_time(connection, "until", until),
+        "target": target,
+        "since": begins,
+        "until": ends,
         "by": deleted_by,
         "more": limit + 1,
     }
@@ -118,6 +123,7 @@ def show(
     keys: tuple[str, ...],
     deleted_from: str | None,
     deleted_to: str | None,
+    around: str | None,
     deleted_by: str | None,
     limit: int,
 ) -> None:
@@ -130,8 +136,7 @@ def show(
             oid,
             deletion,
             read_keys(keys),
-            read_time(connection, "from", deleted_from),
-            read_time(connection, "to", deleted_to),
+            *read_window(connection, deleted_from, deleted_to, around),
             deleted_by,
             limit + 1,
         ),

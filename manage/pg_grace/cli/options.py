@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, ParamSpec, TypeVar
 
 import click
@@ -15,7 +14,6 @@ import psycopg
 
 from pg_grace.connection import Connection, Target, connect
 from pg_grace.errors import CommandError, Exit, from_server
-from pg_grace.output import note
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -82,28 +80,6 @@ def table_named(connection: Connection, name: str) -> int:
     return int(row["oid"])
 
 
-def read_time(connection: Connection, option: str, text: str | None) -> datetime | None:
-    """Read a time as a person gives it ("yesterday 10:00", "2 hours ago", ISO 8601), in the session's time zone.
-
-    Echoes on stderr which moment that is, exactly. Raises click.BadParameter when it is none.
-    """
-    if text is None:
-        return None
-    words = text.strip().removeprefix("about ").removeprefix("around ")
-    query = "select now() + %s::interval as at" if words.endswith(" ago") else "select %s::timestamptz as at"
-    try:
-        row = connection.execute(query, (words,)).fetchone()
-    except psycopg.DataError as error:
-        raise click.BadParameter(
-            f"{text!r} is not a time; say 2026-11-17 10:00, yesterday 10:00 or 2 hours ago", param_hint=f"--{option}"
-        ) from error
-    assert row is not None
-    moment: datetime = row["at"]
-    zone = connection.info.parameter_status("TimeZone")
-    note(f"--{option} is {moment.isoformat(sep=' ')} ({zone})")
-    return moment
-
-
 def read_interval(connection: Connection, option: str, text: str) -> str:
     """Return a duration as the server reads it; raises click.BadParameter when it is none."""
     if text.strip().isdecimal() and int(text):
@@ -135,6 +111,11 @@ def _read_key(text: str) -> Any:
     return text
 
 
+def around_option(command: Callable[P, R]) -> Callable[P, R]:
+    """Add --around."""
+    return click.option("--around", metavar="TIME", help="Deleted within an hour of: last tuesday 22:00.")(command)
+
+
 def selection_options(command: Callable[P, R]) -> Callable[P, R]:
     """Add the options that select deleted rows."""
     for option in reversed(
@@ -145,6 +126,7 @@ def selection_options(command: Callable[P, R]) -> Callable[P, R]:
             click.option("--key", "keys", multiple=True, metavar="KEY", help="A primary key: 7, or id=7,line=2."),
             click.option("--from", "deleted_from", metavar="TIME", help="Deleted at or after: yesterday 10:00."),
             click.option("--to", "deleted_to", metavar="TIME", help="Deleted before: 2 hours ago."),
+            around_option,
             click.option("--by", "deleted_by", metavar="ROLE", help="Deleted by this role or login."),
         )
     ):

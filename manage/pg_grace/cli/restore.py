@@ -11,7 +11,6 @@ from pg_grace.cli.options import (
     connected,
     dry_run_option,
     read_keys,
-    read_time,
     selection_options,
     table_named,
 )
@@ -19,6 +18,7 @@ from pg_grace.connection import Connection
 from pg_grace.errors import CommandError, Exit
 from pg_grace.output import note, print_rows, to_json
 from pg_grace.progress import RestoreProgress
+from pg_grace.times import read_window
 
 _CALL = (
     "select run, restored_table::text as table, restored, conflicts"
@@ -42,6 +42,7 @@ def restore(
     keys: tuple[str, ...],
     deleted_from: str | None,
     deleted_to: str | None,
+    around: str | None,
     deleted_by: str | None,
     alone: bool,
     dry_run: bool,
@@ -50,12 +51,14 @@ def restore(
 
     A conflict (a key that is taken, a parent that is missing) stops everything, and every conflict is listed.
     """
+    target = None if table is None else table_named(connection, table)
+    begins, ends = read_window(connection, deleted_from, deleted_to, around)
     selection: dict[str, Any] = {
-        "target": None if table is None else table_named(connection, table),
+        "target": target,
         "deletion": deletion,
         "keys": read_keys(keys),
-        "from": read_time(connection, "from", deleted_from),
-        "to": read_time(connection, "to", deleted_to),
+        "from": begins,
+        "to": ends,
         "by": deleted_by,
         "related": not alone,
         "dry_run": dry_run,
