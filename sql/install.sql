@@ -4679,7 +4679,7 @@ as $$
   end
   from unnest(attnums) with ordinality as k (attnum, position)
   join grace_internal.protected p on p.id = buffer_values.protected_id
-  join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
+  join pg_attribute a on a.attrelid = buffer_values.relation and a.attnum = k.attnum
   join pg_attribute r on r.attrelid = p.target and r.attname = a.attname
   cross join lateral (select grace_internal.buffer_value(p.id, r.attnum, alias)) as v (expression)
 $$;

@@ -250,7 +250,7 @@ def test_of_two_versions_of_a_key_in_one_selection_the_newest_comes_back(shop: C
     )
     assert done == [(1, 1)]
     assert rows(shop, "select name from company where id = 3") == [("second life",)]
-    assert rows(shop, "select record ->> 'name' from grace.buffered('company')") == [("C3",)]
+    assert rows(shop, "select record ->> 'name' from grace.buffered('company')") == [("company 3",)]
 
 
 def test_a_violation_that_no_query_foresees_is_shown_as_postgresql_says_it(shop: Connection) -> None:
