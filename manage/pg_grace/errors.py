@@ -21,6 +21,14 @@ class Exit(enum.IntEnum):
 
 # What pg_grace itself, or the user's rights, refused; nothing has changed.
 _REFUSALS = ("GR", "42501")
+# The server's hints speak SQL; these say the same in this command's words.
+_HINTS = {
+    "GR001": "Protect it: pg_grace protect TABLE",
+    "GR007": "Look at what there is: pg_grace deletions, pg_grace show TABLE",
+    "GR009": "Select its rows by --deletion, --from and --to, --by or --where.",
+    "GR011": "Remove what stands in the way, select less, or say --on-conflict skip or replace.",
+    "GR016": "Look at pg_grace deletions and say --deletion ID, or --key, --from, --by, --where with a table.",
+}
 _UNDEFINED = ("3F000", "42P01", "42883")
 
 
@@ -40,7 +48,7 @@ def describe(error: psycopg.Error, *, hint: str | None = None) -> str:
     lines = [diagnostics.message_primary]
     if diagnostics.message_detail:
         lines.append(f"DETAIL:  {diagnostics.message_detail}")
-    hint = diagnostics.message_hint or hint or _hint(error)
+    hint = _HINTS.get(error.sqlstate or "") or diagnostics.message_hint or hint or _hint(error)
     if hint:
         lines.append(f"HINT:  {hint}")
     if error.sqlstate:

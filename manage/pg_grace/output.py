@@ -121,10 +121,10 @@ def _csv_value(value: Any) -> Any:
 
 
 def _plain(value: Any) -> str:
-    return _escaped(_text(value).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n"))
+    return escaped(_text(value).replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n"))
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return text in which control characters are spelled out, for they would speak to the terminal."""
     text = text.replace("\r", "\\r")
     return "".join(
@@ -134,7 +134,7 @@ def _escaped(text: str) -> str:
 
 def _terminal_text(value: Any) -> str:
     text = value.isoformat(sep=" ", timespec="seconds") if isinstance(value, datetime.datetime) else _text(value)
-    return _escaped(text)
+    return escaped(text)
 
 
 def _print_table(rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
@@ -163,6 +163,11 @@ def _print_records(out: Console, rows: list[dict[str, Any]], columns: Sequence[s
             if row[column] is not None:
                 table.add_row(column, Text(_terminal_text(row[column])))
         out.print(table)
+
+
+def number_of(count: int, thing: str) -> str:
+    """Return "1 row", "2 rows"."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def note(message: str) -> None:

@@ -214,7 +214,8 @@ begin
       coalesce(v_result -> v_id::text, '{}') || jsonb_build_object(
         v_column.attname,
         case
-          when v_column.atttypid in ('json'::regtype, 'jsonb'::regtype) then v_value::text
+          when jsonb_typeof(v_value) not in ('string', 'null') and v_column.atttypid in ('json'::regtype, 'jsonb'::regtype)
+            then v_value::text
           else v_value #>> '{}'
         end
       )

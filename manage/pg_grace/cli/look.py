@@ -8,7 +8,16 @@ from typing import Any
 import click
 
 from pg_grace import __version__, migrate
-from pg_grace.cli.options import Settings, around_option, connected, read_keys, selection_options, table_named
+from pg_grace.cli.options import (
+    Settings,
+    around_option,
+    connected,
+    content_options,
+    read_keys,
+    selection_options,
+    table_named,
+    with_options,
+)
 from pg_grace.connection import Connection
 from pg_grace.errors import CommandError, Exit
 from pg_grace.output import note, print_rows, size
@@ -27,6 +36,7 @@ DELETION_COLUMNS = (
     "client_addr",
     "reason",
     "expires_at",
+    "runs",
 )
 
 
@@ -45,6 +55,7 @@ DELETIONS_ON_TERMINAL = {
     "target": "table",
     "row_count": "rows",
     "restored_count": "restored",
+    "runs": "runs",
     "deleted_by": "by",
     "application_name": "application",
     "reason": "reason",
@@ -72,6 +83,7 @@ def tables(connection: Connection, settings: Settings) -> None:
 @click.option("--until", metavar="TIME", help="Deleted before: 2 hours ago.")
 @around_option
 @click.option("--by", "deleted_by", metavar="ROLE", help="Deleted by this role or login.")
+@with_options(content_options)
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many rows.")
 @connected
 def deletions(
@@ -83,36 +95,56 @@ def deletions(
     until: str | None,
     around: str | None,
     deleted_by: str | None,
+    application: str | None,
+    reason: str | None,
+    where: str | None,
     limit: int,
 ) -> None:
-    """List deletions, newest first: one line per deletion and table."""
+    """List deletions, newest first: one line per deletion and table.
+
+    --where takes a TABLE: deletions of which a row that it holds for can still be restored.
+    """
+    if where is not None and table is None:
+        raise click.UsageError("--where needs a TABLE, for its columns")
     target = None if table is None else table_named(connection, table)
-    begins, ends = read_window(connection, since, until, around, ("since", "until"))
+    begins, ends = read_window(connection, since, until, around, names=("since", "until"))
     values = {
         "target": target,
         "since": begins,
         "until": ends,
         "by": deleted_by,
-        "more": limit + 1,
+        "application": application,
+        "reason": reason,
+        "where": where,
     }
-    rows = connection.execute(
-        "select d.*, coalesce(d.target::text, d.target_name) as target from grace.deletions d"
-        " where (%(target)s::oid is null or d.target = %(target)s::oid)"
-        " and (%(since)s::timestamptz is null or d.deleted_at >= %(since)s)"
-        " and (%(until)s::timestamptz is null or d.deleted_at < %(until)s)"
-        " and (%(by)s::name is null or %(by)s::name in (d.deleted_by, d.login))"
-        " order by d.id desc, d.target_name limit %(more)s",
-        values,
-    ).fetchall()
+    holding = (
+        " and d.id in (select b.deletion_id from grace.buffered(%(target)s::oid::regclass, null, null, %(since)s,"
+        " %(until)s, %(by)s, null, %(where)s, %(application)s, %(reason)s) b)"
+    )
+    with connection.transaction():
+        connection.execute("set transaction read only")
+        rows = connection.execute(
+            "select d.*, coalesce(d.target::text, d.target_name) as target from grace.deletions d"
+            " where (%(target)s::oid is null"
+            " or d.target = coalesce(pg_partition_root(%(target)s::oid::regclass), %(target)s::oid::regclass))"
+            " and (%(since)s::timestamptz is null or d.deleted_at >= %(since)s)"
+            " and (%(until)s::timestamptz is null or d.deleted_at < %(until)s)"
+            " and (%(by)s::name is null or %(by)s::name in (d.deleted_by, d.login))"
+            " and (%(application)s::text is null or strpos(lower(d.application_name), lower(%(application)s)) > 0)"
+            " and (%(reason)s::text is null or strpos(lower(d.reason), lower(%(reason)s)) > 0)"
+            f"{'' if where is None else holding} order by d.id desc, d.target_name",
+            values,
+        ).fetchall()
     print_rows(rows[:limit], DELETION_COLUMNS, settings.output_format, DELETIONS_ON_TERMINAL)
     if len(rows) > limit:
-        note(f"there are more than these {limit}; narrow the search, or say --limit")
+        note(f"these are {limit} of {len(rows)}; narrow the search, or say --limit")
 
 
 @click.command()
 @click.argument("table")
 @selection_options
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many rows.")
+@click.option("--count", "counts", is_flag=True, help="Only how many there are, by deletion.")
 @connected
 def show(
     connection: Connection,
@@ -125,22 +157,45 @@ def show(
     deleted_to: str | None,
     around: str | None,
     deleted_by: str | None,
+    application: str | None,
+    reason: str | None,
+    where: str | None,
     limit: int,
+    counts: bool,
 ) -> None:
     """Show the deleted rows of a table that can be restored, newest first."""
     oid = table_named(connection, table)
-    rows = connection.execute(
-        "select deletion_id as deletion, deleted_at, expires_at, record"
-        " from grace.buffered(%s::oid::regclass, %s, %s::jsonb, %s, %s, %s, %s)",
-        (
-            oid,
-            deletion,
-            read_keys(keys),
-            *read_window(connection, deleted_from, deleted_to, around),
-            deleted_by,
-            limit + 1,
-        ),
-    ).fetchall()
+    begins, ends = read_window(connection, deleted_from, deleted_to, around)
+    values = {
+        "target": oid,
+        "deletion": deletion,
+        "keys": read_keys(keys),
+        "from": begins,
+        "to": ends,
+        "by": deleted_by,
+        "limit": None if counts else limit + 1,
+        "where": where,
+        "application": application,
+        "reason": reason,
+    }
+    source = (
+        "grace.buffered(%(target)s::oid::regclass, %(deletion)s, %(keys)s::jsonb, %(from)s, %(to)s, %(by)s, %(limit)s,"
+        " %(where)s, %(application)s, %(reason)s)"
+    )
+    with connection.transaction():
+        connection.execute("set transaction read only")
+        if counts:
+            rows = connection.execute(
+                f"select deletion_id as deletion, deleted_at, count(*) as rows from {source}"
+                " group by deletion_id, deleted_at order by deleted_at desc, deletion_id desc",
+                values,
+            ).fetchall()
+            print_rows(rows, ("deletion", "deleted_at", "rows"), settings.output_format)
+            return
+        rows = connection.execute(
+            f"select deletion_id as deletion, deleted_at, expires_at, record from {source}",
+            values,
+        ).fetchall()
     if settings.output_format == "json":
         print_rows(rows[:limit], ("deletion", "deleted_at", "expires_at", "record"), settings.output_format)
     else:
@@ -149,7 +204,7 @@ def show(
         flat = [{**row["record"], **{own[name]: row[name] for name in own}} for row in rows[:limit]]
         print_rows(flat, [*own.values(), *columns], settings.output_format)
     if len(rows) > limit:
-        note(f"there are more than these {limit}; narrow the search, or say --limit")
+        note(f"there are more than these {limit}; narrow the search, or say --limit; --count counts them")
 
 
 def _columns(connection: Connection, oid: int) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,6 +14,7 @@ import psycopg
 
 from pg_grace.connection import Connection, Target, connect
 from pg_grace.errors import CommandError, Exit, from_server
+from pg_grace.output import note
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,6 +51,25 @@ def confirm(question: str, *, yes: bool) -> None:
         raise CommandError(f"{question}\nHINT:  There is nobody to ask here: say --yes.", Exit.REFUSED)
     if not click.confirm(question, err=True):
         raise CommandError("nothing was done", Exit.REFUSED)
+
+
+def ask_which(question: str, choices: Sequence[str], ways: Sequence[str], default: str) -> int:
+    """Ask which of several things is meant, the first one being the default; return its index.
+
+    Raises CommandError where nobody is there to be asked, with the ways to say it.
+    """
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        lines = "\n".join(f"  {way}  {choice}" for way, choice in zip(ways, choices, strict=True))
+        raise CommandError(
+            f"{question}\nHINT:  There is nobody to ask here: say which one; {default}.\n{lines}", Exit.REFUSED
+        )
+    note(question)
+    for number, choice in enumerate(choices, start=1):
+        note(f"  {number}  {choice}")
+    answer: int = click.prompt(
+        "Which one?", type=click.IntRange(1, len(choices)), default=1, prompt_suffix=" ", err=True
+    )
+    return answer - 1
 
 
 def yes_option(command: Callable[P, R]) -> Callable[P, R]:
@@ -116,19 +136,48 @@ def around_option(command: Callable[P, R]) -> Callable[P, R]:
     return click.option("--around", metavar="TIME", help="Deleted within an hour of: last tuesday 22:00.")(command)
 
 
+content_options = (
+    click.option("--application", metavar="TEXT", help="The deleting session's application_name contains this."),
+    click.option("--reason", metavar="TEXT", help="What it had said with SET grace.reason contains this."),
+    click.option("--where", metavar="CONDITION", help="Rows for which this holds: \"company ilike '%GmbH%'\"."),
+)
+
+
+def with_options(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Add options in this order."""
+
+    def add(command: Callable[P, R]) -> Callable[P, R]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _at_most_one(_context: click.Context, parameter: click.Parameter, values: tuple[Any, ...]) -> Any:
+    """Refuse an option that is given twice, where click would keep the last one."""
+    if len(values) > 1:
+        raise click.BadParameter("only one can be given", param=parameter)
+    return values[0] if values else None
+
+
 def selection_options(command: Callable[P, R]) -> Callable[P, R]:
     """Add the options that select deleted rows."""
-    for option in reversed(
+    return with_options(
         (
             click.option(
-                "--deletion", type=click.IntRange(1, 2**63 - 1), metavar="ID", help="What this deletion removed."
+                "--deletion",
+                type=click.IntRange(1, 2**63 - 1),
+                multiple=True,
+                callback=_at_most_one,
+                metavar="ID",
+                help="What this deletion removed.",
             ),
             click.option("--key", "keys", multiple=True, metavar="KEY", help="A primary key: 7, or id=7,line=2."),
             click.option("--from", "deleted_from", metavar="TIME", help="Deleted at or after: yesterday 10:00."),
             click.option("--to", "deleted_to", metavar="TIME", help="Deleted before: 2 hours ago."),
             around_option,
             click.option("--by", "deleted_by", metavar="ROLE", help="Deleted by this role or login."),
+            *content_options,
         )
-    ):
-        command = option(command)
-    return command
+    )(command)
