@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -80,7 +79,7 @@ def test_a_cut_link_is_remembered_with_the_deletion_that_cut_it(shop: Connection
     assert links(shop) == [("orders", ["id"], ["customer_id"], ["customer_id"], ["id"])]
 
 
-def test_what_was_cut_is_given_out_by_link_and_deletion(shop: Connection, role: Callable[[str], str]) -> None:
+def test_what_was_cut_is_given_out_by_link_and_deletion(shop: Connection) -> None:
     shop.execute("delete from customer where id = 1")
     shop.execute("delete from customer where id = 2")
     first, second = (row[0] for row in rows(shop, "select grace_deletion from grace_buffer.customer order by 1"))
@@ -343,7 +342,7 @@ def test_a_child_of_somebody_else(conn: Connection, db: Database, role: Callable
     assert cuts(conn) == [("c", ["1"], ["1"], [None])]
 
 
-def test_a_child_whose_owner_we_are_no_member_of_is_named(conn: Connection, owner: Connection) -> None:
+def test_a_child_whose_owner_we_are_no_member_of_is_named(owner: Connection) -> None:
     if value(owner, "select rolsuper from pg_roles where rolname = current_user"):
         pytest.skip("a superuser is a member of every role")
     admin = psycopg.connect(owner.info.dsn.replace(f"user={owner.info.user}", "user=postgres"), autocommit=True)
@@ -580,6 +579,25 @@ def test_installing_again_makes_what_is_missing_unless_it_is_busy(db: Database) 
     assert schema_dump(db) == before
 
 
+def test_an_upgrade_makes_the_links_of_what_is_protected(db: Database) -> None:
+    conn = db.connect()
+    conn.execute("""
+        create table p (id int primary key); create table c (id int primary key, p int references p on delete set null);
+        insert into p values (1); insert into c values (1, 1);
+    """)
+    protect(conn, "p")
+    before = schema_dump(db)
+    conn.execute("""
+        drop function grace_internal.link_1() cascade;
+        drop table grace_internal.link, grace_internal.cut cascade;
+        update grace.alembic_version set version_num = '0002';
+    """)
+    db.cli("upgrade")
+    assert schema_dump(db) == before
+    conn.execute("delete from p")
+    assert cuts(conn) == [("c", ["1"], ["1"], [None])]
+
+
 def test_a_busy_child_holds_up_nobodys_ddl(conn: Connection, db: Database) -> None:
     conn.execute(
         "create table p (id int primary key); create table c (id int primary key, p int references p on delete set null)"
@@ -721,7 +739,7 @@ def test_plpgsql_check_finds_nothing_in_a_links_function(conn: Connection) -> No
     assert rows(conn, "select message from plpgsql_check_function_tb('grace_internal.link_1()', 'c')") == []
 
 
-def test_a_dump_that_is_loaded_elsewhere_goes_on(tmp_path: Path) -> None:
+def test_a_dump_that_is_loaded_elsewhere_goes_on() -> None:
     with Cluster({"fsync": "off", **with_cron("shop")}) as cluster:
         cluster.create_database("shop")
         cluster.install("shop")
