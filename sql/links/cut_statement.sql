@@ -13,7 +13,7 @@ returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('array[%s]', string_agg(grace_internal.as_text(format('%s.%I', "row", k.name)), ', ' order by k.position))
+  select 'array[' || string_agg(grace_internal.as_text(format('%s.%I', "row", k.name)), ', ' order by k.position) || ']'
   from unnest(names) with ordinality as k (name, position)
 $$;
 
