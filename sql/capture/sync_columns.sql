@@ -1,6 +1,7 @@
 -- Makes the buffer table follow the columns of its table; returns whether it had to change. Added columns are added,
 -- renamed ones renamed. A column that was dropped or changed its type keeps its values in the buffer; one that has to
--- make room for a namesake is renamed to name_former1. Nothing is rewritten, so it is quick at any size.
+-- make room for a namesake is renamed to name_former1. Nothing is rewritten, so it is quick at any size. What rows from before
+-- a column was added have in it they also have in the buffer; a new type adds no values, for theirs are in the former column.
 create or replace function grace_internal.sync_columns(protected_id integer)
 returns boolean
 language plpgsql
@@ -47,7 +48,13 @@ begin
   select exists (select from ended) into v_changed;
 
   for v_column in
-    select l.buffer_column as wanted, l.attname, l.attnum, l.type, l.type_name, c.buffer_column
+    select
+      l.buffer_column as wanted, l.attname, l.attnum, l.type, l.type_name, c.buffer_column,
+      not exists (
+        select
+        from grace_internal.protected_column f
+        where f.protected_id = v_protected.id and f.attnum = l.attnum
+      ) as is_new
     from grace_internal.live_columns(v_protected.target) l
     left join grace_internal.protected_column c
       on c.protected_id = v_protected.id and c.attnum = l.attnum and c.ended_at is null
@@ -60,7 +67,7 @@ begin
     if v_column.buffer_column is null then
       execute format(
         'alter table %s add column %I %s default %L', v_buffer, v_column.wanted, v_column.type_name,
-        grace_internal.missing_value(v_protected.target, v_column.attnum)
+        case when v_column.is_new then grace_internal.missing_value(v_protected.target, v_column.attnum) end
       );
       execute format('alter table %s alter column %I drop default', v_buffer, v_column.wanted);
       insert into grace_internal.protected_column (protected_id, buffer_column, attnum, attname, type)
@@ -77,10 +84,12 @@ begin
 
   perform grace_internal.no_statistics(v_buffer); -- reaches the partitions as well
 
+  -- Former ones as well, by which they are found after a move; a dropped one has the name PostgreSQL has given it since, so that
+  -- it is not taken for a namesake.
   update grace_internal.protected_column c
   set attname = a.attname
   from pg_attribute a
-  where c.protected_id = v_protected.id and c.ended_at is null
+  where c.protected_id = v_protected.id
     and a.attrelid = v_protected.target and a.attnum = c.attnum and a.attname <> c.attname;
   update grace_internal.protected p
   set

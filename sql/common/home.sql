@@ -20,15 +20,14 @@ as $$
 $$;
 
 -- The registry's columns with the numbers that they have here: after a move they are found again by their names. A former column
--- has number 0 then, which no column has.
+-- of a column that was dropped has number 0 then, which no column has.
 create or replace view grace_internal.column_map as
 select
   c.protected_id,
   c.buffer_column,
   case
     when not m.has_moved then c.attnum
-    when c.ended_at is null then coalesce(a.attnum, c.attnum)
-    else 0::smallint
+    else coalesce(a.attnum, case when c.ended_at is null then c.attnum else 0::smallint end)
   end as attnum,
   c.attname,
   c.type,
