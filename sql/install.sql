@@ -5551,9 +5551,7 @@ as $$
       else format('b.%I', (
         select m.buffer_column
         from grace_internal.column_map m
-        where m.protected_id = p.id and m.ended_at is not null and m.attname = a.attname
-        order by m.ended_at desc
-        limit 1
+        where m.protected_id = p.id and m.ended_at is not null and m.buffer_column = a.attname
       ))
     end,
     a.attgenerated = '',
@@ -6642,7 +6640,7 @@ as $$
         'pg_catalog.jsonb_build_object(''key'', v.key, ''value'', v.value)) from (select %2$s as key, pg_catalog.to_jsonb(b.%3$I) as value '
         '%4$s and b.%3$I is not null limit 10) v)) from (select pg_catalog.count(*) as rows %4$s and b.%3$I is not null) x '
         'where x.rows operator(pg_catalog.>) 0',
-        c.attname, grace_internal.buffered_key(p.id), c.buffer_column, grace_internal.restore_source(p.id, plan)
+        c.buffer_column, grace_internal.buffered_key(p.id), c.buffer_column, grace_internal.restore_source(p.id, plan)
       ), ' union all ' order by c.ended_at desc, c.buffer_column
     )
   )
@@ -6654,7 +6652,7 @@ as $$
         select from pg_attribute a where a.attrelid = p.target and a.attnum = c.attnum and not a.attisdropped
       )
       else not exists (
-        select from pg_attribute a where a.attrelid = plan.into_table and a.attname = c.attname and not a.attisdropped
+        select from pg_attribute a where a.attrelid = plan.into_table and a.attname = c.buffer_column and not a.attisdropped
       )
     end
   having count(*) > 0

@@ -18,9 +18,7 @@ as $$
       else format('b.%I', (
         select m.buffer_column
         from grace_internal.column_map m
-        where m.protected_id = p.id and m.ended_at is not null and m.attname = a.attname
-        order by m.ended_at desc
-        limit 1
+        where m.protected_id = p.id and m.ended_at is not null and m.buffer_column = a.attname
       ))
     end,
     a.attgenerated = '',
