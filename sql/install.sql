@@ -437,9 +437,6 @@ create type grace._restore_plan as (
   statement text,
   counts text,
   left_behind text,
-  checks text,
-  careful_checks text,
-  parent_checks text,
   value_test text,
   versions text [],
   overwrites text [],
@@ -5968,6 +5965,12 @@ as $$
     )
   having count(*) filter (where r.relation <> target) > 0
   union all
+  select
+    format('not (%s)', pg_get_partition_constraintdef(r.oid)), 'partition',
+    quote_literal(format('it does not belong into partition %s', grace_internal.qualified_name(target)))
+  from pg_class r
+  where r.oid = target and r.relispartition
+  union all
   select format('not (%s)', p.allowed), 'row security', quote_literal(format('a policy does not let %I insert it', grace_internal.caller()))
   from grace_internal.insert_policies(target) as p (allowed)
   where p.allowed is not null
@@ -6097,6 +6100,50 @@ as $$
   group by p.id, c.relkind
 $$;
 
+-- May the caller have these rows overwritten? Capturing them reads the table as the owner of pg_grace, so it demands what reading and
+-- overwriting by hand would. Errors: GR010, 42501.
+create or replace function grace._check_overwriting(plan grace._restore_plan)
+returns void
+language plpgsql stable
+security definer -- asks what the owner of pg_grace may do, too
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_caller name := grace_internal.caller();
+  v_live record;
+begin
+  for v_live in
+    select distinct
+      l.leaf, l.leaf::regclass as relation, t.root,
+      c.relrowsecurity and not r.rolsuper and not r.rolbypassrls as is_filtered
+    from unnest(plan.live_leaves) as l (leaf)
+    cross join lateral (select coalesce(pg_partition_root(l.leaf), l.leaf::regclass)) as t (root)
+    join pg_class c on c.oid = t.root
+    join pg_roles r on r.rolname = v_caller
+  loop
+    if not has_table_privilege(v_caller, v_live.root, 'SELECT')
+      or not has_table_privilege(v_caller, v_live.root, 'UPDATE')
+    then
+      raise exception 'permission denied for table %', v_live.relation
+        using errcode = 'insufficient_privilege',
+        detail = 'Overwriting rows takes SELECT and UPDATE on the whole table.',
+        hint = format('grant select, update on %s to %I;', grace_internal.qualified_name(v_live.leaf), v_caller);
+    end if;
+    if v_live.is_filtered or row_security_active(v_live.leaf) then
+      raise exception 'rows of % can''t be overwritten', v_live.relation
+        using errcode = 'GR010',
+        detail = 'It has row-level security, which hides rows from the role that restores or from the owner of pg_grace.',
+        hint = 'Let a role with BYPASSRLS restore, or delete the rows that stand in the way first.';
+    end if;
+    perform grace_internal.require_trusted_code(
+      v_live.leaf, 'Delete the rows that stand in the way first; that is captured as any delete.'
+    );
+  end loop;
+end
+$$;
+comment on function grace._check_overwriting(grace._restore_plan) is
+'Internal: refuses what the caller may not overwrite.';
+
 -- Finds the rows that a restore would overwrite.
 create or replace function grace._find_overwritten(plan grace._restore_plan)
 returns grace._restore_plan
@@ -6115,17 +6162,18 @@ begin
   foreach v_query in array plan.overwrites loop
     continue when v_query is null;
     execute v_query into v_refs, v_leaves, v_tids using plan.picks, plan.left_out;
-    plan.replaced := plan.replaced || coalesce(v_refs, '{}');
-    plan.live_leaves := plan.live_leaves || coalesce(v_leaves, '{}');
-    plan.live_tids := plan.live_tids || coalesce(v_tids, '{}');
+    continue when v_refs is null;
+    plan.replaced := plan.replaced || v_refs;
+    plan.live_leaves := plan.live_leaves || v_leaves;
+    plan.live_tids := plan.live_tids || v_tids;
   end loop;
+  perform grace._check_overwriting(plan);
   return plan;
 end
 $$;
 comment on function grace._find_overwritten(grace._restore_plan) is 'Internal: the live rows that a restore would overwrite.';
 
--- Captures the live rows that a restore is about to overwrite, as if they were deleted, so that this can be undone, too. It reads the
--- table as the owner of pg_grace, so it demands of the caller what reading and overwriting the rows by hand would.
+-- Captures the live rows that a restore is about to overwrite, as if they were deleted, so that this can be undone, too.
 -- Errors: GR010, 42501.
 create or replace function grace._keep_overwritten(plan grace._restore_plan)
 returns bigint
@@ -6139,34 +6187,13 @@ declare
   v_live record;
   v_rows bigint;
 begin
+  perform grace._check_overwriting(plan);
   for v_live in
     select
-      grace_internal.protected_id(l.leaf::regclass) as id, l.leaf, l.leaf::regclass as relation, array_agg(l.tid) as tids,
-      (
-        select c.relrowsecurity and not r.rolsuper and not r.rolbypassrls
-        from pg_class c, pg_roles r
-        where c.oid = coalesce(pg_partition_root(l.leaf), l.leaf) and r.rolname = v_caller
-      ) as is_filtered
+      grace_internal.protected_id(l.leaf::regclass) as id, l.leaf, l.leaf::regclass as relation, array_agg(l.tid) as tids
     from unnest(plan.live_leaves, plan.live_tids) as l (leaf, tid)
     group by l.leaf
   loop
-    if not has_table_privilege(v_caller, coalesce(pg_partition_root(v_live.leaf), v_live.relation), 'SELECT')
-      or not has_table_privilege(v_caller, coalesce(pg_partition_root(v_live.leaf), v_live.relation), 'UPDATE')
-    then
-      raise exception 'permission denied for table %', v_live.relation
-        using errcode = 'insufficient_privilege',
-        detail = 'Overwriting rows takes SELECT and UPDATE on the whole table.',
-        hint = format('grant select, update on %s to %I;', grace_internal.qualified_name(v_live.leaf), v_caller);
-    end if;
-    if v_live.is_filtered or row_security_active(v_live.leaf) then
-      raise exception 'rows of % can''t be overwritten', v_live.relation
-        using errcode = 'GR010',
-        detail = 'It has row-level security, which hides rows from the role that restores or from the owner of pg_grace.',
-        hint = 'Let a role with BYPASSRLS restore, or delete the rows that stand in the way first.';
-    end if;
-    perform grace_internal.require_trusted_code(
-      v_live.leaf, 'Delete the rows that stand in the way first; that is captured as any delete.'
-    );
     if grace_internal.columns_differ(v_live.id) then
       perform grace_internal.sync_columns(v_live.id);
       perform grace_internal.generate_capture(v_live.id);
@@ -6505,7 +6532,7 @@ end
 $$;
 
 -- restore/restore_plan.sql
--- Writes the statements that look for conflicts, insert and check what is selected. It is called again whenever rows are left out or
+-- Writes the statements that insert what is selected. It is called again whenever rows are left out or
 -- are to overwrite others. Errors: GR015, GR016, GR023.
 create or replace function grace._restore_plan(selected grace._restore_plan)
 returns grace._restore_plan
@@ -6575,9 +6602,6 @@ begin
     limit 1
   ) as u (statement);
 
-  v_plan.checks := grace_internal.check_statement(v_plan, false, true);
-  v_plan.careful_checks := grace_internal.check_statement(v_plan, true, true);
-  v_plan.parent_checks := grace_internal.check_statement(v_plan, false, false);
   v_plan.versions := array(select * from grace_internal.older_versions(v_plan));
   v_plan.overwrites := array(
     select grace_internal.overwritten_rows(i, v_plan) from unnest(v_plan.protected_ids) i where v_plan.on_conflict = 'replace'
@@ -6601,7 +6625,7 @@ begin
   into v_plan.link_ids, v_plan.link_children, v_plan.link_counts, v_plan.link_updates
   from grace_internal.relink_statements(v_plan) l
   where v_plan.relinks;
-  v_plan.constraints := grace_internal.deferred_constraints(v_plan.targets);
+  v_plan.constraints := grace_internal.deferred_constraints(v_plan.targets || v_plan.link_children);
   return v_plan;
 end
 $$;
@@ -6734,9 +6758,10 @@ $$;
 
 -- Every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be what their columns
 -- are looked at one by one, where the query without it fails. Without every only parents that are missing.
-create or replace function grace_internal.check_statement(plan grace._restore_plan, careful boolean, every boolean)
+create or replace function grace._check_statement(plan grace._restore_plan, careful boolean, every boolean)
 returns text
 language sql stable
+security definer -- reads the registry, which is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
@@ -6800,6 +6825,8 @@ as $$
   )
   from tables t
 $$;
+comment on function grace._check_statement(grace._restore_plan, boolean, boolean) is
+'Internal: the query for the conflicts of what is selected.';
 
 -- restore/without_triggers.sql
 -- Disables the application's triggers on rows that are inserted into these tables or updated, until the statements that it returns are run, in
@@ -7052,14 +7079,14 @@ language plpgsql
 as $$
 declare
   v_found grace._conflict [];
-  v_query text := 'select pg_catalog.array_agg(row(q.protected_id, q.ref, q.key, q.constraint_name, q.reason)::grace._conflict) from ';
+  v_query text :=
+    'select pg_catalog.array_agg(row(q.protected_id, q.ref, q.key, q.constraint_name, q.reason)::grace._conflict) from (%s) q';
 begin
   begin
-    execute v_query operator(pg_catalog.||) '(' operator(pg_catalog.||)
-      case when every then plan.checks else plan.parent_checks end operator(pg_catalog.||) ') q'
+    execute pg_catalog.format(v_query, grace._check_statement(plan, false, every))
     into v_found using plan.picks, plan.left_out, plan.replaced, plan.skipped;
   exception when data_exception or integrity_constraint_violation then
-    execute v_query operator(pg_catalog.||) '(' operator(pg_catalog.||) plan.careful_checks operator(pg_catalog.||) ') q'
+    execute pg_catalog.format(v_query, grace._check_statement(plan, true, true))
     into v_found using plan.picks, plan.left_out, plan.replaced, plan.skipped;
   end;
   return coalesce(v_found, '{}');
@@ -7145,6 +7172,12 @@ begin
   end loop;
   for i in 1 .. cardinality(plan.link_counts) loop
     execute plan.link_counts[i] into v_count using plan.picks, plan.left_out;
+    if v_count > 0 and not has_any_column_privilege(plan.link_children[i], 'UPDATE') then
+      raise exception 'permission denied for table %', plan.link_children[i]
+        using errcode = 'insufficient_privilege',
+        detail = 'Its rows refer to what is restored, and the deletion had cut that.',
+        hint = format('grant update on %s to %I; or leave the references as they are: relink => false.', plan.link_children[i], current_user);
+    end if;
     v_result.relinked[array_position(plan.protected_ids, plan.link_ids[i])] :=
       v_result.relinked[array_position(plan.protected_ids, plan.link_ids[i])] + v_count;
   end loop;
@@ -7178,10 +7211,6 @@ begin
     end if;
   end if;
   execute plan.statement into v_inserted, v_result.replaced using plan.picks, plan.left_out, plan.replaced;
-  if plan.constraints is not null then
-    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' immediate';
-    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' deferred';
-  end if;
 
   for i in 1 .. pg_catalog.cardinality(plan.protected_ids) loop
     v_result.restored[i] := v_inserted[i] operator(pg_catalog.+) v_result.replaced[i];
@@ -7192,6 +7221,10 @@ begin
     v_at := pg_catalog.array_position(plan.protected_ids, plan.link_ids[i]);
     v_result.relinked[v_at] := v_result.relinked[v_at] operator(pg_catalog.+) v_count;
   end loop;
+  if plan.constraints is not null then
+    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' immediate';
+    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' deferred';
+  end if;
   foreach v_statement in array v_enable loop
     execute v_statement;
   end loop;
@@ -7370,6 +7403,12 @@ begin
       select string_agg(grace_internal.as_text(u.value), ', ' order by u.position)
       from unnest(grace_internal.buffer_values(p.id, p.target, grace_internal.numbers_of(p.target, m.parent_names), 'b'))
         with ordinality as u (value, position)
+      where not exists ( -- a cast may be the application's code
+        select
+        from unnest(grace_internal.numbers_of(p.target, m.parent_names)) n
+        cross join lateral grace_internal.value_columns(p.id, n) c
+        where c.is_cast
+      )
     ) as v (values)
     where l.protected_id = drop_cuts.protected_id
       and exists (select from grace_internal.cut c where c.link = l.id and c.deletion = any (drop_cuts.deletions))
@@ -8554,6 +8593,8 @@ grant execute on function grace._cut_links(integer, bigint []) to grace_operator
 grant execute on function grace._restore_plan(grace._restore_plan) to grace_operator;
 grant execute on function grace._check_values(grace._restore_plan) to grace_operator;
 grant execute on function grace._find_older(grace._restore_plan) to grace_operator;
+grant execute on function grace._check_overwriting(grace._restore_plan) to grace_operator;
+grant execute on function grace._check_statement(grace._restore_plan, boolean, boolean) to grace_operator;
 grant execute on function grace._find_overwritten(grace._restore_plan) to grace_operator;
 grant execute on function grace._find_conflicts(grace._restore_plan, boolean) to grace_operator;
 grant execute on function grace._cast_error(anyelement, text) to grace_operator;

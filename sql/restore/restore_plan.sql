@@ -1,4 +1,4 @@
--- Writes the statements that look for conflicts, insert and check what is selected. It is called again whenever rows are left out or
+-- Writes the statements that insert what is selected. It is called again whenever rows are left out or
 -- are to overwrite others. Errors: GR015, GR016, GR023.
 create or replace function grace._restore_plan(selected grace._restore_plan)
 returns grace._restore_plan
@@ -68,9 +68,6 @@ begin
     limit 1
   ) as u (statement);
 
-  v_plan.checks := grace_internal.check_statement(v_plan, false, true);
-  v_plan.careful_checks := grace_internal.check_statement(v_plan, true, true);
-  v_plan.parent_checks := grace_internal.check_statement(v_plan, false, false);
   v_plan.versions := array(select * from grace_internal.older_versions(v_plan));
   v_plan.overwrites := array(
     select grace_internal.overwritten_rows(i, v_plan) from unnest(v_plan.protected_ids) i where v_plan.on_conflict = 'replace'
@@ -94,7 +91,7 @@ begin
   into v_plan.link_ids, v_plan.link_children, v_plan.link_counts, v_plan.link_updates
   from grace_internal.relink_statements(v_plan) l
   where v_plan.relinks;
-  v_plan.constraints := grace_internal.deferred_constraints(v_plan.targets);
+  v_plan.constraints := grace_internal.deferred_constraints(v_plan.targets || v_plan.link_children);
   return v_plan;
 end
 $$;
@@ -227,9 +224,10 @@ $$;
 
 -- Every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be what their columns
 -- are looked at one by one, where the query without it fails. Without every only parents that are missing.
-create or replace function grace_internal.check_statement(plan grace._restore_plan, careful boolean, every boolean)
+create or replace function grace._check_statement(plan grace._restore_plan, careful boolean, every boolean)
 returns text
 language sql stable
+security definer -- reads the registry, which is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
@@ -293,3 +291,5 @@ as $$
   )
   from tables t
 $$;
+comment on function grace._check_statement(grace._restore_plan, boolean, boolean) is
+'Internal: the query for the conflicts of what is selected.';
