@@ -224,7 +224,7 @@ def test_a_missing_parent_is_named(shop: Connection) -> None:
     shop.execute("delete from company where id = 3")
     error = refused(shop, "GR011", "select grace.restore(deletion => %s)", deletion)
     assert error.diag.message_detail == (
-        'invoice {"id": 2}: parent (company_id)=(3) is missing in public.company; it went in deletion '
+        'public.invoice {"id": 2}: parent (company_id)=(3) is missing in public.company; it went in deletion '
         f"{deletion + 1} and can be brought along (invoice_company_id_fkey)"
     )
 
