@@ -562,24 +562,29 @@ $$;
 
 -- common/home.sql
 -- Which database of which cluster this is. The numbers of tables and columns that the registry holds mean something only there: a
--- dump that is loaded elsewhere brings them along (regclass by name, the rest as they were).
+-- dump that is loaded elsewhere brings them along (regclass by name, the rest as they were). In PL/pgSQL, which keeps its plan: a restore
+-- asks this some hundred times.
 create or replace function grace_internal.home()
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('%s/%s', s.system_identifier, d.oid)
+begin
+  return format('%s/%s', s.system_identifier, d.oid)
   from pg_database d
   cross join pg_control_system() s
-  where d.datname = current_database()
+  where d.datname = current_database();
+end
 $$;
 
 create or replace function grace_internal.has_moved(protected grace_internal.protected)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select protected.relation <> protected.target or protected.home is distinct from grace_internal.home()
+begin
+  return protected.relation <> protected.target or protected.home is distinct from grace_internal.home();
+end
 $$;
 
 -- The registry's columns with the numbers that they have here: after a move they are found again by their names. A former column
@@ -4665,24 +4670,27 @@ as $$
 $$;
 
 -- Where a buffer holds the values of one column of its table: the column of now first, then former ones (whose type was another),
--- newest first.
+-- newest first. In PL/pgSQL, which keeps its plan: a restore asks for each column many times.
 create or replace function grace_internal.value_columns(protected_id integer, attnum smallint)
 returns table (buffer_column name, type oid, type_name text, is_cast boolean, castable boolean, "position" bigint)
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select
-    c.buffer_column,
-    t.type,
-    format_type(t.type, -1),
-    c.type <> t.type,
-    grace_internal.can_cast(c.type, t.type),
-    row_number() over (order by c.ended_at desc nulls first)
-  from grace_internal.protected p
-  join pg_attribute a on a.attrelid = p.target and a.attnum = value_columns.attnum and not a.attisdropped
-  cross join lateral grace_internal.base_type(a.atttypid) as t (type)
-  join grace_internal.column_map c on c.protected_id = p.id and c.attnum = a.attnum
-  where p.id = value_columns.protected_id
+begin
+  return query
+    select
+      c.buffer_column,
+      t.type,
+      format_type(t.type, -1),
+      c.type <> t.type,
+      c.type = t.type or grace_internal.can_cast(c.type, t.type),
+      row_number() over (order by c.ended_at desc nulls first)
+    from grace_internal.protected p
+    join pg_attribute a on a.attrelid = p.target and a.attnum = value_columns.attnum and not a.attisdropped
+    cross join lateral grace_internal.base_type(a.atttypid) as t (type)
+    join grace_internal.column_map c on c.protected_id = p.id and c.attnum = a.attnum
+    where p.id = value_columns.protected_id;
+end
 $$;
 
 -- The value of a table's column in a buffered row, as an expression of the column's type (without typmod, without domain); null when
@@ -6955,11 +6963,13 @@ begin
   perform grace._check_values(v_plan);
 
   v_older := grace._find_older(v_plan);
-  v_plan.left_out := v_older;
-  if v_plan.on_conflict operator(pg_catalog.=) 'replace' then
-    v_plan := grace._find_overwritten(grace._restore_plan(v_plan));
+  if pg_catalog.cardinality(v_older) operator(pg_catalog.>) 0 then
+    v_plan.left_out := v_older;
+    v_plan := grace._restore_plan(v_plan);
   end if;
-  v_plan := grace._restore_plan(v_plan);
+  if v_plan.on_conflict operator(pg_catalog.=) 'replace' then
+    v_plan := grace._restore_plan(grace._find_overwritten(v_plan));
+  end if;
 
   loop
     v_attempts := v_attempts operator(pg_catalog.+) 1;

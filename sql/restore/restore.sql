@@ -54,11 +54,13 @@ begin
   perform grace._check_values(v_plan);
 
   v_older := grace._find_older(v_plan);
-  v_plan.left_out := v_older;
-  if v_plan.on_conflict operator(pg_catalog.=) 'replace' then
-    v_plan := grace._find_overwritten(grace._restore_plan(v_plan));
+  if pg_catalog.cardinality(v_older) operator(pg_catalog.>) 0 then
+    v_plan.left_out := v_older;
+    v_plan := grace._restore_plan(v_plan);
   end if;
-  v_plan := grace._restore_plan(v_plan);
+  if v_plan.on_conflict operator(pg_catalog.=) 'replace' then
+    v_plan := grace._restore_plan(grace._find_overwritten(v_plan));
+  end if;
 
   loop
     v_attempts := v_attempts operator(pg_catalog.+) 1;
