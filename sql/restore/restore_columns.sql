@@ -15,11 +15,11 @@ as $$
       when g.given is not null
         then format('%L::%s', g.given #>> '{}', format_type(a.atttypid, a.atttypmod))
       when plan.into_table is null or s.attnum is not null then grace_internal.buffer_value(p.id, s.attnum)
-      else format('b.%I', (
-        select m.buffer_column
+      else (
+        select format('b.%I', m.buffer_column)
         from grace_internal.column_map m
         where m.protected_id = p.id and m.ended_at is not null and m.buffer_column = a.attname
-      ))
+      )
     end,
     a.attgenerated = '',
     a.attnotnull,
