@@ -4745,10 +4745,10 @@ returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(
-    format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %s', a.attname, v.expression), ', ')),
-    'null::pg_catalog.jsonb'
-  )
+  select case
+    when count(*) > 0 then format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %s', a.attname, v.expression), ', '))
+    else 'null::pg_catalog.jsonb'
+  end
   from grace_internal.protected p
   join pg_index i on i.indrelid = p.target and i.indisprimary
   cross join lateral unnest(i.indkey::smallint [], grace_internal.key_values(p.id)) as v (attnum, expression)
@@ -5567,13 +5567,30 @@ comment on function grace._pick_rows(grace._restore_plan, boolean) is
 'Internal: where the rows stand that a restore selects.';
 
 -- restore/restore_columns.sql
+-- Could a cast to this type cut a value that an assignment refuses? Arrays and domains of types with a length; plain columns of them are
+-- looked at by row_checks.
+create or replace function grace_internal.cuts_values(type oid, typmod integer)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when t.typtype = 'd' then t.typtypmod >= 0 or grace_internal.cuts_values(t.typbasetype, -1)
+    when t.typcategory = 'A' and t.typelem <> 0 then typmod >= 0 or grace_internal.cuts_values(t.typelem, -1)
+    else false
+  end
+  from pg_type t
+  where t.oid = cuts_values.type
+$$;
+
 -- The columns of the table that a restore writes to, and what a buffered row b gives each: value (null where it gives nothing), the
 -- literal that the caller has given instead included. lost is the condition for a value of a former type that can't be cast at all;
--- error, for columns whose value may fail to be one of their type (a cast, a domain), an expression that says why or is null.
+-- error, for columns whose value may fail to be one of their type (a cast, a domain), an expression that says why or is null; cut the same
+-- for columns where a cast could cut what INSERT refuses, for values that the cast does change.
 create or replace function grace_internal.restore_columns(protected_id integer, plan grace._restore_plan)
 returns table (
   attnum smallint, attname name, type_name text, type oid, typmod integer, value text, insertable boolean, not_null boolean,
-  default_value text, identity "char", lost text, lost_reason text, error text
+  default_value text, identity "char", lost text, lost_reason text, error text, cut text
 )
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -5582,7 +5599,7 @@ as $$
     a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod,
     case
       when g.given is not null
-        then format('%L::%s', g.given #>> '{}', format_type(a.atttypid, a.atttypmod))
+        then format('%L::%s', g.given #>> '{}', format_type(a.atttypid, -1))
       when plan.into_table is null or s.attnum is not null then grace_internal.buffer_value(p.id, s.attnum)
       else (
         select format('b.%I', m.buffer_column)
@@ -5594,9 +5611,10 @@ as $$
     a.attnotnull,
     case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end,
     a.attidentity,
-    f.lost,
+    case when g.given is null then f.lost end,
     f.lost_reason,
-    case when g.given is null then f.error end
+    case when g.given is null then f.error end,
+    case when g.given is null then f.cut end
   from grace_internal.protected p
   join pg_attribute a
     on a.attrelid = coalesce(plan.into_table, p.target) and a.attnum > 0 and not a.attisdropped
@@ -5610,36 +5628,52 @@ as $$
     select
       string_agg(format('b.%I is not null', c.buffer_column), ' or ') filter (where not c.castable) as lost,
       min(format('a value of its former type can''t be cast to %s', c.type_name)) filter (where not c.castable) as lost_reason,
-      case when bool_or(c.is_cast) or y.typtype = 'd' then format(
+      case when bool_or(c.is_cast) or y.typtype = 'd' or x.cuts then format(
         'case %s%s end',
         string_agg(
-          format('when b.%1$I is not null then grace._cast_error(b.%1$I, %2$L)', c.buffer_column, format_type(a.atttypid, -1)),
-          ' ' order by c.position
+          format(
+            'when b.%1$I is not null then grace._cast_error(b.%1$I, %2$L, %3$L)',
+            c.buffer_column, format_type(a.atttypid, a.atttypmod), x.cuts
+          ), ' ' order by c.position
         ) filter (where c.castable),
-        case when y.typtype = 'd' then format(' else grace._cast_error(null::text, %L)', format_type(a.atttypid, -1)) end
-      ) end as error
+        case when y.typtype = 'd' then format(' else grace._cast_error(null::text, %L, false)', format_type(a.atttypid, -1)) end
+      ) end as error,
+      case when x.cuts then format(
+        'case %s end',
+        string_agg(
+          format(
+            'when b.%1$I::text operator(pg_catalog.<>) b.%1$I::%2$s::text then grace._cast_error(b.%1$I, %2$L, true)',
+            c.buffer_column, format_type(a.atttypid, a.atttypmod)
+          ), ' ' order by c.position
+        ) filter (where c.castable)
+      ) end as cut
     from grace_internal.value_columns(p.id, s.attnum) c
     join pg_type y on y.oid = a.atttypid
-    group by y.typtype
+    cross join lateral grace_internal.cuts_values(a.atttypid, a.atttypmod) as x (cuts)
+    group by y.typtype, x.cuts
   ) as f on true
   where p.id = restore_columns.protected_id
   order by a.attnum
 $$;
 
--- Why a value can't be cast to a type, or null. With the caller's rights: casts and domains may be the application's.
-create or replace function grace._cast_error(value anyelement, type_name text)
+-- Why a value can't be cast to a type, or assigned to a column of it, or null. With the caller's rights: casts and domains may be the
+-- application's.
+create or replace function grace._cast_error(value anyelement, type_name text, assigned boolean)
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   execute format('select $1::%s', type_name) using value;
+  if assigned then -- the types' input functions refuse what an explicit cast would cut
+    execute format('select x.v from jsonb_to_record(jsonb_build_object(''v'', $1)) as x (v %s)', type_name) using value;
+  end if;
   return null;
 exception when data_exception or integrity_constraint_violation then
   return sqlerrm;
 end
 $$;
-comment on function grace._cast_error(anyelement, text) is 'Internal: why a value can''t be cast to a type, or null.';
+comment on function grace._cast_error(anyelement, text, boolean) is 'Internal: why a value can''t be cast to a type, or null.';
 
 -- Is a default a plain constant, so that evaluating it changes nothing?
 create or replace function grace_internal.is_constant(default_value text)
@@ -5767,6 +5801,7 @@ begin
             from pg_index i
             cross join lateral unnest(grace_internal.column_names(i.indrelid, i.indkey::smallint [])) k
             where i.indrelid = v_target and i.indisprimary
+            having count(*) > 0
           ), ''
         ) else '' end
       );
@@ -5976,7 +6011,7 @@ as $$
     format('s."grace error %s" is not null', c.attnum), 'type',
     format('pg_catalog.concat(%L, s."grace error %s")', format('column %s: ', quote_ident(c.attname)), c.attnum)
   from columns c
-  where careful and c.error is not null
+  where careful and c.error is not null or c.cut is not null
   union all
   select
     format(
@@ -5996,12 +6031,6 @@ as $$
     quote_literal(format('%s has no partition for the row', grace_internal.qualified_name(target)))
   from relations r
   where r.relkind <> 'p'
-    and not exists (
-      select
-      from pg_partitioned_table p
-      join pg_class d on d.oid = p.partdefid and d.relkind <> 'p'
-      where p.partrelid = target
-    )
   having count(*) filter (where r.relation <> target) > 0
   union all
   select
@@ -6031,6 +6060,7 @@ as $$
       from pg_index i
       cross join lateral unnest(grace_internal.column_names(i.indrelid, i.indkey::smallint [])) k
       where i.indrelid = target and i.indisprimary
+      having count(*) > 0
     ),
     format(
       'pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(%s))',
@@ -6060,7 +6090,10 @@ as $$
     i.operators is not null,
     string_agg(k.definition, ', ' order by k.n),
     string_agg(k.value, ', ' order by k.n),
-    format('pg_catalog.concat_ws('', '', %s)', string_agg(k.value, ', ' order by k.n)),
+    format('pg_catalog.concat_ws('', '', %s)', string_agg(
+      format('case when pg_catalog.num_nulls(%1$s) operator(pg_catalog.>) 0 then ''null'' else pg_catalog.concat(%1$s) end', k.value),
+      ', ' order by k.n
+    )),
     concat(
       case n.nulls
         when 'none' then string_agg(k.value || ' is not null', ' and ' order by k.n)
@@ -6652,7 +6685,11 @@ begin
     where c.lost is not null
   );
   select
-    'select ' || string_agg(format('%L::%s', v.value #>> '{}', format_type(a.atttypid, a.atttypmod)), ', ')
+    -- Read by way of json, for an explicit cast would cut what is too long.
+    'select * from ' || string_agg(format(
+      'jsonb_to_record(jsonb_build_object(''v'', %L::text)) as x_%s_%s (v %s)',
+      v.value #>> '{}', p.id, a.attnum, format_type(a.atttypid, a.atttypmod)
+    ), ', ')
   into v_plan.value_test
   from grace_internal.protected p
   join pg_attribute a on a.attrelid = coalesce(v_plan.into_table, p.target)
@@ -6821,7 +6858,8 @@ as $$
         ) filter (where c.insertable)
         || coalesce(string_agg(format(', (%s) as "grace lost %s"', c.lost, c.attnum), '') filter (where c.lost is not null), '')
         || coalesce(
-          string_agg(format(', %s as "grace error %s"', c.error, c.attnum), '') filter (where careful and c.error is not null), ''
+          string_agg(format(', %s as "grace error %s"', case when careful then c.error else c.cut end, c.attnum), '')
+          filter (where careful and c.error is not null or c.cut is not null), ''
         ) as columns,
         string_agg(
           format(', (%s)::%s as %I', pg_get_expr(d.adbin, d.adrelid), c.type_name, c.attname), '' order by c.attnum
@@ -6996,7 +7034,7 @@ begin
     begin
       v_done := grace._restore_write(v_plan);
       exit;
-    exception when integrity_constraint_violation or data_exception then
+    exception when integrity_constraint_violation or data_exception or insufficient_privilege then -- a policy's is the last
       v_found := grace._find_conflicts(v_plan, true);
       if v_plan.on_conflict operator(pg_catalog.<>) 'skip' then
         perform grace._refuse_restore(v_plan, v_found);
@@ -8638,7 +8676,7 @@ grant execute on function grace._check_overwriting(grace._restore_plan) to grace
 grant execute on function grace._check_statement(grace._restore_plan, boolean, boolean) to grace_operator;
 grant execute on function grace._find_overwritten(grace._restore_plan) to grace_operator;
 grant execute on function grace._find_conflicts(grace._restore_plan, boolean) to grace_operator;
-grant execute on function grace._cast_error(anyelement, text) to grace_operator;
+grant execute on function grace._cast_error(anyelement, text, boolean) to grace_operator;
 grant execute on function grace._leave_out(grace._restore_plan, grace._conflict []) to grace_operator;
 grant execute on function grace._conflicts_json(grace._conflict [], integer) to grace_operator;
 grant execute on function grace._refuse_restore(grace._restore_plan, grace._conflict []) to grace_operator;

@@ -87,7 +87,7 @@ begin
     begin
       v_done := grace._restore_write(v_plan);
       exit;
-    exception when integrity_constraint_violation or data_exception then
+    exception when integrity_constraint_violation or data_exception or insufficient_privilege then -- a policy's is the last
       v_found := grace._find_conflicts(v_plan, true);
       if v_plan.on_conflict operator(pg_catalog.<>) 'skip' then
         perform grace._refuse_restore(v_plan, v_found);

@@ -79,7 +79,11 @@ begin
     where c.lost is not null
   );
   select
-    'select ' || string_agg(format('%L::%s', v.value #>> '{}', format_type(a.atttypid, a.atttypmod)), ', ')
+    -- Read by way of json, for an explicit cast would cut what is too long.
+    'select * from ' || string_agg(format(
+      'jsonb_to_record(jsonb_build_object(''v'', %L::text)) as x_%s_%s (v %s)',
+      v.value #>> '{}', p.id, a.attnum, format_type(a.atttypid, a.atttypmod)
+    ), ', ')
   into v_plan.value_test
   from grace_internal.protected p
   join pg_attribute a on a.attrelid = coalesce(v_plan.into_table, p.target)
@@ -248,7 +252,8 @@ as $$
         ) filter (where c.insertable)
         || coalesce(string_agg(format(', (%s) as "grace lost %s"', c.lost, c.attnum), '') filter (where c.lost is not null), '')
         || coalesce(
-          string_agg(format(', %s as "grace error %s"', c.error, c.attnum), '') filter (where careful and c.error is not null), ''
+          string_agg(format(', %s as "grace error %s"', case when careful then c.error else c.cut end, c.attnum), '')
+          filter (where careful and c.error is not null or c.cut is not null), ''
         ) as columns,
         string_agg(
           format(', (%s)::%s as %I', pg_get_expr(d.adbin, d.adrelid), c.type_name, c.attname), '' order by c.attnum
