@@ -47,6 +47,7 @@ grant execute on function grace._restore_plan(grace._restore_plan) to grace_oper
 grant execute on function grace._check_values(grace._restore_plan) to grace_operator;
 grant execute on function grace._find_older(grace._restore_plan) to grace_operator;
 grant execute on function grace._find_overwritten(grace._restore_plan) to grace_operator;
+grant execute on function grace._restore_checks(grace._restore_plan, boolean, boolean) to grace_operator;
 grant execute on function grace._find_conflicts(grace._restore_plan, boolean) to grace_operator;
 grant execute on function grace._cast_error(anyelement, text) to grace_operator;
 grant execute on function grace._leave_out(grace._restore_plan, grace._conflict []) to grace_operator;

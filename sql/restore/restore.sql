@@ -26,6 +26,7 @@ returns table (
   left_behind jsonb, conflicts jsonb
 )
 language plpgsql
+set jit = off -- compiling takes longer than what it would speed up
 as $$
 #variable_conflict use_variable
 declare
@@ -55,10 +56,12 @@ begin
 
   v_older := grace._find_older(v_plan);
   v_plan.left_out := v_older;
-  if v_plan.on_conflict operator(pg_catalog.=) 'replace' then
-    v_plan := grace._find_overwritten(grace._restore_plan(v_plan));
+  if pg_catalog.cardinality(v_older) operator(pg_catalog.>) 0 then
+    v_plan := grace._restore_plan(v_plan);
   end if;
-  v_plan := grace._restore_plan(v_plan);
+  if v_plan.on_conflict operator(pg_catalog.=) 'replace' then
+    v_plan := grace._restore_plan(grace._find_overwritten(v_plan));
+  end if;
 
   loop
     v_attempts := v_attempts operator(pg_catalog.+) 1;
@@ -213,10 +216,11 @@ declare
 begin
   begin
     execute v_query operator(pg_catalog.||) '(' operator(pg_catalog.||)
-      case when every then plan.checks else plan.parent_checks end operator(pg_catalog.||) ') q'
+      grace._restore_checks(plan, false, every) operator(pg_catalog.||) ') q'
     into v_found using plan.picks, plan.left_out, plan.replaced, plan.skipped;
   exception when data_exception or integrity_constraint_violation then
-    execute v_query operator(pg_catalog.||) '(' operator(pg_catalog.||) plan.careful_checks operator(pg_catalog.||) ') q'
+    execute v_query operator(pg_catalog.||) '(' operator(pg_catalog.||)
+      grace._restore_checks(plan, true, true) operator(pg_catalog.||) ') q'
     into v_found using plan.picks, plan.left_out, plan.replaced, plan.skipped;
   end;
   return coalesce(v_found, '{}');
@@ -398,7 +402,7 @@ begin
 
   for i in 1 .. cardinality(plan.protected_ids) loop
     v_id := plan.protected_ids[i];
-    v_source := grace_internal.restore_source(v_id, plan, 'all', 'using');
+    v_source := grace_internal.restore_source(v_id, plan, is_delete => true);
     if plan.into_table is not null then
       v_taken := restored[i];
     elsif plan.picks is null and cardinality(plan.deletions) = 1 then

@@ -68,9 +68,6 @@ begin
     limit 1
   ) as u (statement);
 
-  v_plan.checks := grace_internal.check_statement(v_plan, false, true);
-  v_plan.careful_checks := grace_internal.check_statement(v_plan, true, true);
-  v_plan.parent_checks := grace_internal.check_statement(v_plan, false, false);
   v_plan.versions := array(select * from grace_internal.older_versions(v_plan));
   v_plan.overwrites := array(
     select grace_internal.overwritten_rows(i, v_plan) from unnest(v_plan.protected_ids) i where v_plan.on_conflict = 'replace'
@@ -225,11 +222,12 @@ begin
 end
 $$;
 
--- Every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be what their columns
--- are looked at one by one, where the query without it fails. Without every only parents that are missing.
-create or replace function grace_internal.check_statement(plan grace._restore_plan, careful boolean, every boolean)
+-- The query for every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be
+-- what their columns are looked at one by one, where the query without it fails. Without every only parents that are missing.
+create or replace function grace._restore_checks(plan grace._restore_plan, careful boolean, every boolean)
 returns text
 language sql stable
+security definer -- reads the log and the registry, which are granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
@@ -272,8 +270,8 @@ as $$
     'with %s select c.* from (%s) as c (protected_id, ref, key, constraint_name, reason)',
     string_agg(
       format(
-        's_%s as (select r.*%s from (select %s, %s as "grace ref" %s) as r)',
-        t.id, t.generated, t.columns, grace_internal.ref_expression(t.id), t.source
+        's_%s as (select r.*%s from (select %s, %s as "grace ref" %s%s) as r)',
+        t.id, t.generated, t.columns, grace_internal.ref_expression(t.id), t.source, grace_internal.source_limit(t.id, plan)
       ), ', '
     ),
     coalesce(
@@ -293,3 +291,5 @@ as $$
   )
   from tables t
 $$;
+comment on function grace._restore_checks(grace._restore_plan, boolean, boolean) is
+'Internal: the query for the conflicts of a restore.';
