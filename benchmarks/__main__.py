@@ -1,4 +1,4 @@
-"""Run the benchmarks: python -m benchmarks [capture|single|cascade|restore|purge|pieces|all] [--rounds 7]."""
+"""Run the benchmarks: python -m benchmarks [capture|single|cascade|restore|million|picks|…|all] [--rounds 7]."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.capturing import capture, cascade, single
 from benchmarks.measure import Result
+from benchmarks.picking import million, picks
 from benchmarks.pieces import pieces
 from benchmarks.purging import purge
 from benchmarks.restoring import restore
@@ -28,6 +29,8 @@ BENCHMARKS: dict[str, _Benchmark] = {
     "single": single,
     "cascade": lambda connection, rounds, _: cascade(connection, rounds),
     "restore": lambda connection, rounds, _: restore(connection, rounds),
+    "million": lambda connection, rounds, _: million(connection, rounds),
+    "picks": lambda connection, rounds, _: picks(connection, rounds),
     "purge": lambda connection, rounds, _: purge(connection, rounds),
     "pieces": lambda connection, rounds, _: pieces(connection, rounds),
 }

@@ -4866,9 +4866,12 @@ $$;
 -- restore/restore_source.sql
 -- FROM and WHERE of the buffered rows (alias b) of one table that a restore is about: all that is left of the deletions, or, when only
 -- some rows are picked, those in $1; without those in $2, which are left out. Part: all; inserted (without those in $3); replaced (those
--- in $3, which overwrite a row that is there). Behind DELETE the rows are joined with "using".
+-- in $3, which overwrite a row that is there). A DELETE takes the
+-- buffer itself. All else is written so that PostgreSQL expects many rows: a leaf that was written just now has no statistics yet, and for equalities or a range
+-- without any it expects hardly a row, and joins what comes of it in nested loops. A picked row is read where it stands, in a subquery of
+-- its own, of which at least one row is expected; <= any (array[…]) is no range to the planner, but prunes as well.
 create or replace function grace_internal.restore_source(
-  protected_id integer, plan grace._restore_plan, part text default 'all', joined_with text default ','
+  protected_id integer, plan grace._restore_plan, part text default 'all', is_delete boolean default false
 )
 returns text
 language plpgsql stable
@@ -4884,20 +4887,30 @@ declare
   v_first timestamptz;
   v_last timestamptz;
 begin
+  select min(c.deleted_at), max(c.deleted_at) into v_first, v_last
+  from grace_internal.capture c
+  where c.deletion = any (plan.deletions) and c.protected_id = restore_source.protected_id;
   if plan.picks is not null or part = 'replaced' then
+    v_source := case
+      when is_delete then
+        'from %1$s b using pg_catalog.unnest(%2$s) n where b.tableoid operator(pg_catalog.=) n.leaf '
+        'and b.ctid operator(pg_catalog.=) n.tid and b.grace_deleted_at operator(pg_catalog.=) n.deleted_at '
+        'and n.protected_id operator(pg_catalog.=) %3$s'
+      else
+        'from pg_catalog.unnest(%2$s) n cross join lateral (select b.*, b.tableoid, b.ctid, b.cmin, b.xmax from %1$s b '
+        'where b.tableoid operator(pg_catalog.=) n.leaf and b.ctid operator(pg_catalog.=) n.tid '
+        'and b.grace_deleted_at operator(pg_catalog.=) n.deleted_at '
+        'and b.grace_deleted_at operator(pg_catalog.>=) %4$L and b.grace_deleted_at operator(pg_catalog.<=) %5$L offset 0) b '
+        'where coalesce(n.protected_id operator(pg_catalog.=) %3$s, false)'
+    end;
     v_source := format(
-      'from %s b %s pg_catalog.unnest(%s) n where b.tableoid operator(pg_catalog.=) n.leaf '
-      'and b.ctid operator(pg_catalog.=) n.tid and b.grace_deleted_at operator(pg_catalog.=) n.deleted_at '
-      'and n.protected_id operator(pg_catalog.=) %s',
-      v_buffer, joined_with, case part when 'replaced' then '$3' else '$1' end, protected_id
+      v_source, v_buffer, case part when 'replaced' then '$3' else '$1' end, protected_id, v_first, v_last
     );
   else
-    select min(c.deleted_at), max(c.deleted_at) into v_first, v_last
-    from grace_internal.capture c
-    where c.deletion = any (plan.deletions) and c.protected_id = restore_source.protected_id;
     v_source := format(
-      'from %s b where b.grace_deletion operator(pg_catalog.=) any (%L::pg_catalog.int8[]) '
-      'and b.grace_deleted_at operator(pg_catalog.>=) %L and b.grace_deleted_at operator(pg_catalog.<=) %L '
+      'from %s b where coalesce(b.grace_deletion operator(pg_catalog.=) any (%L::pg_catalog.int8[]), false) '
+      'and b.grace_deleted_at operator(pg_catalog.>=) %L '
+      'and b.grace_deleted_at operator(pg_catalog.<=) any (array[%L::pg_catalog.timestamptz]) '
       'and b.grace_deleted_at operator(pg_catalog.>) %L',
       v_buffer, plan.deletions, v_first, v_last, grace._expired_before(protected_id)
     );
@@ -4910,6 +4923,18 @@ begin
   end if;
   return v_source;
 end
+$$;
+
+-- How many rows of one table there are at most in whole deletions, as a LIMIT that cuts nothing: PostgreSQL plans with it.
+create or replace function grace_internal.source_limit(protected_id integer, plan grace._restore_plan)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(' limit %s', 2 * sum(c.row_count) + 100)
+  from grace_internal.capture c
+  where c.deletion = any (plan.deletions) and c.protected_id = source_limit.protected_id and plan.picks is null
+  having count(*) > 0
 $$;
 
 create or replace function grace_internal.not_among(refs text)
@@ -5126,6 +5151,7 @@ declare
   v_all grace._row_ref [] := picks;
   v_new grace._row_ref [];
   v_found grace._row_ref [];
+  v_links jsonb := (select coalesce(jsonb_agg(to_jsonb(l)), '[]') from grace._buffer_links() l);
   v_link record;
   v_direction text;
   v_first timestamptz;
@@ -5141,7 +5167,9 @@ begin
           l.condition,
           d.known, d.known_id, d.known_buffer,
           d.sought, d.sought_id, d.sought_buffer
-        from grace._buffer_links() l
+        from jsonb_to_recordset(v_links) as l (
+          child_id integer, child_buffer name, parent_id integer, parent_buffer name, condition text
+        )
         cross join lateral (
           select 'p', l.parent_id, l.parent_buffer, 'c', l.child_id, l.child_buffer where v_direction = 'down'
           union all
@@ -5155,12 +5183,17 @@ begin
             from (
               select %3$s, %4$s.grace_deleted_at, %4$s.tableoid, %4$s.ctid
               from unnest($1) n
-              join grace_buffer.%1$I %2$s
-                on %2$s.tableoid = n.leaf and %2$s.ctid = n.tid and %2$s.grace_deleted_at = n.deleted_at
+              cross join lateral (
+                select k.*
+                from grace_buffer.%1$I k
+                where k.tableoid = n.leaf and k.ctid = n.tid and k.grace_deleted_at = n.deleted_at
+                  and k.grace_deleted_at between $4 and $5
+                offset 0 -- one row is expected of each then, and not hardly any of all, and the other buffer is hashed
+              ) as %2$s
               join grace_buffer.%5$I %4$s
                 on %4$s.grace_deletion = %2$s.grace_deletion and %4$s.grace_deleted_at = %2$s.grace_deleted_at
                 and %6$s
-              where n.protected_id = %7$s and %4$s.grace_deleted_at between $4 and $5
+              where coalesce(n.protected_id = %7$s, false) and %4$s.grace_deleted_at between $4 and $5
               except
               select a.* from unnest($3 || $2) a
             ) as f
@@ -5206,16 +5239,20 @@ begin
           from (
             select distinct on (%1$s) row(%2$s, p.grace_deleted_at, p.tableoid, p.ctid)::grace._row_ref as ref
             from unnest($1) n
-            join grace_buffer.%3$I c on c.tableoid = n.leaf and c.ctid = n.tid and c.grace_deleted_at = n.deleted_at
+            cross join lateral (
+              select c.* from grace_buffer.%3$I c where c.tableoid = n.leaf and c.ctid = n.tid and c.grace_deleted_at = n.deleted_at offset 0
+            ) as c
             join grace_buffer.%4$I p on %5$s
-            where n.protected_id = %6$s
+            where coalesce(n.protected_id = %6$s, false)
               and p.grace_deleted_at > grace._expired_before(%2$s)
               and not exists (select from %7$s)
               and not exists (
                 select
                 from unnest($3 || $2) a
-                join grace_buffer.%4$I p on p.tableoid = a.leaf and p.ctid = a.tid and p.grace_deleted_at = a.deleted_at
-                where a.protected_id = %2$s and %5$s
+                cross join lateral (
+                  select p.* from grace_buffer.%4$I p where p.tableoid = a.leaf and p.ctid = a.tid and p.grace_deleted_at = a.deleted_at offset 0
+                ) as p
+                where coalesce(a.protected_id = %2$s, false) and %5$s
               )
             order by %1$s, p.grace_deleted_at desc, p.grace_deletion desc, p.ctid desc
           ) f
@@ -5898,9 +5935,10 @@ begin
     );
     if plan.on_conflict = 'skip' and v_row.is_selected and v_row.buffered is not null then
       v_skipped := format(
-        'exists (select from (select %s from grace_buffer.%I b, pg_catalog.unnest($4) n where b.tableoid operator(pg_catalog.=) n.leaf '
-        'and b.ctid operator(pg_catalog.=) n.tid and b.grace_deleted_at operator(pg_catalog.=) n.deleted_at '
-        'and n.protected_id operator(pg_catalog.=) %s) p where %s)',
+        'exists (select from (select %s from pg_catalog.unnest($4) n cross join lateral (select b.* from grace_buffer.%I b '
+        'where b.tableoid operator(pg_catalog.=) n.leaf and b.ctid operator(pg_catalog.=) n.tid '
+        'and b.grace_deleted_at operator(pg_catalog.=) n.deleted_at offset 0) b '
+        'where coalesce(n.protected_id operator(pg_catalog.=) %s, false)) p where %s)',
         (select string_agg(format('%s as "grace %s"', v, n), ', ') from unnest(v_row.buffered) with ordinality as u (v, n)),
         (select p.buffer from grace_internal.protected p where p.id = v_row.parent_id), v_row.parent_id, v_row.buffer_matches
       );
@@ -6881,8 +6919,8 @@ as $$
     'with %s select c.* from (%s) as c (protected_id, ref, key, constraint_name, reason)',
     string_agg(
       format(
-        's_%s as (select r.*%s from (select %s, %s as "grace ref" %s) as r)',
-        t.id, t.generated, t.columns, grace_internal.ref_expression(t.id), t.source
+        's_%s as (select r.*%s from (select %s, %s as "grace ref" %s%s) as r)',
+        t.id, t.generated, t.columns, grace_internal.ref_expression(t.id), t.source, grace_internal.source_limit(t.id, plan)
       ), ', '
     ),
     coalesce(
@@ -6973,6 +7011,7 @@ returns table (
   left_behind jsonb, conflicts jsonb
 )
 language plpgsql
+set jit = off -- compiling takes longer than what it would speed up
 as $$
 #variable_conflict use_variable
 declare
@@ -7353,7 +7392,7 @@ begin
 
   for i in 1 .. cardinality(plan.protected_ids) loop
     v_id := plan.protected_ids[i];
-    v_source := grace_internal.restore_source(v_id, plan, 'all', 'using');
+    v_source := grace_internal.restore_source(v_id, plan, is_delete => true);
     if plan.into_table is not null then
       v_taken := restored[i];
     elsif plan.picks is null and cardinality(plan.deletions) = 1 then

@@ -23,16 +23,20 @@ begin
           from (
             select distinct on (%1$s) row(%2$s, p.grace_deleted_at, p.tableoid, p.ctid)::grace._row_ref as ref
             from unnest($1) n
-            join grace_buffer.%3$I c on c.tableoid = n.leaf and c.ctid = n.tid and c.grace_deleted_at = n.deleted_at
+            cross join lateral (
+              select c.* from grace_buffer.%3$I c where c.tableoid = n.leaf and c.ctid = n.tid and c.grace_deleted_at = n.deleted_at offset 0
+            ) as c
             join grace_buffer.%4$I p on %5$s
-            where n.protected_id = %6$s
+            where coalesce(n.protected_id = %6$s, false)
               and p.grace_deleted_at > grace._expired_before(%2$s)
               and not exists (select from %7$s)
               and not exists (
                 select
                 from unnest($3 || $2) a
-                join grace_buffer.%4$I p on p.tableoid = a.leaf and p.ctid = a.tid and p.grace_deleted_at = a.deleted_at
-                where a.protected_id = %2$s and %5$s
+                cross join lateral (
+                  select p.* from grace_buffer.%4$I p where p.tableoid = a.leaf and p.ctid = a.tid and p.grace_deleted_at = a.deleted_at offset 0
+                ) as p
+                where coalesce(a.protected_id = %2$s, false) and %5$s
               )
             order by %1$s, p.grace_deleted_at desc, p.grace_deletion desc, p.ctid desc
           ) f

@@ -10,6 +10,7 @@ declare
   v_all grace._row_ref [] := picks;
   v_new grace._row_ref [];
   v_found grace._row_ref [];
+  v_links jsonb := (select coalesce(jsonb_agg(to_jsonb(l)), '[]') from grace._buffer_links() l);
   v_link record;
   v_direction text;
   v_first timestamptz;
@@ -25,7 +26,9 @@ begin
           l.condition,
           d.known, d.known_id, d.known_buffer,
           d.sought, d.sought_id, d.sought_buffer
-        from grace._buffer_links() l
+        from jsonb_to_recordset(v_links) as l (
+          child_id integer, child_buffer name, parent_id integer, parent_buffer name, condition text
+        )
         cross join lateral (
           select 'p', l.parent_id, l.parent_buffer, 'c', l.child_id, l.child_buffer where v_direction = 'down'
           union all
@@ -39,12 +42,17 @@ begin
             from (
               select %3$s, %4$s.grace_deleted_at, %4$s.tableoid, %4$s.ctid
               from unnest($1) n
-              join grace_buffer.%1$I %2$s
-                on %2$s.tableoid = n.leaf and %2$s.ctid = n.tid and %2$s.grace_deleted_at = n.deleted_at
+              cross join lateral (
+                select k.*
+                from grace_buffer.%1$I k
+                where k.tableoid = n.leaf and k.ctid = n.tid and k.grace_deleted_at = n.deleted_at
+                  and k.grace_deleted_at between $4 and $5
+                offset 0 -- one row is expected of each then, and not hardly any of all, and the other buffer is hashed
+              ) as %2$s
               join grace_buffer.%5$I %4$s
                 on %4$s.grace_deletion = %2$s.grace_deletion and %4$s.grace_deleted_at = %2$s.grace_deleted_at
                 and %6$s
-              where n.protected_id = %7$s and %4$s.grace_deleted_at between $4 and $5
+              where coalesce(n.protected_id = %7$s, false) and %4$s.grace_deleted_at between $4 and $5
               except
               select a.* from unnest($3 || $2) a
             ) as f

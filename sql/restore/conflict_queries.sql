@@ -153,9 +153,10 @@ begin
     );
     if plan.on_conflict = 'skip' and v_row.is_selected and v_row.buffered is not null then
       v_skipped := format(
-        'exists (select from (select %s from grace_buffer.%I b, pg_catalog.unnest($4) n where b.tableoid operator(pg_catalog.=) n.leaf '
-        'and b.ctid operator(pg_catalog.=) n.tid and b.grace_deleted_at operator(pg_catalog.=) n.deleted_at '
-        'and n.protected_id operator(pg_catalog.=) %s) p where %s)',
+        'exists (select from (select %s from pg_catalog.unnest($4) n cross join lateral (select b.* from grace_buffer.%I b '
+        'where b.tableoid operator(pg_catalog.=) n.leaf and b.ctid operator(pg_catalog.=) n.tid '
+        'and b.grace_deleted_at operator(pg_catalog.=) n.deleted_at offset 0) b '
+        'where coalesce(n.protected_id operator(pg_catalog.=) %s, false)) p where %s)',
         (select string_agg(format('%s as "grace %s"', v, n), ', ') from unnest(v_row.buffered) with ordinality as u (v, n)),
         (select p.buffer from grace_internal.protected p where p.id = v_row.parent_id), v_row.parent_id, v_row.buffer_matches
       );

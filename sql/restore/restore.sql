@@ -26,6 +26,7 @@ returns table (
   left_behind jsonb, conflicts jsonb
 )
 language plpgsql
+set jit = off -- compiling takes longer than what it would speed up
 as $$
 #variable_conflict use_variable
 declare
@@ -406,7 +407,7 @@ begin
 
   for i in 1 .. cardinality(plan.protected_ids) loop
     v_id := plan.protected_ids[i];
-    v_source := grace_internal.restore_source(v_id, plan, 'all', 'using');
+    v_source := grace_internal.restore_source(v_id, plan, is_delete => true);
     if plan.into_table is not null then
       v_taken := restored[i];
     elsif plan.picks is null and cardinality(plan.deletions) = 1 then

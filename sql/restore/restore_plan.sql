@@ -275,8 +275,8 @@ as $$
     'with %s select c.* from (%s) as c (protected_id, ref, key, constraint_name, reason)',
     string_agg(
       format(
-        's_%s as (select r.*%s from (select %s, %s as "grace ref" %s) as r)',
-        t.id, t.generated, t.columns, grace_internal.ref_expression(t.id), t.source
+        's_%s as (select r.*%s from (select %s, %s as "grace ref" %s%s) as r)',
+        t.id, t.generated, t.columns, grace_internal.ref_expression(t.id), t.source, grace_internal.source_limit(t.id, plan)
       ), ', '
     ),
     coalesce(

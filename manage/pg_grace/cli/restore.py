@@ -207,9 +207,7 @@ def _print(rows: list[dict[str, Any]], output_format: str, always: tuple[str, ..
     else:
         counted = [{**row, "conflicts": len(row["conflicts"]), "left_behind": len(row["left_behind"])} for row in rows]
         columns = [
-            name
-            for name in _COLUMNS
-            if output_format == "csv" or name in always or any(row[name] for row in counted)
+            name for name in _COLUMNS if output_format == "csv" or name in always or any(row[name] for row in counted)
         ]
         print_rows(counted, columns, output_format)
     lines = [
