@@ -5566,13 +5566,13 @@ as $$
       when g.given is not null
         then format('%L::%s', g.given #>> '{}', format_type(a.atttypid, -1))
       when plan.into_table is null or s.attnum is not null then grace_internal.buffer_value(p.id, s.attnum)
-      else format('b.%I', (
-        select m.buffer_column
+      else (
+        select format('b.%I', m.buffer_column)
         from grace_internal.column_map m
         where m.protected_id = p.id and m.ended_at is not null and m.attname = a.attname
         order by m.ended_at desc
         limit 1
-      ))
+      )
     end,
     a.attgenerated = '',
     a.attnotnull,
@@ -5676,37 +5676,41 @@ as $$
   group by p.id
 $$;
 
--- The statement that overwrites the live rows that have the primary keys of selected ones; null where no column but the key is captured.
+-- The statement that overwrites the live rows that have the primary keys of selected ones and gives one row each; where no column but
+-- the key is captured there is nothing to overwrite.
 create or replace function grace_internal.update_from(protected_id integer, plan grace._restore_plan, progress text)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format(
-    'update %s%s as t set %s from (select %s, %s %s%s) as b where %s',
-    case k.relkind when 'p' then '' else 'only ' end,
-    grace_internal.qualified_name(p.target),
-    string_agg(
-      case
-        when c.not_null then format('%1$I = coalesce(b.%1$I, t.%1$I)', c.attname)
-        else format('%1$I = b.%1$I', c.attname)
-      end, ', ' order by c.attnum
-    ),
-    string_agg(format('%s as %I', c.value, c.attname), ', ' order by c.attnum),
-    (
-      select string_agg(format('%s as "grace %s"', v.expression, v.position), ', ')
-      from unnest(grace_internal.key_values(p.id)) with ordinality as v (expression, position)
-    ),
-    grace_internal.restore_source(p.id, plan, 'replaced'), progress,
-    grace_internal.key_match(p.id, 't', 'b')
-  )
-  from grace_internal.protected p
-  join pg_class k on k.oid = p.target
-  join pg_index i on i.indrelid = p.target and i.indisprimary
-  cross join lateral grace_internal.restore_columns(p.id, plan) c
-  where p.id = update_from.protected_id and c.insertable and c.value is not null
-    and not c.attnum = any (i.indkey) and c.identity <> 'a'
-  group by p.id, k.relkind
+  select coalesce(max(u.statement), format('select 1 %s', grace_internal.restore_source(protected_id, plan, 'replaced')))
+  from (
+    select format(
+      'update %s%s as t set %s from (select %s, %s %s%s) as b where %s returning 1',
+      case k.relkind when 'p' then '' else 'only ' end,
+      grace_internal.qualified_name(p.target),
+      string_agg(
+        case
+          when c.not_null then format('%1$I = coalesce(b.%1$I, t.%1$I)', c.attname)
+          else format('%1$I = b.%1$I', c.attname)
+        end, ', ' order by c.attnum
+      ),
+      string_agg(format('%s as %I', c.value, c.attname), ', ' order by c.attnum),
+      (
+        select string_agg(format('%s as "grace %s"', v.expression, v.position), ', ')
+        from unnest(grace_internal.key_values(p.id)) with ordinality as v (expression, position)
+      ),
+      grace_internal.restore_source(p.id, plan, 'replaced'), progress,
+      grace_internal.key_match(p.id, 't', 'b')
+    )
+    from grace_internal.protected p
+    join pg_class k on k.oid = p.target
+    join pg_index i on i.indrelid = p.target and i.indisprimary
+    cross join lateral grace_internal.restore_columns(p.id, plan) c
+    where p.id = update_from.protected_id and c.insertable and c.value is not null
+      and not c.attnum = any (i.indkey) and c.identity <> 'a'
+    group by p.id, k.relkind
+  ) as u (statement)
 $$;
 
 -- restore/conflict_queries.sql
@@ -6594,7 +6598,7 @@ begin
       'with %s select array[%s], array[%s]',
       string_agg(
         format('i_%s as (%s returning 1)', i, grace_internal.insert_select(i, v_plan, v_progress))
-        || case when u.statement is null then '' else format(', u_%s as (%s returning 1)', i, u.statement) end, ', '
+        || case when u.statement is null then '' else format(', u_%s as (%s)', i, u.statement) end, ', '
       ),
       string_agg(format('(select pg_catalog.count(*) from i_%s)', i), ', '),
       string_agg(case when u.statement is null then '0' else format('(select pg_catalog.count(*) from u_%s)', i) end, ', ')
@@ -6913,6 +6917,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_plan grace._restore_plan;
+  v_again grace._restore_plan;
   v_older grace._row_ref [];
   v_found grace._conflict [];
   v_conflicts grace._conflict [] := array[]::grace._conflict [];
@@ -6975,8 +6980,18 @@ begin
       if v_plan.on_conflict operator(pg_catalog.<>) 'skip' then
         perform grace._refuse_restore(v_plan, v_found);
       end if;
-      if pg_catalog.cardinality(v_found) operator(pg_catalog.=) 0 or v_attempts operator(pg_catalog.=) 3 then
+      if v_plan.on_conflict operator(pg_catalog.=) 'replace' then
+        v_again := grace._find_overwritten(v_plan); -- another session may have inserted a key meanwhile
+      end if;
+      if v_attempts operator(pg_catalog.=) 3 or pg_catalog.cardinality(v_found) operator(pg_catalog.=) 0 and (
+        v_again.replaced is null
+        or pg_catalog.cardinality(v_again.replaced) operator(pg_catalog.=) pg_catalog.cardinality(v_plan.replaced)
+      ) then
+        perform grace._check_snapshot(sqlstate, sqlerrm);
         raise; -- a trigger's, or one that nothing here foresees
+      end if;
+      if v_again.replaced is not null then
+        v_plan := grace._restore_plan(v_again);
       end if;
     end;
   end loop;
@@ -7168,6 +7183,21 @@ end
 $$;
 comment on function grace._refuse_restore(grace._restore_plan, grace._conflict []) is
 'Internal: turns the conflicts found into an error.';
+
+-- A row that stands in the way and that no query here sees was written after the transaction's snapshot. Errors: 40001.
+create or replace function grace._check_snapshot(state text, message text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') and state in ('23503', '23505', '23P01') then
+    raise exception 'rows have changed since the transaction began'
+      using errcode = 'serialization_failure', detail = message, hint = 'Run the transaction again.';
+  end if;
+end
+$$;
+comment on function grace._check_snapshot(text, text) is 'Internal: tells a conflict with what the snapshot does not show.';
 
 -- What a restore would do, in numbers.
 create or replace function grace._restore_counts(plan grace._restore_plan)
@@ -8602,6 +8632,7 @@ grant execute on function grace._cast_error(anyelement, text, boolean) to grace_
 grant execute on function grace._leave_out(grace._restore_plan, grace._conflict []) to grace_operator;
 grant execute on function grace._conflicts_json(grace._conflict [], integer) to grace_operator;
 grant execute on function grace._refuse_restore(grace._restore_plan, grace._conflict []) to grace_operator;
+grant execute on function grace._check_snapshot(text, text) to grace_operator;
 grant execute on function grace._restore_counts(grace._restore_plan) to grace_operator;
 grant execute on function grace._restore_write(grace._restore_plan) to grace_operator;
 grant execute on function grace._disable_triggers(regclass []) to grace_operator;
