@@ -4639,7 +4639,7 @@ begin
     e'explain select case when (%s\n) then 1 end from %s where false', predicate, source
   );
   close v_cursor;
-exception when syntax_error_or_access_rule_violation or invalid_cursor_definition or data_exception then
+exception when syntax_error_or_access_rule_violation or invalid_cursor_definition or data_exception or feature_not_supported then
   if sqlstate operator(pg_catalog.=) '42501' then
     raise;
   end if;
@@ -5562,7 +5562,7 @@ begin
   execute pg_catalog.format(
     e'select pg_catalog.array_agg("grace ref") from %s where (%s\n)', plan.filter_source, plan.predicate
   ) into v_picks using plan.picks;
-  return v_picks;
+  return coalesce(v_picks, '{}'); -- null would be every row
 end
 $$;
 comment on function grace._filter_rows(grace._restore_plan) is 'Internal: where the rows stand that meet a condition.';
@@ -5588,7 +5588,7 @@ begin
         hint = 'Give each value as the column''s type reads it.';
     end;
   end if;
-  if v_missing is not null or v_picks is null then
+  if v_missing is not null or coalesce(cardinality(v_picks), 0) = 0 then
     raise exception 'not in the buffer: %', coalesce(v_missing, 'any such row')
       using errcode = 'GR007',
       detail = 'No such row can be restored: it was not deleted, not as selected, is restored already, or has expired.',
@@ -5746,37 +5746,41 @@ as $$
   group by p.id
 $$;
 
--- The statement that overwrites the live rows that have the primary keys of selected ones; null where no column but the key is captured.
+-- The statement that overwrites the live rows that have the primary keys of selected ones and gives one row each; where no column but
+-- the key is captured there is nothing to overwrite.
 create or replace function grace_internal.update_from(protected_id integer, plan grace._restore_plan, progress text)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format(
-    'update %s%s as t set %s from (select %s, %s %s%s) as b where %s',
-    case k.relkind when 'p' then '' else 'only ' end,
-    grace_internal.qualified_name(p.target),
-    string_agg(
-      case
-        when c.not_null then format('%1$I = coalesce(b.%1$I, t.%1$I)', c.attname)
-        else format('%1$I = b.%1$I', c.attname)
-      end, ', ' order by c.attnum
-    ),
-    string_agg(format('%s as %I', c.value, c.attname), ', ' order by c.attnum),
-    (
-      select string_agg(format('%s as "grace %s"', v.expression, v.position), ', ')
-      from unnest(grace_internal.key_values(p.id)) with ordinality as v (expression, position)
-    ),
-    grace_internal.restore_source(p.id, plan, 'replaced'), progress,
-    grace_internal.key_match(p.id, 't', 'b')
-  )
-  from grace_internal.protected p
-  join pg_class k on k.oid = p.target
-  join pg_index i on i.indrelid = p.target and i.indisprimary
-  cross join lateral grace_internal.restore_columns(p.id, plan) c
-  where p.id = update_from.protected_id and c.insertable and c.value is not null
-    and not c.attnum = any (i.indkey) and c.identity <> 'a'
-  group by p.id, k.relkind
+  select coalesce(max(u.statement), format('select 1 %s', grace_internal.restore_source(protected_id, plan, 'replaced')))
+  from (
+    select format(
+      'update %s%s as t set %s from (select %s, %s %s%s) as b where %s returning 1',
+      case k.relkind when 'p' then '' else 'only ' end,
+      grace_internal.qualified_name(p.target),
+      string_agg(
+        case
+          when c.not_null then format('%1$I = coalesce(b.%1$I, t.%1$I)', c.attname)
+          else format('%1$I = b.%1$I', c.attname)
+        end, ', ' order by c.attnum
+      ),
+      string_agg(format('%s as %I', c.value, c.attname), ', ' order by c.attnum),
+      (
+        select string_agg(format('%s as "grace %s"', v.expression, v.position), ', ')
+        from unnest(grace_internal.key_values(p.id)) with ordinality as v (expression, position)
+      ),
+      grace_internal.restore_source(p.id, plan, 'replaced'), progress,
+      grace_internal.key_match(p.id, 't', 'b')
+    )
+    from grace_internal.protected p
+    join pg_class k on k.oid = p.target
+    join pg_index i on i.indrelid = p.target and i.indisprimary
+    cross join lateral grace_internal.restore_columns(p.id, plan) c
+    where p.id = update_from.protected_id and c.insertable and c.value is not null
+      and not c.attnum = any (i.indkey) and c.identity <> 'a'
+    group by p.id, k.relkind
+  ) as u (statement)
 $$;
 
 -- restore/conflict_queries.sql
@@ -6695,7 +6699,7 @@ begin
       'with %s select array[%s], array[%s]',
       string_agg(
         format('i_%s as (%s returning 1)', i, grace_internal.insert_select(i, v_plan, v_progress))
-        || case when u.statement is null then '' else format(', u_%s as (%s returning 1)', i, u.statement) end, ', '
+        || case when u.statement is null then '' else format(', u_%s as (%s)', i, u.statement) end, ', '
       ),
       string_agg(format('(select pg_catalog.count(*) from i_%s)', i), ', '),
       string_agg(case when u.statement is null then '0' else format('(select pg_catalog.count(*) from u_%s)', i) end, ', ')
@@ -7016,6 +7020,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_plan grace._restore_plan;
+  v_again grace._restore_plan;
   v_older grace._row_ref [];
   v_found grace._conflict [];
   v_conflicts grace._conflict [] := array[]::grace._conflict [];
@@ -7078,8 +7083,18 @@ begin
       if v_plan.on_conflict operator(pg_catalog.<>) 'skip' then
         perform grace._refuse_restore(v_plan, v_found);
       end if;
-      if pg_catalog.cardinality(v_found) operator(pg_catalog.=) 0 or v_attempts operator(pg_catalog.=) 3 then
+      if v_plan.on_conflict operator(pg_catalog.=) 'replace' then
+        v_again := grace._find_overwritten(v_plan); -- another session may have inserted a key meanwhile
+      end if;
+      if v_attempts operator(pg_catalog.=) 3 or pg_catalog.cardinality(v_found) operator(pg_catalog.=) 0 and (
+        v_again.replaced is null
+        or pg_catalog.cardinality(v_again.replaced) operator(pg_catalog.=) pg_catalog.cardinality(v_plan.replaced)
+      ) then
+        perform grace._check_snapshot(sqlstate, sqlerrm);
         raise; -- a trigger's, or one that nothing here foresees
+      end if;
+      if v_again.replaced is not null then
+        v_plan := grace._restore_plan(v_again);
       end if;
     end;
   end loop;
@@ -7271,6 +7286,21 @@ end
 $$;
 comment on function grace._refuse_restore(grace._restore_plan, grace._conflict []) is
 'Internal: turns the conflicts found into an error.';
+
+-- A row that stands in the way and that no query here sees was written after the transaction's snapshot. Errors: 40001.
+create or replace function grace._check_snapshot(state text, message text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') and state in ('23503', '23505', '23P01') then
+    raise exception 'rows have changed since the transaction began'
+      using errcode = 'serialization_failure', detail = message, hint = 'Run the transaction again.';
+  end if;
+end
+$$;
+comment on function grace._check_snapshot(text, text) is 'Internal: tells a conflict with what the snapshot does not show.';
 
 -- What a restore would do, in numbers.
 create or replace function grace._restore_counts(plan grace._restore_plan)
@@ -8719,6 +8749,7 @@ grant execute on function grace._cast_error(anyelement, text, boolean) to grace_
 grant execute on function grace._leave_out(grace._restore_plan, grace._conflict []) to grace_operator;
 grant execute on function grace._conflicts_json(grace._conflict [], integer) to grace_operator;
 grant execute on function grace._refuse_restore(grace._restore_plan, grace._conflict []) to grace_operator;
+grant execute on function grace._check_snapshot(text, text) to grace_operator;
 grant execute on function grace._restore_counts(grace._restore_plan) to grace_operator;
 grant execute on function grace._restore_write(grace._restore_plan) to grace_operator;
 grant execute on function grace._disable_triggers(regclass []) to grace_operator;

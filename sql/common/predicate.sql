@@ -15,7 +15,7 @@ begin
     e'explain select case when (%s\n) then 1 end from %s where false', predicate, source
   );
   close v_cursor;
-exception when syntax_error_or_access_rule_violation or invalid_cursor_definition or data_exception then
+exception when syntax_error_or_access_rule_violation or invalid_cursor_definition or data_exception or feature_not_supported then
   if sqlstate operator(pg_catalog.=) '42501' then
     raise;
   end if;

@@ -54,6 +54,7 @@ grant execute on function grace._cast_error(anyelement, text, boolean) to grace_
 grant execute on function grace._leave_out(grace._restore_plan, grace._conflict []) to grace_operator;
 grant execute on function grace._conflicts_json(grace._conflict [], integer) to grace_operator;
 grant execute on function grace._refuse_restore(grace._restore_plan, grace._conflict []) to grace_operator;
+grant execute on function grace._check_snapshot(text, text) to grace_operator;
 grant execute on function grace._restore_counts(grace._restore_plan) to grace_operator;
 grant execute on function grace._restore_write(grace._restore_plan) to grace_operator;
 grant execute on function grace._disable_triggers(regclass []) to grace_operator;

@@ -31,6 +31,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_plan grace._restore_plan;
+  v_again grace._restore_plan;
   v_older grace._row_ref [];
   v_found grace._conflict [];
   v_conflicts grace._conflict [] := array[]::grace._conflict [];
@@ -93,8 +94,18 @@ begin
       if v_plan.on_conflict operator(pg_catalog.<>) 'skip' then
         perform grace._refuse_restore(v_plan, v_found);
       end if;
-      if pg_catalog.cardinality(v_found) operator(pg_catalog.=) 0 or v_attempts operator(pg_catalog.=) 3 then
+      if v_plan.on_conflict operator(pg_catalog.=) 'replace' then
+        v_again := grace._find_overwritten(v_plan); -- another session may have inserted a key meanwhile
+      end if;
+      if v_attempts operator(pg_catalog.=) 3 or pg_catalog.cardinality(v_found) operator(pg_catalog.=) 0 and (
+        v_again.replaced is null
+        or pg_catalog.cardinality(v_again.replaced) operator(pg_catalog.=) pg_catalog.cardinality(v_plan.replaced)
+      ) then
+        perform grace._check_snapshot(sqlstate, sqlerrm);
         raise; -- a trigger's, or one that nothing here foresees
+      end if;
+      if v_again.replaced is not null then
+        v_plan := grace._restore_plan(v_again);
       end if;
     end;
   end loop;
@@ -286,6 +297,21 @@ end
 $$;
 comment on function grace._refuse_restore(grace._restore_plan, grace._conflict []) is
 'Internal: turns the conflicts found into an error.';
+
+-- A row that stands in the way and that no query here sees was written after the transaction's snapshot. Errors: 40001.
+create or replace function grace._check_snapshot(state text, message text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') and state in ('23503', '23505', '23P01') then
+    raise exception 'rows have changed since the transaction began'
+      using errcode = 'serialization_failure', detail = message, hint = 'Run the transaction again.';
+  end if;
+end
+$$;
+comment on function grace._check_snapshot(text, text) is 'Internal: tells a conflict with what the snapshot does not show.';
 
 -- What a restore would do, in numbers.
 create or replace function grace._restore_counts(plan grace._restore_plan)

@@ -140,35 +140,39 @@ as $$
   group by p.id
 $$;
 
--- The statement that overwrites the live rows that have the primary keys of selected ones; null where no column but the key is captured.
+-- The statement that overwrites the live rows that have the primary keys of selected ones and gives one row each; where no column but
+-- the key is captured there is nothing to overwrite.
 create or replace function grace_internal.update_from(protected_id integer, plan grace._restore_plan, progress text)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format(
-    'update %s%s as t set %s from (select %s, %s %s%s) as b where %s',
-    case k.relkind when 'p' then '' else 'only ' end,
-    grace_internal.qualified_name(p.target),
-    string_agg(
-      case
-        when c.not_null then format('%1$I = coalesce(b.%1$I, t.%1$I)', c.attname)
-        else format('%1$I = b.%1$I', c.attname)
-      end, ', ' order by c.attnum
-    ),
-    string_agg(format('%s as %I', c.value, c.attname), ', ' order by c.attnum),
-    (
-      select string_agg(format('%s as "grace %s"', v.expression, v.position), ', ')
-      from unnest(grace_internal.key_values(p.id)) with ordinality as v (expression, position)
-    ),
-    grace_internal.restore_source(p.id, plan, 'replaced'), progress,
-    grace_internal.key_match(p.id, 't', 'b')
-  )
-  from grace_internal.protected p
-  join pg_class k on k.oid = p.target
-  join pg_index i on i.indrelid = p.target and i.indisprimary
-  cross join lateral grace_internal.restore_columns(p.id, plan) c
-  where p.id = update_from.protected_id and c.insertable and c.value is not null
-    and not c.attnum = any (i.indkey) and c.identity <> 'a'
-  group by p.id, k.relkind
+  select coalesce(max(u.statement), format('select 1 %s', grace_internal.restore_source(protected_id, plan, 'replaced')))
+  from (
+    select format(
+      'update %s%s as t set %s from (select %s, %s %s%s) as b where %s returning 1',
+      case k.relkind when 'p' then '' else 'only ' end,
+      grace_internal.qualified_name(p.target),
+      string_agg(
+        case
+          when c.not_null then format('%1$I = coalesce(b.%1$I, t.%1$I)', c.attname)
+          else format('%1$I = b.%1$I', c.attname)
+        end, ', ' order by c.attnum
+      ),
+      string_agg(format('%s as %I', c.value, c.attname), ', ' order by c.attnum),
+      (
+        select string_agg(format('%s as "grace %s"', v.expression, v.position), ', ')
+        from unnest(grace_internal.key_values(p.id)) with ordinality as v (expression, position)
+      ),
+      grace_internal.restore_source(p.id, plan, 'replaced'), progress,
+      grace_internal.key_match(p.id, 't', 'b')
+    )
+    from grace_internal.protected p
+    join pg_class k on k.oid = p.target
+    join pg_index i on i.indrelid = p.target and i.indisprimary
+    cross join lateral grace_internal.restore_columns(p.id, plan) c
+    where p.id = update_from.protected_id and c.insertable and c.value is not null
+      and not c.attnum = any (i.indkey) and c.identity <> 'a'
+    group by p.id, k.relkind
+  ) as u (statement)
 $$;

@@ -51,7 +51,7 @@ begin
       'with %s select array[%s], array[%s]',
       string_agg(
         format('i_%s as (%s returning 1)', i, grace_internal.insert_select(i, v_plan, v_progress))
-        || case when u.statement is null then '' else format(', u_%s as (%s returning 1)', i, u.statement) end, ', '
+        || case when u.statement is null then '' else format(', u_%s as (%s)', i, u.statement) end, ', '
       ),
       string_agg(format('(select pg_catalog.count(*) from i_%s)', i), ', '),
       string_agg(case when u.statement is null then '0' else format('(select pg_catalog.count(*) from u_%s)', i) end, ', ')
