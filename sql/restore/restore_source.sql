@@ -1,9 +1,9 @@
 -- FROM and WHERE of the buffered rows (alias b) of one table that a restore is about: all that is left of the deletions, or, when only
 -- some rows are picked, those in $1; without those in $2, which are left out. Part: all; inserted (without those in $3); replaced (those
--- in $3, which overwrite a row that is there). A DELETE takes the
--- buffer itself. All else is written so that PostgreSQL expects many rows: a leaf that was written just now has no statistics yet, and for equalities or a range
--- without any it expects hardly a row, and joins what comes of it in nested loops. A picked row is read where it stands, in a subquery of
--- its own, of which at least one row is expected; <= any (array[…]) is no range to the planner, but prunes as well.
+-- in $3, which overwrite a row that is there). A DELETE takes the buffer itself.
+-- It is written so that PostgreSQL expects many rows: a leaf that was written just now has no statistics yet, and for equalities or a
+-- range without any it expects hardly a row, and joins what comes of it in nested loops. A picked row is read where it stands, in a
+-- subquery of its own, of which at least one row is expected; <= any (array[…]) is no range to the planner, but prunes as well.
 create or replace function grace_internal.restore_source(
   protected_id integer, plan grace._restore_plan, part text default 'all', is_delete boolean default false
 )
