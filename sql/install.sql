@@ -562,24 +562,29 @@ $$;
 
 -- common/home.sql
 -- Which database of which cluster this is. The numbers of tables and columns that the registry holds mean something only there: a
--- dump that is loaded elsewhere brings them along (regclass by name, the rest as they were).
+-- dump that is loaded elsewhere brings them along (regclass by name, the rest as they were). In PL/pgSQL, which keeps its plan: a restore
+-- asks this some hundred times.
 create or replace function grace_internal.home()
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('%s/%s', s.system_identifier, d.oid)
+begin
+  return format('%s/%s', s.system_identifier, d.oid)
   from pg_database d
   cross join pg_control_system() s
-  where d.datname = current_database()
+  where d.datname = current_database();
+end
 $$;
 
 create or replace function grace_internal.has_moved(protected grace_internal.protected)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select protected.relation <> protected.target or protected.home is distinct from grace_internal.home()
+begin
+  return protected.relation <> protected.target or protected.home is distinct from grace_internal.home();
+end
 $$;
 
 -- The registry's columns with the numbers that they have here: after a move they are found again by their names. A former column
@@ -2699,7 +2704,7 @@ end
 $$;
 
 -- What the function of a link runs when its static statement can't serve, because the child has changed since: $1 is the row before,
--- $2 after, $3 the deletion, $4 its time. null when the foreign key is gone, or the primary key.
+-- $2 after, $3 the deletion, $4 its time. Empty when the foreign key is gone, or the primary key.
 create or replace function grace_internal.cut_statement(link_id integer)
 returns text
 language plpgsql
@@ -2708,6 +2713,7 @@ as $$
 declare
   v_link grace_internal.link;
   v_wanted record;
+  v_arguments text;
 begin
   select l.* into strict v_link from grace_internal.link l where l.id = link_id;
   select w.* into v_wanted
@@ -2720,15 +2726,24 @@ begin
   order by w.set_columns = v_link.set_columns desc
   limit 1;
   if not found then
-    return null;
+    return '';
   end if;
+  v_arguments := format(
+    '%s, %s, %L, %L, %L, %L', v_link.protected_id, v_wanted.child, v_wanted.key_columns, v_wanted.columns, v_wanted.set_columns,
+    v_wanted.parent_columns
+  );
   return concat_ws(
     e'\n',
     grace_internal.cut_insert(
-      grace_internal.registered_link(
-        v_link.protected_id, v_wanted.child, v_wanted.key_columns, v_wanted.columns, v_wanted.set_columns,
-        v_wanted.parent_columns
-      )::text,
+      -- A transaction that is rolled back takes a new link along, but not the plan that has its number.
+      format(
+        'coalesce((select l.id from grace_internal.link l where l.id = %s), grace_internal.registered_link(%s))',
+        grace_internal.registered_link(
+          v_link.protected_id, v_wanted.child, v_wanted.key_columns, v_wanted.columns, v_wanted.set_columns,
+          v_wanted.parent_columns
+        ),
+        v_arguments
+      ),
       '($1)', '($2)', '$3', '$4',
       grace_internal.column_names(v_wanted.child, v_wanted.key_columns),
       grace_internal.column_names(v_wanted.child, v_wanted.columns)
@@ -2738,6 +2753,24 @@ begin
       grace_internal.column_names(v_wanted.child, v_wanted.set_columns)
     )
   );
+end
+$$;
+
+-- The same, made once after each change of the child: labelled IMMUTABLE like link_unchanged. null where a dump was loaded, as nothing
+-- there says when to make it anew.
+create or replace function grace_internal.planned_cut_statement(link_id integer, child regclass)
+returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (
+    select from grace_internal.link l
+    where l.id = link_id and not grace_internal.link_has_moved(l.*) and l.child = planned_cut_statement.child
+  ) then
+    return grace_internal.cut_statement(link_id);
+  end if;
+  return null;
 end
 $$;
 
@@ -2872,8 +2905,11 @@ begin
       %5$s;
     end if;
   else
-    v_statement := grace_internal.cut_statement(%1$s);
-    if v_statement is not null then
+    v_statement := grace_internal.planned_cut_statement(%1$s, %3$L::regclass);
+    if v_statement is null then
+      v_statement := grace_internal.cut_statement(%1$s);
+    end if;
+    if v_statement <> '' then
       v_deletion := grace_internal.current_deletion();
       execute v_statement using old, new, v_deletion.deletion, v_deletion.deleted_at;
     end if;
@@ -4634,24 +4670,27 @@ as $$
 $$;
 
 -- Where a buffer holds the values of one column of its table: the column of now first, then former ones (whose type was another),
--- newest first.
+-- newest first. In PL/pgSQL, which keeps its plan: a restore asks for each column many times.
 create or replace function grace_internal.value_columns(protected_id integer, attnum smallint)
 returns table (buffer_column name, type oid, type_name text, is_cast boolean, castable boolean, "position" bigint)
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select
-    c.buffer_column,
-    t.type,
-    format_type(t.type, -1),
-    c.type <> t.type,
-    grace_internal.can_cast(c.type, t.type),
-    row_number() over (order by c.ended_at desc nulls first)
-  from grace_internal.protected p
-  join pg_attribute a on a.attrelid = p.target and a.attnum = value_columns.attnum and not a.attisdropped
-  cross join lateral grace_internal.base_type(a.atttypid) as t (type)
-  join grace_internal.column_map c on c.protected_id = p.id and c.attnum = a.attnum
-  where p.id = value_columns.protected_id
+begin
+  return query
+    select
+      c.buffer_column,
+      t.type,
+      format_type(t.type, -1),
+      c.type <> t.type,
+      c.type = t.type or grace_internal.can_cast(c.type, t.type),
+      row_number() over (order by c.ended_at desc nulls first)
+    from grace_internal.protected p
+    join pg_attribute a on a.attrelid = p.target and a.attnum = value_columns.attnum and not a.attisdropped
+    cross join lateral grace_internal.base_type(a.atttypid) as t (type)
+    join grace_internal.column_map c on c.protected_id = p.id and c.attnum = a.attnum
+    where p.id = value_columns.protected_id;
+end
 $$;
 
 -- The value of a table's column in a buffered row, as an expression of the column's type (without typmod, without domain); null when
@@ -4706,10 +4745,10 @@ returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(
-    format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %s', a.attname, v.expression), ', ')),
-    'null::pg_catalog.jsonb'
-  )
+  select case
+    when count(*) > 0 then format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %s', a.attname, v.expression), ', '))
+    else 'null::pg_catalog.jsonb'
+  end
   from grace_internal.protected p
   join pg_index i on i.indrelid = p.target and i.indisprimary
   cross join lateral unnest(i.indkey::smallint [], grace_internal.key_values(p.id)) as v (attnum, expression)
@@ -4827,10 +4866,10 @@ $$;
 -- restore/restore_source.sql
 -- FROM and WHERE of the buffered rows (alias b) of one table that a restore is about: all that is left of the deletions, or, when only
 -- some rows are picked, those in $1; without those in $2, which are left out. Part: all; inserted (without those in $3); replaced (those
--- in $3, which overwrite a row that is there). A DELETE takes the
--- buffer itself. All else is written so that PostgreSQL expects many rows: a leaf that was written just now has no statistics yet, and for equalities or a range
--- without any it expects hardly a row, and joins what comes of it in nested loops. A picked row is read where it stands, in a subquery of
--- its own, of which at least one row is expected; <= any (array[…]) is no range to the planner, but prunes as well.
+-- in $3, which overwrite a row that is there). A DELETE takes the buffer itself.
+-- It is written so that PostgreSQL expects many rows: a leaf that was written just now has no statistics yet, and for equalities or a
+-- range without any it expects hardly a row, and joins what comes of it in nested loops. A picked row is read where it stands, in a
+-- subquery of its own, of which at least one row is expected; <= any (array[…]) is no range to the planner, but prunes as well.
 create or replace function grace_internal.restore_source(
   protected_id integer, plan grace._restore_plan, part text default 'all', is_delete boolean default false
 )
@@ -5565,13 +5604,30 @@ comment on function grace._pick_rows(grace._restore_plan, boolean) is
 'Internal: where the rows stand that a restore selects.';
 
 -- restore/restore_columns.sql
+-- Could a cast to this type cut a value that an assignment refuses? Arrays and domains of types with a length; plain columns of them are
+-- looked at by row_checks.
+create or replace function grace_internal.cuts_values(type oid, typmod integer)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when t.typtype = 'd' then t.typtypmod >= 0 or grace_internal.cuts_values(t.typbasetype, -1)
+    when t.typcategory = 'A' and t.typelem <> 0 then typmod >= 0 or grace_internal.cuts_values(t.typelem, -1)
+    else false
+  end
+  from pg_type t
+  where t.oid = cuts_values.type
+$$;
+
 -- The columns of the table that a restore writes to, and what a buffered row b gives each: value (null where it gives nothing), the
 -- literal that the caller has given instead included. lost is the condition for a value of a former type that can't be cast at all;
--- error, for columns whose value may fail to be one of their type (a cast, a domain), an expression that says why or is null.
+-- error, for columns whose value may fail to be one of their type (a cast, a domain), an expression that says why or is null; cut the same
+-- for columns where a cast could cut what INSERT refuses, for values that the cast does change.
 create or replace function grace_internal.restore_columns(protected_id integer, plan grace._restore_plan)
 returns table (
   attnum smallint, attname name, type_name text, type oid, typmod integer, value text, insertable boolean, not_null boolean,
-  default_value text, identity "char", lost text, lost_reason text, error text
+  default_value text, identity "char", lost text, lost_reason text, error text, cut text
 )
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -5580,21 +5636,22 @@ as $$
     a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod,
     case
       when g.given is not null
-        then format('%L::%s', g.given #>> '{}', format_type(a.atttypid, a.atttypmod))
+        then format('%L::%s', g.given #>> '{}', format_type(a.atttypid, -1))
       when plan.into_table is null or s.attnum is not null then grace_internal.buffer_value(p.id, s.attnum)
-      else format('b.%I', (
-        select m.buffer_column
+      else (
+        select format('b.%I', m.buffer_column)
         from grace_internal.column_map m
         where m.protected_id = p.id and m.ended_at is not null and m.buffer_column = a.attname
-      ))
+      )
     end,
     a.attgenerated = '',
     a.attnotnull,
     case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end,
     a.attidentity,
-    f.lost,
+    case when g.given is null then f.lost end,
     f.lost_reason,
-    case when g.given is null then f.error end
+    case when g.given is null then f.error end,
+    case when g.given is null then f.cut end
   from grace_internal.protected p
   join pg_attribute a
     on a.attrelid = coalesce(plan.into_table, p.target) and a.attnum > 0 and not a.attisdropped
@@ -5608,36 +5665,52 @@ as $$
     select
       string_agg(format('b.%I is not null', c.buffer_column), ' or ') filter (where not c.castable) as lost,
       min(format('a value of its former type can''t be cast to %s', c.type_name)) filter (where not c.castable) as lost_reason,
-      case when bool_or(c.is_cast) or y.typtype = 'd' then format(
+      case when bool_or(c.is_cast) or y.typtype = 'd' or x.cuts then format(
         'case %s%s end',
         string_agg(
-          format('when b.%1$I is not null then grace._cast_error(b.%1$I, %2$L)', c.buffer_column, format_type(a.atttypid, -1)),
-          ' ' order by c.position
+          format(
+            'when b.%1$I is not null then grace._cast_error(b.%1$I, %2$L, %3$L)',
+            c.buffer_column, format_type(a.atttypid, a.atttypmod), x.cuts
+          ), ' ' order by c.position
         ) filter (where c.castable),
-        case when y.typtype = 'd' then format(' else grace._cast_error(null::text, %L)', format_type(a.atttypid, -1)) end
-      ) end as error
+        case when y.typtype = 'd' then format(' else grace._cast_error(null::text, %L, false)', format_type(a.atttypid, -1)) end
+      ) end as error,
+      case when x.cuts then format(
+        'case %s end',
+        string_agg(
+          format(
+            'when b.%1$I::text operator(pg_catalog.<>) b.%1$I::%2$s::text then grace._cast_error(b.%1$I, %2$L, true)',
+            c.buffer_column, format_type(a.atttypid, a.atttypmod)
+          ), ' ' order by c.position
+        ) filter (where c.castable)
+      ) end as cut
     from grace_internal.value_columns(p.id, s.attnum) c
     join pg_type y on y.oid = a.atttypid
-    group by y.typtype
+    cross join lateral grace_internal.cuts_values(a.atttypid, a.atttypmod) as x (cuts)
+    group by y.typtype, x.cuts
   ) as f on true
   where p.id = restore_columns.protected_id
   order by a.attnum
 $$;
 
--- Why a value can't be cast to a type, or null. With the caller's rights: casts and domains may be the application's.
-create or replace function grace._cast_error(value anyelement, type_name text)
+-- Why a value can't be cast to a type, or assigned to a column of it, or null. With the caller's rights: casts and domains may be the
+-- application's.
+create or replace function grace._cast_error(value anyelement, type_name text, assigned boolean)
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   execute format('select $1::%s', type_name) using value;
+  if assigned then -- the types' input functions refuse what an explicit cast would cut
+    execute format('select x.v from jsonb_to_record(jsonb_build_object(''v'', $1)) as x (v %s)', type_name) using value;
+  end if;
   return null;
 exception when data_exception or integrity_constraint_violation then
   return sqlerrm;
 end
 $$;
-comment on function grace._cast_error(anyelement, text) is 'Internal: why a value can''t be cast to a type, or null.';
+comment on function grace._cast_error(anyelement, text, boolean) is 'Internal: why a value can''t be cast to a type, or null.';
 
 -- Is a default a plain constant, so that evaluating it changes nothing?
 create or replace function grace_internal.is_constant(default_value text)
@@ -5765,6 +5838,7 @@ begin
             from pg_index i
             cross join lateral unnest(grace_internal.column_names(i.indrelid, i.indkey::smallint [])) k
             where i.indrelid = v_target and i.indisprimary
+            having count(*) > 0
           ), ''
         ) else '' end
       );
@@ -5975,7 +6049,7 @@ as $$
     format('s."grace error %s" is not null', c.attnum), 'type',
     format('pg_catalog.concat(%L, s."grace error %s")', format('column %s: ', quote_ident(c.attname)), c.attnum)
   from columns c
-  where careful and c.error is not null
+  where careful and c.error is not null or c.cut is not null
   union all
   select
     format(
@@ -5995,13 +6069,13 @@ as $$
     quote_literal(format('%s has no partition for the row', grace_internal.qualified_name(target)))
   from relations r
   where r.relkind <> 'p'
-    and not exists (
-      select
-      from pg_partitioned_table p
-      join pg_class d on d.oid = p.partdefid and d.relkind <> 'p'
-      where p.partrelid = target
-    )
   having count(*) filter (where r.relation <> target) > 0
+  union all
+  select
+    format('not (%s)', pg_get_partition_constraintdef(r.oid)), 'partition',
+    quote_literal(format('it does not belong into partition %s', grace_internal.qualified_name(target)))
+  from pg_class r
+  where r.oid = target and r.relispartition
   union all
   select format('not (%s)', p.allowed), 'row security', quote_literal(format('a policy does not let %I insert it', grace_internal.caller()))
   from grace_internal.insert_policies(target) as p (allowed)
@@ -6024,6 +6098,7 @@ as $$
       from pg_index i
       cross join lateral unnest(grace_internal.column_names(i.indrelid, i.indkey::smallint [])) k
       where i.indrelid = target and i.indisprimary
+      having count(*) > 0
     ),
     format(
       'pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(%s))',
@@ -6053,7 +6128,10 @@ as $$
     i.operators is not null,
     string_agg(k.definition, ', ' order by k.n),
     string_agg(k.value, ', ' order by k.n),
-    format('pg_catalog.concat_ws('', '', %s)', string_agg(k.value, ', ' order by k.n)),
+    format('pg_catalog.concat_ws('', '', %s)', string_agg(
+      format('case when pg_catalog.num_nulls(%1$s) operator(pg_catalog.>) 0 then ''null'' else pg_catalog.concat(%1$s) end', k.value),
+      ', ' order by k.n
+    )),
     concat(
       case n.nulls
         when 'none' then string_agg(k.value || ' is not null', ' and ' order by k.n)
@@ -6132,6 +6210,50 @@ as $$
   group by p.id, c.relkind
 $$;
 
+-- May the caller have these rows overwritten? Capturing them reads the table as the owner of pg_grace, so it demands what reading and
+-- overwriting by hand would. Errors: GR010, 42501.
+create or replace function grace._check_overwriting(plan grace._restore_plan)
+returns void
+language plpgsql stable
+security definer -- asks what the owner of pg_grace may do, too
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_caller name := grace_internal.caller();
+  v_live record;
+begin
+  for v_live in
+    select distinct
+      l.leaf, l.leaf::regclass as relation, t.root,
+      c.relrowsecurity and not r.rolsuper and not r.rolbypassrls as is_filtered
+    from unnest(plan.live_leaves) as l (leaf)
+    cross join lateral (select coalesce(pg_partition_root(l.leaf), l.leaf::regclass)) as t (root)
+    join pg_class c on c.oid = t.root
+    join pg_roles r on r.rolname = v_caller
+  loop
+    if not has_table_privilege(v_caller, v_live.root, 'SELECT')
+      or not has_table_privilege(v_caller, v_live.root, 'UPDATE')
+    then
+      raise exception 'permission denied for table %', v_live.relation
+        using errcode = 'insufficient_privilege',
+        detail = 'Overwriting rows takes SELECT and UPDATE on the whole table.',
+        hint = format('grant select, update on %s to %I;', grace_internal.qualified_name(v_live.leaf), v_caller);
+    end if;
+    if v_live.is_filtered or row_security_active(v_live.leaf) then
+      raise exception 'rows of % can''t be overwritten', v_live.relation
+        using errcode = 'GR010',
+        detail = 'It has row-level security, which hides rows from the role that restores or from the owner of pg_grace.',
+        hint = 'Let a role with BYPASSRLS restore, or delete the rows that stand in the way first.';
+    end if;
+    perform grace_internal.require_trusted_code(
+      v_live.leaf, 'Delete the rows that stand in the way first; that is captured as any delete.'
+    );
+  end loop;
+end
+$$;
+comment on function grace._check_overwriting(grace._restore_plan) is
+'Internal: refuses what the caller may not overwrite.';
+
 -- Finds the rows that a restore would overwrite.
 create or replace function grace._find_overwritten(plan grace._restore_plan)
 returns grace._restore_plan
@@ -6150,17 +6272,18 @@ begin
   foreach v_query in array plan.overwrites loop
     continue when v_query is null;
     execute v_query into v_refs, v_leaves, v_tids using plan.picks, plan.left_out;
-    plan.replaced := plan.replaced || coalesce(v_refs, '{}');
-    plan.live_leaves := plan.live_leaves || coalesce(v_leaves, '{}');
-    plan.live_tids := plan.live_tids || coalesce(v_tids, '{}');
+    continue when v_refs is null;
+    plan.replaced := plan.replaced || v_refs;
+    plan.live_leaves := plan.live_leaves || v_leaves;
+    plan.live_tids := plan.live_tids || v_tids;
   end loop;
+  perform grace._check_overwriting(plan);
   return plan;
 end
 $$;
 comment on function grace._find_overwritten(grace._restore_plan) is 'Internal: the live rows that a restore would overwrite.';
 
--- Captures the live rows that a restore is about to overwrite, as if they were deleted, so that this can be undone, too. It reads the
--- table as the owner of pg_grace, so it demands of the caller what reading and overwriting the rows by hand would.
+-- Captures the live rows that a restore is about to overwrite, as if they were deleted, so that this can be undone, too.
 -- Errors: GR010, 42501.
 create or replace function grace._keep_overwritten(plan grace._restore_plan)
 returns bigint
@@ -6174,34 +6297,13 @@ declare
   v_live record;
   v_rows bigint;
 begin
+  perform grace._check_overwriting(plan);
   for v_live in
     select
-      grace_internal.protected_id(l.leaf::regclass) as id, l.leaf, l.leaf::regclass as relation, array_agg(l.tid) as tids,
-      (
-        select c.relrowsecurity and not r.rolsuper and not r.rolbypassrls
-        from pg_class c, pg_roles r
-        where c.oid = coalesce(pg_partition_root(l.leaf), l.leaf) and r.rolname = v_caller
-      ) as is_filtered
+      grace_internal.protected_id(l.leaf::regclass) as id, l.leaf, l.leaf::regclass as relation, array_agg(l.tid) as tids
     from unnest(plan.live_leaves, plan.live_tids) as l (leaf, tid)
     group by l.leaf
   loop
-    if not has_table_privilege(v_caller, coalesce(pg_partition_root(v_live.leaf), v_live.relation), 'SELECT')
-      or not has_table_privilege(v_caller, coalesce(pg_partition_root(v_live.leaf), v_live.relation), 'UPDATE')
-    then
-      raise exception 'permission denied for table %', v_live.relation
-        using errcode = 'insufficient_privilege',
-        detail = 'Overwriting rows takes SELECT and UPDATE on the whole table.',
-        hint = format('grant select, update on %s to %I;', grace_internal.qualified_name(v_live.leaf), v_caller);
-    end if;
-    if v_live.is_filtered or row_security_active(v_live.leaf) then
-      raise exception 'rows of % can''t be overwritten', v_live.relation
-        using errcode = 'GR010',
-        detail = 'It has row-level security, which hides rows from the role that restores or from the owner of pg_grace.',
-        hint = 'Let a role with BYPASSRLS restore, or delete the rows that stand in the way first.';
-    end if;
-    perform grace_internal.require_trusted_code(
-      v_live.leaf, 'Delete the rows that stand in the way first; that is captured as any delete.'
-    );
     if grace_internal.columns_differ(v_live.id) then
       perform grace_internal.sync_columns(v_live.id);
       perform grace_internal.generate_capture(v_live.id);
@@ -6540,7 +6642,7 @@ end
 $$;
 
 -- restore/restore_plan.sql
--- Writes the statements that look for conflicts, insert and check what is selected. It is called again whenever rows are left out or
+-- Writes the statements that insert what is selected. It is called again whenever rows are left out or
 -- are to overwrite others. Errors: GR015, GR016, GR023.
 create or replace function grace._restore_plan(selected grace._restore_plan)
 returns grace._restore_plan
@@ -6621,7 +6723,11 @@ begin
     where c.lost is not null
   );
   select
-    'select ' || string_agg(format('%L::%s', v.value #>> '{}', format_type(a.atttypid, a.atttypmod)), ', ')
+    -- Read by way of json, for an explicit cast would cut what is too long.
+    'select * from ' || string_agg(format(
+      'jsonb_to_record(jsonb_build_object(''v'', %L::text)) as x_%s_%s (v %s)',
+      v.value #>> '{}', p.id, a.attnum, format_type(a.atttypid, a.atttypmod)
+    ), ', ')
   into v_plan.value_test
   from grace_internal.protected p
   join pg_attribute a on a.attrelid = coalesce(v_plan.into_table, p.target)
@@ -6633,7 +6739,7 @@ begin
   into v_plan.link_ids, v_plan.link_children, v_plan.link_counts, v_plan.link_updates
   from grace_internal.relink_statements(v_plan) l
   where v_plan.relinks;
-  v_plan.constraints := grace_internal.deferred_constraints(v_plan.targets);
+  v_plan.constraints := grace_internal.deferred_constraints(v_plan.targets || v_plan.link_children);
   return v_plan;
 end
 $$;
@@ -6764,12 +6870,12 @@ begin
 end
 $$;
 
--- The query for every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be
--- what their columns are looked at one by one, where the query without it fails. Without every only parents that are missing.
-create or replace function grace._restore_checks(plan grace._restore_plan, careful boolean, every boolean)
+-- Every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be what their columns
+-- are looked at one by one, where the query without it fails. Without every only parents that are missing.
+create or replace function grace._check_statement(plan grace._restore_plan, careful boolean, every boolean)
 returns text
 language sql stable
-security definer -- reads the log and the registry, which are granted to nobody
+security definer -- reads the registry, which is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
@@ -6790,7 +6896,8 @@ as $$
         ) filter (where c.insertable)
         || coalesce(string_agg(format(', (%s) as "grace lost %s"', c.lost, c.attnum), '') filter (where c.lost is not null), '')
         || coalesce(
-          string_agg(format(', %s as "grace error %s"', c.error, c.attnum), '') filter (where careful and c.error is not null), ''
+          string_agg(format(', %s as "grace error %s"', case when careful then c.error else c.cut end, c.attnum), '')
+          filter (where careful and c.error is not null or c.cut is not null), ''
         ) as columns,
         string_agg(
           format(', (%s)::%s as %I', pg_get_expr(d.adbin, d.adrelid), c.type_name, c.attname), '' order by c.attnum
@@ -6833,8 +6940,8 @@ as $$
   )
   from tables t
 $$;
-comment on function grace._restore_checks(grace._restore_plan, boolean, boolean) is
-'Internal: the query for the conflicts of a restore.';
+comment on function grace._check_statement(grace._restore_plan, boolean, boolean) is
+'Internal: the query for the conflicts of what is selected.';
 
 -- restore/without_triggers.sql
 -- Disables the application's triggers on rows that are inserted into these tables or updated, until the statements that it returns are run, in
@@ -6933,8 +7040,8 @@ begin
   perform grace._check_values(v_plan);
 
   v_older := grace._find_older(v_plan);
-  v_plan.left_out := v_older;
   if pg_catalog.cardinality(v_older) operator(pg_catalog.>) 0 then
+    v_plan.left_out := v_older;
     v_plan := grace._restore_plan(v_plan);
   end if;
   if v_plan.on_conflict operator(pg_catalog.=) 'replace' then
@@ -6966,7 +7073,7 @@ begin
     begin
       v_done := grace._restore_write(v_plan);
       exit;
-    exception when integrity_constraint_violation or data_exception then
+    exception when integrity_constraint_violation or data_exception or insufficient_privilege then -- a policy's is the last
       v_found := grace._find_conflicts(v_plan, true);
       if v_plan.on_conflict operator(pg_catalog.<>) 'skip' then
         perform grace._refuse_restore(v_plan, v_found);
@@ -7090,15 +7197,14 @@ language plpgsql
 as $$
 declare
   v_found grace._conflict [];
-  v_query text := 'select pg_catalog.array_agg(row(q.protected_id, q.ref, q.key, q.constraint_name, q.reason)::grace._conflict) from ';
+  v_query text :=
+    'select pg_catalog.array_agg(row(q.protected_id, q.ref, q.key, q.constraint_name, q.reason)::grace._conflict) from (%s) q';
 begin
   begin
-    execute v_query operator(pg_catalog.||) '(' operator(pg_catalog.||)
-      grace._restore_checks(plan, false, every) operator(pg_catalog.||) ') q'
+    execute pg_catalog.format(v_query, grace._check_statement(plan, false, every))
     into v_found using plan.picks, plan.left_out, plan.replaced, plan.skipped;
   exception when data_exception or integrity_constraint_violation then
-    execute v_query operator(pg_catalog.||) '(' operator(pg_catalog.||)
-      grace._restore_checks(plan, true, true) operator(pg_catalog.||) ') q'
+    execute pg_catalog.format(v_query, grace._check_statement(plan, true, true))
     into v_found using plan.picks, plan.left_out, plan.replaced, plan.skipped;
   end;
   return coalesce(v_found, '{}');
@@ -7184,6 +7290,12 @@ begin
   end loop;
   for i in 1 .. cardinality(plan.link_counts) loop
     execute plan.link_counts[i] into v_count using plan.picks, plan.left_out;
+    if v_count > 0 and not has_any_column_privilege(plan.link_children[i], 'UPDATE') then
+      raise exception 'permission denied for table %', plan.link_children[i]
+        using errcode = 'insufficient_privilege',
+        detail = 'Its rows refer to what is restored, and the deletion had cut that.',
+        hint = format('grant update on %s to %I; or leave the references as they are: relink => false.', plan.link_children[i], current_user);
+    end if;
     v_result.relinked[array_position(plan.protected_ids, plan.link_ids[i])] :=
       v_result.relinked[array_position(plan.protected_ids, plan.link_ids[i])] + v_count;
   end loop;
@@ -7217,10 +7329,6 @@ begin
     end if;
   end if;
   execute plan.statement into v_inserted, v_result.replaced using plan.picks, plan.left_out, plan.replaced;
-  if plan.constraints is not null then
-    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' immediate';
-    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' deferred';
-  end if;
 
   for i in 1 .. pg_catalog.cardinality(plan.protected_ids) loop
     v_result.restored[i] := v_inserted[i] operator(pg_catalog.+) v_result.replaced[i];
@@ -7231,6 +7339,10 @@ begin
     v_at := pg_catalog.array_position(plan.protected_ids, plan.link_ids[i]);
     v_result.relinked[v_at] := v_result.relinked[v_at] operator(pg_catalog.+) v_count;
   end loop;
+  if plan.constraints is not null then
+    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' immediate';
+    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' deferred';
+  end if;
   foreach v_statement in array v_enable loop
     execute v_statement;
   end loop;
@@ -7409,6 +7521,12 @@ begin
       select string_agg(grace_internal.as_text(u.value), ', ' order by u.position)
       from unnest(grace_internal.buffer_values(p.id, p.target, grace_internal.numbers_of(p.target, m.parent_names), 'b'))
         with ordinality as u (value, position)
+      where not exists ( -- a cast may be the application's code
+        select
+        from unnest(grace_internal.numbers_of(p.target, m.parent_names)) n
+        cross join lateral grace_internal.value_columns(p.id, n) c
+        where c.is_cast
+      )
     ) as v (values)
     where l.protected_id = drop_cuts.protected_id
       and exists (select from grace_internal.cut c where c.link = l.id and c.deletion = any (drop_cuts.deletions))
@@ -8593,10 +8711,11 @@ grant execute on function grace._cut_links(integer, bigint []) to grace_operator
 grant execute on function grace._restore_plan(grace._restore_plan) to grace_operator;
 grant execute on function grace._check_values(grace._restore_plan) to grace_operator;
 grant execute on function grace._find_older(grace._restore_plan) to grace_operator;
+grant execute on function grace._check_overwriting(grace._restore_plan) to grace_operator;
+grant execute on function grace._check_statement(grace._restore_plan, boolean, boolean) to grace_operator;
 grant execute on function grace._find_overwritten(grace._restore_plan) to grace_operator;
-grant execute on function grace._restore_checks(grace._restore_plan, boolean, boolean) to grace_operator;
 grant execute on function grace._find_conflicts(grace._restore_plan, boolean) to grace_operator;
-grant execute on function grace._cast_error(anyelement, text) to grace_operator;
+grant execute on function grace._cast_error(anyelement, text, boolean) to grace_operator;
 grant execute on function grace._leave_out(grace._restore_plan, grace._conflict []) to grace_operator;
 grant execute on function grace._conflicts_json(grace._conflict [], integer) to grace_operator;
 grant execute on function grace._refuse_restore(grace._restore_plan, grace._conflict []) to grace_operator;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 
 import click
 import psycopg
@@ -29,6 +30,7 @@ _HINTS = {
     "GR011": "Remove what stands in the way, select less, or say --on-conflict skip or replace.",
     "GR016": "Look at pg_grace deletions and say --deletion ID, or --key, --from, --by, --where with a table.",
 }
+_SQL = re.compile("select |=>")
 _UNDEFINED = ("3F000", "42P01", "42883")
 
 
@@ -48,7 +50,10 @@ def describe(error: psycopg.Error, *, hint: str | None = None) -> str:
     lines = [diagnostics.message_primary]
     if diagnostics.message_detail:
         lines.append(f"DETAIL:  {diagnostics.message_detail}")
-    hint = _HINTS.get(error.sqlstate or "") or diagnostics.message_hint or hint or _hint(error)
+    server_hint = diagnostics.message_hint or ""
+    if error.sqlstate in _HINTS and _SQL.search(server_hint):
+        server_hint = _HINTS[error.sqlstate]
+    hint = server_hint or hint or _hint(error)
     if hint:
         lines.append(f"HINT:  {hint}")
     if error.sqlstate:

@@ -1,22 +1,27 @@
 -- Which database of which cluster this is. The numbers of tables and columns that the registry holds mean something only there: a
--- dump that is loaded elsewhere brings them along (regclass by name, the rest as they were).
+-- dump that is loaded elsewhere brings them along (regclass by name, the rest as they were). In PL/pgSQL, which keeps its plan: a restore
+-- asks this some hundred times.
 create or replace function grace_internal.home()
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('%s/%s', s.system_identifier, d.oid)
+begin
+  return format('%s/%s', s.system_identifier, d.oid)
   from pg_database d
   cross join pg_control_system() s
-  where d.datname = current_database()
+  where d.datname = current_database();
+end
 $$;
 
 create or replace function grace_internal.has_moved(protected grace_internal.protected)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select protected.relation <> protected.target or protected.home is distinct from grace_internal.home()
+begin
+  return protected.relation <> protected.target or protected.home is distinct from grace_internal.home();
+end
 $$;
 
 -- The registry's columns with the numbers that they have here: after a move they are found again by their names. A former column

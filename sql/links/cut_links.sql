@@ -62,6 +62,12 @@ begin
       select string_agg(grace_internal.as_text(u.value), ', ' order by u.position)
       from unnest(grace_internal.buffer_values(p.id, p.target, grace_internal.numbers_of(p.target, m.parent_names), 'b'))
         with ordinality as u (value, position)
+      where not exists ( -- a cast may be the application's code
+        select
+        from unnest(grace_internal.numbers_of(p.target, m.parent_names)) n
+        cross join lateral grace_internal.value_columns(p.id, n) c
+        where c.is_cast
+      )
     ) as v (values)
     where l.protected_id = drop_cuts.protected_id
       and exists (select from grace_internal.cut c where c.link = l.id and c.deletion = any (drop_cuts.deletions))

@@ -92,7 +92,7 @@ end
 $$;
 
 -- What the function of a link runs when its static statement can't serve, because the child has changed since: $1 is the row before,
--- $2 after, $3 the deletion, $4 its time. null when the foreign key is gone, or the primary key.
+-- $2 after, $3 the deletion, $4 its time. Empty when the foreign key is gone, or the primary key.
 create or replace function grace_internal.cut_statement(link_id integer)
 returns text
 language plpgsql
@@ -101,6 +101,7 @@ as $$
 declare
   v_link grace_internal.link;
   v_wanted record;
+  v_arguments text;
 begin
   select l.* into strict v_link from grace_internal.link l where l.id = link_id;
   select w.* into v_wanted
@@ -113,15 +114,24 @@ begin
   order by w.set_columns = v_link.set_columns desc
   limit 1;
   if not found then
-    return null;
+    return '';
   end if;
+  v_arguments := format(
+    '%s, %s, %L, %L, %L, %L', v_link.protected_id, v_wanted.child, v_wanted.key_columns, v_wanted.columns, v_wanted.set_columns,
+    v_wanted.parent_columns
+  );
   return concat_ws(
     e'\n',
     grace_internal.cut_insert(
-      grace_internal.registered_link(
-        v_link.protected_id, v_wanted.child, v_wanted.key_columns, v_wanted.columns, v_wanted.set_columns,
-        v_wanted.parent_columns
-      )::text,
+      -- A transaction that is rolled back takes a new link along, but not the plan that has its number.
+      format(
+        'coalesce((select l.id from grace_internal.link l where l.id = %s), grace_internal.registered_link(%s))',
+        grace_internal.registered_link(
+          v_link.protected_id, v_wanted.child, v_wanted.key_columns, v_wanted.columns, v_wanted.set_columns,
+          v_wanted.parent_columns
+        ),
+        v_arguments
+      ),
       '($1)', '($2)', '$3', '$4',
       grace_internal.column_names(v_wanted.child, v_wanted.key_columns),
       grace_internal.column_names(v_wanted.child, v_wanted.columns)
@@ -131,5 +141,23 @@ begin
       grace_internal.column_names(v_wanted.child, v_wanted.set_columns)
     )
   );
+end
+$$;
+
+-- The same, made once after each change of the child: labelled IMMUTABLE like link_unchanged. null where a dump was loaded, as nothing
+-- there says when to make it anew.
+create or replace function grace_internal.planned_cut_statement(link_id integer, child regclass)
+returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (
+    select from grace_internal.link l
+    where l.id = link_id and not grace_internal.link_has_moved(l.*) and l.child = planned_cut_statement.child
+  ) then
+    return grace_internal.cut_statement(link_id);
+  end if;
+  return null;
 end
 $$;

@@ -128,8 +128,11 @@ begin
       %5$s;
     end if;
   else
-    v_statement := grace_internal.cut_statement(%1$s);
-    if v_statement is not null then
+    v_statement := grace_internal.planned_cut_statement(%1$s, %3$L::regclass);
+    if v_statement is null then
+      v_statement := grace_internal.cut_statement(%1$s);
+    end if;
+    if v_statement <> '' then
       v_deletion := grace_internal.current_deletion();
       execute v_statement using old, new, v_deletion.deletion, v_deletion.deleted_at;
     end if;

@@ -46,10 +46,11 @@ grant execute on function grace._cut_links(integer, bigint []) to grace_operator
 grant execute on function grace._restore_plan(grace._restore_plan) to grace_operator;
 grant execute on function grace._check_values(grace._restore_plan) to grace_operator;
 grant execute on function grace._find_older(grace._restore_plan) to grace_operator;
+grant execute on function grace._check_overwriting(grace._restore_plan) to grace_operator;
+grant execute on function grace._check_statement(grace._restore_plan, boolean, boolean) to grace_operator;
 grant execute on function grace._find_overwritten(grace._restore_plan) to grace_operator;
-grant execute on function grace._restore_checks(grace._restore_plan, boolean, boolean) to grace_operator;
 grant execute on function grace._find_conflicts(grace._restore_plan, boolean) to grace_operator;
-grant execute on function grace._cast_error(anyelement, text) to grace_operator;
+grant execute on function grace._cast_error(anyelement, text, boolean) to grace_operator;
 grant execute on function grace._leave_out(grace._restore_plan, grace._conflict []) to grace_operator;
 grant execute on function grace._conflicts_json(grace._conflict [], integer) to grace_operator;
 grant execute on function grace._refuse_restore(grace._restore_plan, grace._conflict []) to grace_operator;

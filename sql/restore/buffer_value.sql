@@ -16,24 +16,27 @@ as $$
 $$;
 
 -- Where a buffer holds the values of one column of its table: the column of now first, then former ones (whose type was another),
--- newest first.
+-- newest first. In PL/pgSQL, which keeps its plan: a restore asks for each column many times.
 create or replace function grace_internal.value_columns(protected_id integer, attnum smallint)
 returns table (buffer_column name, type oid, type_name text, is_cast boolean, castable boolean, "position" bigint)
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select
-    c.buffer_column,
-    t.type,
-    format_type(t.type, -1),
-    c.type <> t.type,
-    grace_internal.can_cast(c.type, t.type),
-    row_number() over (order by c.ended_at desc nulls first)
-  from grace_internal.protected p
-  join pg_attribute a on a.attrelid = p.target and a.attnum = value_columns.attnum and not a.attisdropped
-  cross join lateral grace_internal.base_type(a.atttypid) as t (type)
-  join grace_internal.column_map c on c.protected_id = p.id and c.attnum = a.attnum
-  where p.id = value_columns.protected_id
+begin
+  return query
+    select
+      c.buffer_column,
+      t.type,
+      format_type(t.type, -1),
+      c.type <> t.type,
+      c.type = t.type or grace_internal.can_cast(c.type, t.type),
+      row_number() over (order by c.ended_at desc nulls first)
+    from grace_internal.protected p
+    join pg_attribute a on a.attrelid = p.target and a.attnum = value_columns.attnum and not a.attisdropped
+    cross join lateral grace_internal.base_type(a.atttypid) as t (type)
+    join grace_internal.column_map c on c.protected_id = p.id and c.attnum = a.attnum
+    where p.id = value_columns.protected_id;
+end
 $$;
 
 -- The value of a table's column in a buffered row, as an expression of the column's type (without typmod, without domain); null when
@@ -88,10 +91,10 @@ returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(
-    format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %s', a.attname, v.expression), ', ')),
-    'null::pg_catalog.jsonb'
-  )
+  select case
+    when count(*) > 0 then format('pg_catalog.jsonb_build_object(%s)', string_agg(format('%L, %s', a.attname, v.expression), ', '))
+    else 'null::pg_catalog.jsonb'
+  end
   from grace_internal.protected p
   join pg_index i on i.indrelid = p.target and i.indisprimary
   cross join lateral unnest(i.indkey::smallint [], grace_internal.key_values(p.id)) as v (attnum, expression)

@@ -56,6 +56,7 @@ begin
             from pg_index i
             cross join lateral unnest(grace_internal.column_names(i.indrelid, i.indkey::smallint [])) k
             where i.indrelid = v_target and i.indisprimary
+            having count(*) > 0
           ), ''
         ) else '' end
       );
@@ -266,7 +267,7 @@ as $$
     format('s."grace error %s" is not null', c.attnum), 'type',
     format('pg_catalog.concat(%L, s."grace error %s")', format('column %s: ', quote_ident(c.attname)), c.attnum)
   from columns c
-  where careful and c.error is not null
+  where careful and c.error is not null or c.cut is not null
   union all
   select
     format(
@@ -286,13 +287,13 @@ as $$
     quote_literal(format('%s has no partition for the row', grace_internal.qualified_name(target)))
   from relations r
   where r.relkind <> 'p'
-    and not exists (
-      select
-      from pg_partitioned_table p
-      join pg_class d on d.oid = p.partdefid and d.relkind <> 'p'
-      where p.partrelid = target
-    )
   having count(*) filter (where r.relation <> target) > 0
+  union all
+  select
+    format('not (%s)', pg_get_partition_constraintdef(r.oid)), 'partition',
+    quote_literal(format('it does not belong into partition %s', grace_internal.qualified_name(target)))
+  from pg_class r
+  where r.oid = target and r.relispartition
   union all
   select format('not (%s)', p.allowed), 'row security', quote_literal(format('a policy does not let %I insert it', grace_internal.caller()))
   from grace_internal.insert_policies(target) as p (allowed)
@@ -315,6 +316,7 @@ as $$
       from pg_index i
       cross join lateral unnest(grace_internal.column_names(i.indrelid, i.indkey::smallint [])) k
       where i.indrelid = target and i.indisprimary
+      having count(*) > 0
     ),
     format(
       'pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(%s))',
@@ -344,7 +346,10 @@ as $$
     i.operators is not null,
     string_agg(k.definition, ', ' order by k.n),
     string_agg(k.value, ', ' order by k.n),
-    format('pg_catalog.concat_ws('', '', %s)', string_agg(k.value, ', ' order by k.n)),
+    format('pg_catalog.concat_ws('', '', %s)', string_agg(
+      format('case when pg_catalog.num_nulls(%1$s) operator(pg_catalog.>) 0 then ''null'' else pg_catalog.concat(%1$s) end', k.value),
+      ', ' order by k.n
+    )),
     concat(
       case n.nulls
         when 'none' then string_agg(k.value || ' is not null', ' and ' order by k.n)

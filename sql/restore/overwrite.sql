@@ -23,6 +23,50 @@ as $$
   group by p.id, c.relkind
 $$;
 
+-- May the caller have these rows overwritten? Capturing them reads the table as the owner of pg_grace, so it demands what reading and
+-- overwriting by hand would. Errors: GR010, 42501.
+create or replace function grace._check_overwriting(plan grace._restore_plan)
+returns void
+language plpgsql stable
+security definer -- asks what the owner of pg_grace may do, too
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_caller name := grace_internal.caller();
+  v_live record;
+begin
+  for v_live in
+    select distinct
+      l.leaf, l.leaf::regclass as relation, t.root,
+      c.relrowsecurity and not r.rolsuper and not r.rolbypassrls as is_filtered
+    from unnest(plan.live_leaves) as l (leaf)
+    cross join lateral (select coalesce(pg_partition_root(l.leaf), l.leaf::regclass)) as t (root)
+    join pg_class c on c.oid = t.root
+    join pg_roles r on r.rolname = v_caller
+  loop
+    if not has_table_privilege(v_caller, v_live.root, 'SELECT')
+      or not has_table_privilege(v_caller, v_live.root, 'UPDATE')
+    then
+      raise exception 'permission denied for table %', v_live.relation
+        using errcode = 'insufficient_privilege',
+        detail = 'Overwriting rows takes SELECT and UPDATE on the whole table.',
+        hint = format('grant select, update on %s to %I;', grace_internal.qualified_name(v_live.leaf), v_caller);
+    end if;
+    if v_live.is_filtered or row_security_active(v_live.leaf) then
+      raise exception 'rows of % can''t be overwritten', v_live.relation
+        using errcode = 'GR010',
+        detail = 'It has row-level security, which hides rows from the role that restores or from the owner of pg_grace.',
+        hint = 'Let a role with BYPASSRLS restore, or delete the rows that stand in the way first.';
+    end if;
+    perform grace_internal.require_trusted_code(
+      v_live.leaf, 'Delete the rows that stand in the way first; that is captured as any delete.'
+    );
+  end loop;
+end
+$$;
+comment on function grace._check_overwriting(grace._restore_plan) is
+'Internal: refuses what the caller may not overwrite.';
+
 -- Finds the rows that a restore would overwrite.
 create or replace function grace._find_overwritten(plan grace._restore_plan)
 returns grace._restore_plan
@@ -41,17 +85,18 @@ begin
   foreach v_query in array plan.overwrites loop
     continue when v_query is null;
     execute v_query into v_refs, v_leaves, v_tids using plan.picks, plan.left_out;
-    plan.replaced := plan.replaced || coalesce(v_refs, '{}');
-    plan.live_leaves := plan.live_leaves || coalesce(v_leaves, '{}');
-    plan.live_tids := plan.live_tids || coalesce(v_tids, '{}');
+    continue when v_refs is null;
+    plan.replaced := plan.replaced || v_refs;
+    plan.live_leaves := plan.live_leaves || v_leaves;
+    plan.live_tids := plan.live_tids || v_tids;
   end loop;
+  perform grace._check_overwriting(plan);
   return plan;
 end
 $$;
 comment on function grace._find_overwritten(grace._restore_plan) is 'Internal: the live rows that a restore would overwrite.';
 
--- Captures the live rows that a restore is about to overwrite, as if they were deleted, so that this can be undone, too. It reads the
--- table as the owner of pg_grace, so it demands of the caller what reading and overwriting the rows by hand would.
+-- Captures the live rows that a restore is about to overwrite, as if they were deleted, so that this can be undone, too.
 -- Errors: GR010, 42501.
 create or replace function grace._keep_overwritten(plan grace._restore_plan)
 returns bigint
@@ -65,34 +110,13 @@ declare
   v_live record;
   v_rows bigint;
 begin
+  perform grace._check_overwriting(plan);
   for v_live in
     select
-      grace_internal.protected_id(l.leaf::regclass) as id, l.leaf, l.leaf::regclass as relation, array_agg(l.tid) as tids,
-      (
-        select c.relrowsecurity and not r.rolsuper and not r.rolbypassrls
-        from pg_class c, pg_roles r
-        where c.oid = coalesce(pg_partition_root(l.leaf), l.leaf) and r.rolname = v_caller
-      ) as is_filtered
+      grace_internal.protected_id(l.leaf::regclass) as id, l.leaf, l.leaf::regclass as relation, array_agg(l.tid) as tids
     from unnest(plan.live_leaves, plan.live_tids) as l (leaf, tid)
     group by l.leaf
   loop
-    if not has_table_privilege(v_caller, coalesce(pg_partition_root(v_live.leaf), v_live.relation), 'SELECT')
-      or not has_table_privilege(v_caller, coalesce(pg_partition_root(v_live.leaf), v_live.relation), 'UPDATE')
-    then
-      raise exception 'permission denied for table %', v_live.relation
-        using errcode = 'insufficient_privilege',
-        detail = 'Overwriting rows takes SELECT and UPDATE on the whole table.',
-        hint = format('grant select, update on %s to %I;', grace_internal.qualified_name(v_live.leaf), v_caller);
-    end if;
-    if v_live.is_filtered or row_security_active(v_live.leaf) then
-      raise exception 'rows of % can''t be overwritten', v_live.relation
-        using errcode = 'GR010',
-        detail = 'It has row-level security, which hides rows from the role that restores or from the owner of pg_grace.',
-        hint = 'Let a role with BYPASSRLS restore, or delete the rows that stand in the way first.';
-    end if;
-    perform grace_internal.require_trusted_code(
-      v_live.leaf, 'Delete the rows that stand in the way first; that is captured as any delete.'
-    );
     if grace_internal.columns_differ(v_live.id) then
       perform grace_internal.sync_columns(v_live.id);
       perform grace_internal.generate_capture(v_live.id);

@@ -55,8 +55,8 @@ begin
   perform grace._check_values(v_plan);
 
   v_older := grace._find_older(v_plan);
-  v_plan.left_out := v_older;
   if pg_catalog.cardinality(v_older) operator(pg_catalog.>) 0 then
+    v_plan.left_out := v_older;
     v_plan := grace._restore_plan(v_plan);
   end if;
   if v_plan.on_conflict operator(pg_catalog.=) 'replace' then
@@ -88,7 +88,7 @@ begin
     begin
       v_done := grace._restore_write(v_plan);
       exit;
-    exception when integrity_constraint_violation or data_exception then
+    exception when integrity_constraint_violation or data_exception or insufficient_privilege then -- a policy's is the last
       v_found := grace._find_conflicts(v_plan, true);
       if v_plan.on_conflict operator(pg_catalog.<>) 'skip' then
         perform grace._refuse_restore(v_plan, v_found);
@@ -212,15 +212,14 @@ language plpgsql
 as $$
 declare
   v_found grace._conflict [];
-  v_query text := 'select pg_catalog.array_agg(row(q.protected_id, q.ref, q.key, q.constraint_name, q.reason)::grace._conflict) from ';
+  v_query text :=
+    'select pg_catalog.array_agg(row(q.protected_id, q.ref, q.key, q.constraint_name, q.reason)::grace._conflict) from (%s) q';
 begin
   begin
-    execute v_query operator(pg_catalog.||) '(' operator(pg_catalog.||)
-      grace._restore_checks(plan, false, every) operator(pg_catalog.||) ') q'
+    execute pg_catalog.format(v_query, grace._check_statement(plan, false, every))
     into v_found using plan.picks, plan.left_out, plan.replaced, plan.skipped;
   exception when data_exception or integrity_constraint_violation then
-    execute v_query operator(pg_catalog.||) '(' operator(pg_catalog.||)
-      grace._restore_checks(plan, true, true) operator(pg_catalog.||) ') q'
+    execute pg_catalog.format(v_query, grace._check_statement(plan, true, true))
     into v_found using plan.picks, plan.left_out, plan.replaced, plan.skipped;
   end;
   return coalesce(v_found, '{}');
@@ -306,6 +305,12 @@ begin
   end loop;
   for i in 1 .. cardinality(plan.link_counts) loop
     execute plan.link_counts[i] into v_count using plan.picks, plan.left_out;
+    if v_count > 0 and not has_any_column_privilege(plan.link_children[i], 'UPDATE') then
+      raise exception 'permission denied for table %', plan.link_children[i]
+        using errcode = 'insufficient_privilege',
+        detail = 'Its rows refer to what is restored, and the deletion had cut that.',
+        hint = format('grant update on %s to %I; or leave the references as they are: relink => false.', plan.link_children[i], current_user);
+    end if;
     v_result.relinked[array_position(plan.protected_ids, plan.link_ids[i])] :=
       v_result.relinked[array_position(plan.protected_ids, plan.link_ids[i])] + v_count;
   end loop;
@@ -339,10 +344,6 @@ begin
     end if;
   end if;
   execute plan.statement into v_inserted, v_result.replaced using plan.picks, plan.left_out, plan.replaced;
-  if plan.constraints is not null then
-    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' immediate';
-    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' deferred';
-  end if;
 
   for i in 1 .. pg_catalog.cardinality(plan.protected_ids) loop
     v_result.restored[i] := v_inserted[i] operator(pg_catalog.+) v_result.replaced[i];
@@ -353,6 +354,10 @@ begin
     v_at := pg_catalog.array_position(plan.protected_ids, plan.link_ids[i]);
     v_result.relinked[v_at] := v_result.relinked[v_at] operator(pg_catalog.+) v_count;
   end loop;
+  if plan.constraints is not null then
+    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' immediate';
+    execute 'set constraints ' operator(pg_catalog.||) plan.constraints operator(pg_catalog.||) ' deferred';
+  end if;
   foreach v_statement in array v_enable loop
     execute v_statement;
   end loop;

@@ -1,10 +1,27 @@
+-- Could a cast to this type cut a value that an assignment refuses? Arrays and domains of types with a length; plain columns of them are
+-- looked at by row_checks.
+create or replace function grace_internal.cuts_values(type oid, typmod integer)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when t.typtype = 'd' then t.typtypmod >= 0 or grace_internal.cuts_values(t.typbasetype, -1)
+    when t.typcategory = 'A' and t.typelem <> 0 then typmod >= 0 or grace_internal.cuts_values(t.typelem, -1)
+    else false
+  end
+  from pg_type t
+  where t.oid = cuts_values.type
+$$;
+
 -- The columns of the table that a restore writes to, and what a buffered row b gives each: value (null where it gives nothing), the
 -- literal that the caller has given instead included. lost is the condition for a value of a former type that can't be cast at all;
--- error, for columns whose value may fail to be one of their type (a cast, a domain), an expression that says why or is null.
+-- error, for columns whose value may fail to be one of their type (a cast, a domain), an expression that says why or is null; cut the same
+-- for columns where a cast could cut what INSERT refuses, for values that the cast does change.
 create or replace function grace_internal.restore_columns(protected_id integer, plan grace._restore_plan)
 returns table (
   attnum smallint, attname name, type_name text, type oid, typmod integer, value text, insertable boolean, not_null boolean,
-  default_value text, identity "char", lost text, lost_reason text, error text
+  default_value text, identity "char", lost text, lost_reason text, error text, cut text
 )
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -13,21 +30,22 @@ as $$
     a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod,
     case
       when g.given is not null
-        then format('%L::%s', g.given #>> '{}', format_type(a.atttypid, a.atttypmod))
+        then format('%L::%s', g.given #>> '{}', format_type(a.atttypid, -1))
       when plan.into_table is null or s.attnum is not null then grace_internal.buffer_value(p.id, s.attnum)
-      else format('b.%I', (
-        select m.buffer_column
+      else (
+        select format('b.%I', m.buffer_column)
         from grace_internal.column_map m
         where m.protected_id = p.id and m.ended_at is not null and m.buffer_column = a.attname
-      ))
+      )
     end,
     a.attgenerated = '',
     a.attnotnull,
     case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end,
     a.attidentity,
-    f.lost,
+    case when g.given is null then f.lost end,
     f.lost_reason,
-    case when g.given is null then f.error end
+    case when g.given is null then f.error end,
+    case when g.given is null then f.cut end
   from grace_internal.protected p
   join pg_attribute a
     on a.attrelid = coalesce(plan.into_table, p.target) and a.attnum > 0 and not a.attisdropped
@@ -41,36 +59,52 @@ as $$
     select
       string_agg(format('b.%I is not null', c.buffer_column), ' or ') filter (where not c.castable) as lost,
       min(format('a value of its former type can''t be cast to %s', c.type_name)) filter (where not c.castable) as lost_reason,
-      case when bool_or(c.is_cast) or y.typtype = 'd' then format(
+      case when bool_or(c.is_cast) or y.typtype = 'd' or x.cuts then format(
         'case %s%s end',
         string_agg(
-          format('when b.%1$I is not null then grace._cast_error(b.%1$I, %2$L)', c.buffer_column, format_type(a.atttypid, -1)),
-          ' ' order by c.position
+          format(
+            'when b.%1$I is not null then grace._cast_error(b.%1$I, %2$L, %3$L)',
+            c.buffer_column, format_type(a.atttypid, a.atttypmod), x.cuts
+          ), ' ' order by c.position
         ) filter (where c.castable),
-        case when y.typtype = 'd' then format(' else grace._cast_error(null::text, %L)', format_type(a.atttypid, -1)) end
-      ) end as error
+        case when y.typtype = 'd' then format(' else grace._cast_error(null::text, %L, false)', format_type(a.atttypid, -1)) end
+      ) end as error,
+      case when x.cuts then format(
+        'case %s end',
+        string_agg(
+          format(
+            'when b.%1$I::text operator(pg_catalog.<>) b.%1$I::%2$s::text then grace._cast_error(b.%1$I, %2$L, true)',
+            c.buffer_column, format_type(a.atttypid, a.atttypmod)
+          ), ' ' order by c.position
+        ) filter (where c.castable)
+      ) end as cut
     from grace_internal.value_columns(p.id, s.attnum) c
     join pg_type y on y.oid = a.atttypid
-    group by y.typtype
+    cross join lateral grace_internal.cuts_values(a.atttypid, a.atttypmod) as x (cuts)
+    group by y.typtype, x.cuts
   ) as f on true
   where p.id = restore_columns.protected_id
   order by a.attnum
 $$;
 
--- Why a value can't be cast to a type, or null. With the caller's rights: casts and domains may be the application's.
-create or replace function grace._cast_error(value anyelement, type_name text)
+-- Why a value can't be cast to a type, or assigned to a column of it, or null. With the caller's rights: casts and domains may be the
+-- application's.
+create or replace function grace._cast_error(value anyelement, type_name text, assigned boolean)
 returns text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   execute format('select $1::%s', type_name) using value;
+  if assigned then -- the types' input functions refuse what an explicit cast would cut
+    execute format('select x.v from jsonb_to_record(jsonb_build_object(''v'', $1)) as x (v %s)', type_name) using value;
+  end if;
   return null;
 exception when data_exception or integrity_constraint_violation then
   return sqlerrm;
 end
 $$;
-comment on function grace._cast_error(anyelement, text) is 'Internal: why a value can''t be cast to a type, or null.';
+comment on function grace._cast_error(anyelement, text, boolean) is 'Internal: why a value can''t be cast to a type, or null.';
 
 -- Is a default a plain constant, so that evaluating it changes nothing?
 create or replace function grace_internal.is_constant(default_value text)

@@ -1,4 +1,4 @@
--- Writes the statements that look for conflicts, insert and check what is selected. It is called again whenever rows are left out or
+-- Writes the statements that insert what is selected. It is called again whenever rows are left out or
 -- are to overwrite others. Errors: GR015, GR016, GR023.
 create or replace function grace._restore_plan(selected grace._restore_plan)
 returns grace._restore_plan
@@ -79,7 +79,11 @@ begin
     where c.lost is not null
   );
   select
-    'select ' || string_agg(format('%L::%s', v.value #>> '{}', format_type(a.atttypid, a.atttypmod)), ', ')
+    -- Read by way of json, for an explicit cast would cut what is too long.
+    'select * from ' || string_agg(format(
+      'jsonb_to_record(jsonb_build_object(''v'', %L::text)) as x_%s_%s (v %s)',
+      v.value #>> '{}', p.id, a.attnum, format_type(a.atttypid, a.atttypmod)
+    ), ', ')
   into v_plan.value_test
   from grace_internal.protected p
   join pg_attribute a on a.attrelid = coalesce(v_plan.into_table, p.target)
@@ -91,7 +95,7 @@ begin
   into v_plan.link_ids, v_plan.link_children, v_plan.link_counts, v_plan.link_updates
   from grace_internal.relink_statements(v_plan) l
   where v_plan.relinks;
-  v_plan.constraints := grace_internal.deferred_constraints(v_plan.targets);
+  v_plan.constraints := grace_internal.deferred_constraints(v_plan.targets || v_plan.link_children);
   return v_plan;
 end
 $$;
@@ -222,12 +226,12 @@ begin
 end
 $$;
 
--- The query for every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be
--- what their columns are looked at one by one, where the query without it fails. Without every only parents that are missing.
-create or replace function grace._restore_checks(plan grace._restore_plan, careful boolean, every boolean)
+-- Every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be what their columns
+-- are looked at one by one, where the query without it fails. Without every only parents that are missing.
+create or replace function grace._check_statement(plan grace._restore_plan, careful boolean, every boolean)
 returns text
 language sql stable
-security definer -- reads the log and the registry, which are granted to nobody
+security definer -- reads the registry, which is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
   with tables as (
@@ -248,7 +252,8 @@ as $$
         ) filter (where c.insertable)
         || coalesce(string_agg(format(', (%s) as "grace lost %s"', c.lost, c.attnum), '') filter (where c.lost is not null), '')
         || coalesce(
-          string_agg(format(', %s as "grace error %s"', c.error, c.attnum), '') filter (where careful and c.error is not null), ''
+          string_agg(format(', %s as "grace error %s"', case when careful then c.error else c.cut end, c.attnum), '')
+          filter (where careful and c.error is not null or c.cut is not null), ''
         ) as columns,
         string_agg(
           format(', (%s)::%s as %I', pg_get_expr(d.adbin, d.adrelid), c.type_name, c.attname), '' order by c.attnum
@@ -291,5 +296,5 @@ as $$
   )
   from tables t
 $$;
-comment on function grace._restore_checks(grace._restore_plan, boolean, boolean) is
-'Internal: the query for the conflicts of a restore.';
+comment on function grace._check_statement(grace._restore_plan, boolean, boolean) is
+'Internal: the query for the conflicts of what is selected.';

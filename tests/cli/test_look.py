@@ -149,11 +149,11 @@ def test_deletions_by_a_role_or_login(own_shop: Database, role: Callable[[str], 
 def test_a_limit_says_that_there_is_more(shop: Database) -> None:
     result = shop.cli("deletions", "--limit", "2")
     assert len(result.stdout.splitlines()) == 3
-    assert "there are more" in result.stderr
-    assert "there are more" not in shop.cli("deletions", "--limit", "3").stderr
+    assert "narrow the search" in result.stderr
+    assert "narrow the search" not in shop.cli("deletions", "--limit", "3").stderr
     result = shop.cli("show", "item", "--limit", "1")
     assert len(result.stdout.splitlines()) == 2
-    assert "there are more" in result.stderr
+    assert "narrow the search" in result.stderr
 
 
 def test_show_has_the_columns_in_the_tables_order(shop: Database) -> None:
@@ -270,7 +270,7 @@ def test_stdout_holds_data_only(shop: Database, output_format: str) -> None:
     assert "since" not in result.stdout
     assert "more" not in result.stdout
     assert "--since is" in result.stderr
-    assert "there are more" in result.stderr
+    assert "narrow the search" in result.stderr
 
 
 def test_every_name_of_a_table_is_understood(db: Database) -> None:

@@ -435,7 +435,7 @@ def test_a_cascade_into_a_table_that_cannot_be_protected_can_be_accepted(sound: 
     "cause",
     [
         "alter table other disable trigger all",
-        "create table line (id int, invoice_id int references invoice on delete set null)",
+        "create table line (id int primary key, invoice_id int references invoice on delete set null)",
         "create table line (id int, other_id int references other on delete cascade)",
         "grant all on grace.deletions to {app}; grant usage on schema grace_buffer to {app}",
         "grant select on customer to {app}",

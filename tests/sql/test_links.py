@@ -433,6 +433,18 @@ def test_old_cuts_stay_readable_when_the_key_changes(shop: Connection) -> None:
     ) == [(["note"], ["12"]), (["number"], ["10", "11"])]
 
 
+def test_a_rollback_of_the_first_cut_after_a_change_leaves_no_number_behind(shop: Connection) -> None:
+    shop.execute("update orders set note = id; delete from customer where id = 3")
+    shop.execute("alter table orders drop constraint orders_pkey; alter table orders add primary key (note)")
+    with shop.transaction(force_rollback=True):
+        shop.execute("delete from customer where id = 2")
+    shop.execute("delete from customer where id = 1")
+    assert [cut[:2] for cut in cuts(shop)] == [("orders", ["10"]), ("orders", ["11"])]
+    assert rows(
+        shop, "select distinct key_names::text[] from grace_internal.link_map m join grace_internal.cut c using (link)"
+    ) == [(["note"],)]
+
+
 def test_a_primary_key_that_is_gone_costs_a_warning_only(shop: Connection) -> None:
     shop.execute("delete from customer where id = 2")
     shop.execute("alter table orders drop constraint orders_pkey")
@@ -588,6 +600,7 @@ def test_an_upgrade_makes_the_links_of_what_is_protected(db: Database) -> None:
     protect(conn, "p")
     before = schema_dump(db)
     conn.execute("""
+        drop event trigger grace_refuse_drop;
         drop function grace_internal.link_1() cascade;
         drop table grace_internal.link, grace_internal.cut cascade;
         update grace.alembic_version set version_num = '0002';

@@ -49,7 +49,8 @@ def triggers(conn: Connection) -> dict[str, int]:
     found = rows(
         conn,
         "select tgrelid::regclass::text, count(*) from pg_trigger"
-        " where tgname like 'zz_grace_%%' and tgenabled = 'A' and not tgisinternal group by 1",
+        " where tgname like 'zz_grace_%%' and tgname not like 'zz_grace_link%%' and tgenabled = 'A' and not tgisinternal"
+        " group by 1",
     )
     return dict(found)
 

@@ -115,7 +115,7 @@ def restore(
         with connection.transaction():
             connection.execute("set transaction read only")
             rows = connection.execute(_CALL, selection).fetchall()
-        _print(rows, settings.output_format)
+        _print(rows, settings.output_format, ("table", "restored", "conflicts"))
         stopping = 0 if on_conflict == "skip" else sum(len(row["conflicts"]) for row in rows)
         if stopping:
             raise CommandError(f"{number_of(stopping, 'conflict')} would stop this restore", Exit.REFUSED)
@@ -125,7 +125,7 @@ def restore(
     connection.execute("select set_config('grace.progress', 'on', false)")
     with RestoreProgress(settings.target, _total(connection, selection)):
         rows = connection.execute(_CALL, selection).fetchall()
-    _print(rows, settings.output_format)
+    _print(rows, settings.output_format, ("table", "restored"))
     _say_what_was_done(connection, rows, into)
 
 
@@ -201,7 +201,7 @@ def _total(connection: Connection, selection: dict[str, Any]) -> int | None:
     return None if row is None else row["total"]
 
 
-def _print(rows: list[dict[str, Any]], output_format: str) -> None:
+def _print(rows: list[dict[str, Any]], output_format: str, always: tuple[str, ...]) -> None:
     if output_format == "json":
         print_rows(rows, _COLUMNS, output_format)
     else:
@@ -209,7 +209,7 @@ def _print(rows: list[dict[str, Any]], output_format: str) -> None:
         columns = [
             name
             for name in _COLUMNS
-            if output_format == "csv" or name in {"table", "restored"} or any(row[name] for row in counted)
+            if output_format == "csv" or name in always or any(row[name] for row in counted)
         ]
         print_rows(counted, columns, output_format)
     lines = [
@@ -235,11 +235,11 @@ def _print(rows: list[dict[str, Any]], output_format: str) -> None:
 
 def _say_what_was_done(connection: Connection, rows: list[dict[str, Any]], into: str | None) -> None:
     run = rows[0]["run"]
-    restored = number_of(sum(row["restored"] for row in rows), "row")
+    restored = sum(row["restored"] for row in rows)
     if into is not None:
-        note(f"run {run}: {restored} copied into {into}; the deletions stay restorable")
+        note(f"run {run}: {number_of(restored, 'row')} copied into {into}; the deletions stay restorable")
         return
-    note(f"run {run}: {restored} back")
+    note(f"run {run}: {number_of(restored, 'row')} {'is' if restored == 1 else 'are'} back")
     skipped = sum(row["skipped"] for row in rows)
     if skipped:
         note(f"{number_of(skipped, 'row')} skipped; they stay restorable")
