@@ -4895,7 +4895,9 @@ begin
       when is_delete then
         'from %1$s b using pg_catalog.unnest(%2$s) n where b.tableoid operator(pg_catalog.=) n.leaf '
         'and b.ctid operator(pg_catalog.=) n.tid and b.grace_deleted_at operator(pg_catalog.=) n.deleted_at '
-        'and n.protected_id operator(pg_catalog.=) %3$s'
+        'and coalesce(n.protected_id operator(pg_catalog.=) %3$s, false) '
+        'and b.grace_deleted_at operator(pg_catalog.>=) %4$L '
+        'and b.grace_deleted_at operator(pg_catalog.<=) any (array[%5$L::pg_catalog.timestamptz])'
       else
         'from pg_catalog.unnest(%2$s) n cross join lateral (select b.*, b.tableoid, b.ctid, b.cmin, b.xmax from %1$s b '
         'where b.tableoid operator(pg_catalog.=) n.leaf and b.ctid operator(pg_catalog.=) n.tid '

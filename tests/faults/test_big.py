@@ -13,14 +13,14 @@ import pytest
 from tests.conftest import Database, rows, value
 from tests.faults.servers import eventually
 
-CUSTOMERS, LINES = 20_000, 180_000
+CUSTOMERS, LINES = 10_000, 90_000
 SECONDS = 60
-BAR = re.compile(r"(\d+)/200000\S* rows +\S*?[\d,]+ rows/s\S* +\S*\d:\d\d:\d\d\S* +\S*\d:\d\d:\d\d")
+BAR = re.compile(r"(\d+)/100000\S* rows +\S*?[\d,]+ rows/s\S* +\S*\d:\d\d:\d\d\S* +\S*\d:\d\d:\d\d")
 
 
 @pytest.fixture
 def shop(db: Database) -> Database:
-    """200,000 rows in two tables, deleted at once; restoring them takes some seconds, and waits for a lock near the end."""
+    """100,000 rows in two tables, deleted at once; restoring them takes some seconds, and waits for a lock near the end."""
     conn = db.connect()
     conn.execute("create table customer (id int primary key, name text)")
     conn.execute("create table line (id int primary key, customer_id int references customer on delete cascade)")
@@ -31,7 +31,7 @@ def shop(db: Database) -> Database:
     conn.execute("delete from customer")
     conn.execute(
         "create function wait() returns trigger language plpgsql as $$ begin"
-        " if new.id % 1000 = 0 then perform pg_sleep(0.01); end if;"
+        " if new.id % 1000 = 0 then perform pg_sleep(0.02); end if;"
         f" if new.id = {CUSTOMERS * 9 // 10} then perform pg_advisory_xact_lock(7); end if; return new; end $$"
     )
     conn.execute("create trigger wait before insert on line for each row execute function wait()")
@@ -75,5 +75,5 @@ def test_control_c_in_the_middle_leaves_no_trace(shop: Database) -> None:
     assert value(conn, "select count(*) from grace.runs where kind = 'restore'") == 0
 
     shop.connections[0].execute("select pg_advisory_unlock(7)")
-    assert "200000 rows are back" in shop.cli("restore", "--deletion", "1").output
+    assert "100000 rows are back" in shop.cli("restore", "--deletion", "1").output
     assert value(conn, "select count(*) from line") == LINES
