@@ -4866,10 +4866,10 @@ $$;
 -- restore/restore_source.sql
 -- FROM and WHERE of the buffered rows (alias b) of one table that a restore is about: all that is left of the deletions, or, when only
 -- some rows are picked, those in $1; without those in $2, which are left out. Part: all; inserted (without those in $3); replaced (those
--- in $3, which overwrite a row that is there). A DELETE takes the
--- buffer itself. All else is written so that PostgreSQL expects many rows: a leaf that was written just now has no statistics yet, and for equalities or a range
--- without any it expects hardly a row, and joins what comes of it in nested loops. A picked row is read where it stands, in a subquery of
--- its own, of which at least one row is expected; <= any (array[…]) is no range to the planner, but prunes as well.
+-- in $3, which overwrite a row that is there). A DELETE takes the buffer itself.
+-- It is written so that PostgreSQL expects many rows: a leaf that was written just now has no statistics yet, and for equalities or a
+-- range without any it expects hardly a row, and joins what comes of it in nested loops. A picked row is read where it stands, in a
+-- subquery of its own, of which at least one row is expected; <= any (array[…]) is no range to the planner, but prunes as well.
 create or replace function grace_internal.restore_source(
   protected_id integer, plan grace._restore_plan, part text default 'all', is_delete boolean default false
 )
@@ -4895,7 +4895,9 @@ begin
       when is_delete then
         'from %1$s b using pg_catalog.unnest(%2$s) n where b.tableoid operator(pg_catalog.=) n.leaf '
         'and b.ctid operator(pg_catalog.=) n.tid and b.grace_deleted_at operator(pg_catalog.=) n.deleted_at '
-        'and n.protected_id operator(pg_catalog.=) %3$s'
+        'and coalesce(n.protected_id operator(pg_catalog.=) %3$s, false) '
+        'and b.grace_deleted_at operator(pg_catalog.>=) %4$L '
+        'and b.grace_deleted_at operator(pg_catalog.<=) any (array[%5$L::pg_catalog.timestamptz])'
       else
         'from pg_catalog.unnest(%2$s) n cross join lateral (select b.*, b.tableoid, b.ctid, b.cmin, b.xmax from %1$s b '
         'where b.tableoid operator(pg_catalog.=) n.leaf and b.ctid operator(pg_catalog.=) n.tid '

@@ -18,6 +18,7 @@ class Exit(enum.IntEnum):
     NO_CONNECTION = 3
     REFUSED = 4
     FOUND_SOMETHING = 5
+    INTERRUPTED = 130
 
 
 # What pg_grace itself, or the user's rights, refused; nothing has changed.

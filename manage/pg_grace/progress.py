@@ -1,18 +1,39 @@
-"""A progress bar for restores that take longer than a second."""
+"""A progress bar for restores that take longer than a second, and what Ctrl-C makes of them."""
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 from types import TracebackType
 
+import psycopg
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from pg_grace.connection import Connection, Target, connect
+from pg_grace.errors import CommandError, Exit
 
 _SECONDS_BEFORE_SHOWN = 1.0
 _SECONDS_BETWEEN_LOOKS = 0.3
+
+
+class _RateColumn(ProgressColumn):
+    """Rows per second, of late."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} rows/s", style="progress.data.speed")
 
 
 class RestoreProgress:
@@ -26,20 +47,24 @@ class RestoreProgress:
         self._target = target
         self._total = total
         self._done = threading.Event()
+        self._start = time.monotonic()
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> RestoreProgress:
         """Start watching."""
+        self._start = time.monotonic()
         if sys.stderr.isatty():
             self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Stop watching and take the bar away."""
+        """Stop watching and take the bar away; raises CommandError with what became of the restore after Ctrl-C."""
         self._done.set()
         if self._thread is not None:
             self._thread.join()
+        if isinstance(error, KeyboardInterrupt):
+            raise CommandError(self._outcome(), Exit.INTERRUPTED) from error
 
     def _watch(self) -> None:
         with connect(self._target) as connection:
@@ -51,6 +76,7 @@ class RestoreProgress:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("rows"),
+                _RateColumn(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
@@ -59,6 +85,22 @@ class RestoreProgress:
                 task = bar.add_task("restoring", total=self._total)
                 while not self._done.wait(_SECONDS_BETWEEN_LOOKS):
                     bar.update(task, completed=_count(connection) - start)
+
+    def _outcome(self) -> str:
+        """Say whether anything is restored: the statement is cancelled by now, or it was faster than that."""
+        elapsed = time.monotonic() - self._start
+        try:
+            with connect(self._target) as connection:
+                row = connection.execute(
+                    "select max(id) as run from grace.runs where kind = 'restore' and login = session_user"
+                    " and started_at > pg_catalog.clock_timestamp() - %s * interval '1 second'",
+                    (elapsed,),
+                ).fetchone()
+        except psycopg.Error:
+            return "interrupted; whether the restore was done meanwhile can't be told"
+        if row is None or row["run"] is None:
+            return "interrupted: nothing was restored"
+        return f"interrupted, but run {row['run']} was done meanwhile"
 
 
 def _count(connection: Connection) -> int:

@@ -37,7 +37,7 @@ def main(
 
     Connects as psql does: PG* variables, services and .pgpass work. Data goes to stdout, everything else to stderr.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 no connection, 4 refused, 5 check found something.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 no connection, 4 refused, 5 check found something, 130 interrupted.
     """
     context.obj = Settings(Target(dbname, host, port, username), output_format)
 

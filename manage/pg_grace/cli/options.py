@@ -29,7 +29,10 @@ class Settings:
 
 
 def connected(command: Callable[..., R]) -> Callable[..., R]:
-    """Give a command an open connection and the settings; show the server's errors as psql does."""
+    """Give a command an open connection and the settings; show the server's errors as psql does.
+
+    After Ctrl-C the statement that ran is cancelled on the server, too: psycopg does that.
+    """
 
     @click.pass_obj
     @functools.wraps(command)
@@ -39,6 +42,8 @@ def connected(command: Callable[..., R]) -> Callable[..., R]:
                 return command(connection, settings, *args, **kwargs)
         except psycopg.Error as error:
             raise from_server(error) from error
+        except KeyboardInterrupt as interrupt:
+            raise CommandError("interrupted", Exit.INTERRUPTED) from interrupt
 
     return wrapper
 
