@@ -105,11 +105,17 @@ def moment(deletion: Deletion) -> str:
     return f"(select min(deleted_at) from grace.deletions where id = {deletion.id})"
 
 
+# A database with few leaves is copied, and its buffers are read, several times as fast.
+FEW_LEAVES = """\
+do $do$ begin execute replace(
+  pg_get_functiondef('grace_internal.missing_partitions'::regproc), 'days_ahead integer DEFAULT 14', 'days_ahead integer DEFAULT 1'
+); end $do$;"""
+
+
 def set_up(conn: Connection) -> str:
     """Make the tables, fill and protect them; return it as SQL."""
-    script = [SCHEMA]
     state = State.initial()
-    script.append("begin;")
+    script = [FEW_LEAVES, SCHEMA, "begin;"]
     for name, table in state.tables.items():
         columns = [column for column in table.columns if column.kind is not Kind.GENERATED]
         names = ", ".join(column.name for column in columns)
@@ -118,9 +124,8 @@ def set_up(conn: Connection) -> str:
     script.append("commit;")
     script += [f"select from grace.protect('{table.qualified}');" for table in state.tables.values()]
     whole = "\n".join(script)
-    for statement in re.split(r";\n|;$", whole):
-        if statement:
-            conn.execute(statement)
+    conn.execute(whole)
+    assert rows(conn, "select count(*)::int from pg_class where relname ~ '^b1_'") == [(3,)]
     return whole
 
 
