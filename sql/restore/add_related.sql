@@ -53,6 +53,7 @@ begin
                 on %4$s.grace_deletion = %2$s.grace_deletion and %4$s.grace_deleted_at = %2$s.grace_deleted_at
                 and %6$s
               where coalesce(n.protected_id = %7$s, false) and %4$s.grace_deleted_at between $4 and $5
+                and %4$s.grace_deleted_at > (select grace._expired_before(%3$s))
               except
               select a.* from unnest($3 || $2) a
             ) as f

@@ -37,3 +37,22 @@ def test_after_a_load_a_column_does_not_get_what_a_dropped_namesake_had(conn: Co
     conn.execute("select grace.restore(deletion => 1)")
     conn.execute("select grace.restore(deletion => 2)")
     assert rows(conn, "select id, n, k from t order by id") == [(1, None, 5), (2, None, 6)]
+
+
+def test_what_has_expired_does_not_come_back_with_what_has_not(conn: Connection) -> None:
+    """A table's retention can be shorter than that of what hangs on its rows; a superuser's session sees it all."""
+    conn.execute("""
+        create table p (id int primary key);
+        create table c (id int primary key, p_id int references p on delete cascade);
+        create table e (id int primary key, p_id int references p on delete cascade);
+        insert into p values (1); insert into c values (1, 1); insert into e values (1, 1);
+    """)
+    conn.execute("select grace.protect('p')")
+    conn.execute("delete from p")
+    conn.execute("select grace.set_retention('c', '1 second')")
+    conn.execute("select pg_sleep(1.1)")
+    assert rows(conn, "select restored_table::text, restored from grace.restore('p', keys => '1')") == [
+        ("p", 1),
+        ("e", 1),
+    ]
+    assert rows(conn, "select count(*) from c") == [(0,)]

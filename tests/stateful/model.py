@@ -423,8 +423,12 @@ class State:
         return sorted(found, key=lambda deletion: deletion.when)
 
     def tables_with(self, deletion: Deletion) -> list[str]:
-        """Return the tables of which the deletion still has rows."""
-        return [n for n, t in self.tables.items() if any(row.deletion is deletion for row in t.buffer.values())]
+        """Return the tables of which the deletion still has rows that can be restored."""
+        return [
+            name
+            for name, table in self.tables.items()
+            if not table.expired(deletion) and any(row.deletion is deletion for row in table.buffer.values())
+        ]
 
     def newest(self, table: Table) -> list[int]:
         """Return the buffered rows that have not expired, newest first."""
@@ -433,9 +437,17 @@ class State:
 
     # --- Statements ---------------------------------------------------------------------------------------------------
 
-    def insert(self, name: str, row: Values) -> None:
+    def insert(self, name: str, given: Values) -> None:
+        """Insert a row; columns that are not given take their defaults."""
         table = self.tables[name]
         number = tick()
+        row = table.complete(
+            {
+                column.number: cast(given.get(column.number, column.default), column.type)
+                for column in table.columns
+                if column.kind is not Kind.GENERATED
+            }
+        )
         self._check_row(table, row, without=None)
         table.rows[number] = row
         self._check_parents(name, [row])

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -32,6 +33,7 @@ from pg_grace.connection import Connection
 from tests.conftest import Database, _new_database, rows
 from tests.server import Server
 from tests.stateful.model import (
+    COLUMNS,
     FOREIGN_KEYS,
     INITIAL,
     LEAVES,
@@ -103,11 +105,17 @@ def moment(deletion: Deletion) -> str:
     return f"(select min(deleted_at) from grace.deletions where id = {deletion.id})"
 
 
+# A database with few leaves is copied, and its buffers are read, several times as fast.
+FEW_LEAVES = """\
+do $do$ begin execute replace(
+  pg_get_functiondef('grace_internal.missing_partitions'::regproc), 'days_ahead integer DEFAULT 14', 'days_ahead integer DEFAULT 1'
+); end $do$;"""
+
+
 def set_up(conn: Connection) -> str:
     """Make the tables, fill and protect them; return it as SQL."""
-    script = [SCHEMA]
     state = State.initial()
-    script.append("begin;")
+    script = [FEW_LEAVES, SCHEMA, "begin;"]
     for name, table in state.tables.items():
         columns = [column for column in table.columns if column.kind is not Kind.GENERATED]
         names = ", ".join(column.name for column in columns)
@@ -116,9 +124,8 @@ def set_up(conn: Connection) -> str:
     script.append("commit;")
     script += [f"select from grace.protect('{table.qualified}');" for table in state.tables.values()]
     whole = "\n".join(script)
-    for statement in re.split(r";\n|;$", whole):
-        if statement:
-            conn.execute(statement)
+    conn.execute(whole)
+    assert rows(conn, "select count(*)::int from pg_class where relname ~ '^b1_'") == [(3,)]
     return whole
 
 
@@ -214,13 +221,17 @@ class Machine(RuleBasedStateMachine):
         connection.execute("set lock_timeout = '5s'")
         return connection
 
-    @initialize()
-    def look(self) -> None:
+    @initialize(data=st.data(), names=st.lists(st.sampled_from(TABLES), max_size=4))
+    def start(self, data: st.DataObject, names: list[str]) -> None:
+        """Begin with some deletions, so that there is something to restore."""
         self.read_order()
         self.tables = {
             name: rows(self.first, f"select '{table.qualified}'::regclass::oid::int8")[0][0]
             for name, table in self.model.committed.tables.items()
         }
+        for name in names:
+            self._delete(data, name, guarded=False)
+            self.agrees()
 
     def teardown(self) -> None:
         try:
@@ -375,12 +386,32 @@ class Machine(RuleBasedStateMachine):
         taken = {number: gone[number] for number in unique.columns if gone[number] is not None}
         self._insert(name, {**self._row(data, name), **taken}, guarded)
 
+    @rule()
+    @precondition(lambda self: not self.model.aborted and self.few())
+    def fill(self) -> None:
+        """Insert what there was at first, as far as it can be."""
+        alone = not self.model.open
+        if alone:
+            self.begin()
+        for name in TABLES:
+            table = self.state.tables[name]
+            insertable = [column.number for column in COLUMNS[name] if column.kind is not Kind.GENERATED]
+            for values in INITIAL[name]:
+                row = {n: value for n, value in zip(insertable, values, strict=True) if table.has(n)}
+                if Model.outcome(partial(State.insert, name=name, given=row), self.state.copy()) is None:
+                    self._insert(name, row, guarded=False)
+        if alone:
+            self.commit()
+
+    def few(self) -> bool:
+        return sum(len(table.rows) for table in self.state.tables.values()) < 12
+
     def _insert(self, name: str, row: Values, guarded: bool) -> None:
         table = self.state.tables[name]
         identity = any(column.kind is Kind.IDENTITY for column in table.columns)
         self.expect(
             insert_statement(table, row, "overriding system value " if identity else ""),
-            lambda state: state.insert(name, table.complete(row)),
+            partial(State.insert, name=name, given=row),
             guarded=guarded,
         )
 
@@ -392,6 +423,10 @@ class Machine(RuleBasedStateMachine):
         for foreign_key in FOREIGN_KEYS:
             if foreign_key.child == name:
                 row.update(self._reference(data, table, foreign_key))
+        left_out = [column for column in table.columns if column.kind is Kind.PLAIN and column.default is not None]
+        for column in left_out:
+            if data.draw(st.booleans()):
+                del row[column.number]
         return row
 
     def _value(self, data: st.DataObject, column: Column) -> Value:
@@ -479,15 +514,17 @@ class Machine(RuleBasedStateMachine):
             guarded=guarded,
         )
 
-    @rule(name=st.sampled_from(TABLES), guarded=st.booleans())
+    @rule(data=st.data(), name=st.sampled_from(TABLES[::-1]), truncate=st.booleans())
     @precondition(lambda self: not self.model.aborted)
-    def delete_all(self, name: str, guarded: bool) -> None:
+    def empty(self, data: st.DataObject, name: str, truncate: bool) -> None:
         numbers = self._live(name)
-        if self._same_in_any_order(name, numbers):
+        if truncate:
+            self._truncate(data, name)
+        elif self._same_in_any_order(name, numbers):
             self.expect(
                 f"delete from {self.state.tables[name].qualified}",
                 lambda state: state.delete(name, numbers, self.model.order, list.sort),
-                guarded=guarded,
+                guarded=True,
             )
 
     def _same_in_any_order(self, name: str, numbers: list[int]) -> bool:
@@ -515,9 +552,7 @@ class Machine(RuleBasedStateMachine):
             )
         return len(outcomes) == 1
 
-    @rule(data=st.data(), name=st.sampled_from(TABLES))
-    @precondition(lambda self: not self.model.aborted)
-    def truncate(self, data: st.DataObject, name: str) -> None:
+    def _truncate(self, data: st.DataObject, name: str) -> None:
         names = {name}
         while more := {fk.child for fk in FOREIGN_KEYS if fk.parent in names} - names:
             names |= more
@@ -590,24 +625,26 @@ class Machine(RuleBasedStateMachine):
         if left:
             self._restore(data, client, Selection(deletion=left[-1]))
 
-    @rule(data=st.data(), name=st.sampled_from(TABLES), related=st.booleans())
-    def restore_keys(self, data: st.DataObject, name: str, related: bool) -> None:
+    @rule(data=st.data(), related=st.booleans())
+    def restore_keys(self, data: st.DataObject, related: bool) -> None:
         client, state = self._restorer(data)
-        if not client:
+        filled = [name for name, table in state.tables.items() if table.buffer]
+        if not filled:
             return
+        name = data.draw(st.sampled_from(filled))
         table = state.tables[name]
-        keys: list[tuple[Value, ...]] = []
-        for number in sorted(table.buffer):
+        alive = sorted(state.newest(table))
+        numbers = st.sampled_from([*alive * 4, *sorted(table.buffer)])
+        chosen = data.draw(st.lists(numbers, min_size=1, max_size=3, unique=True))
+        keys = {}
+        for number in chosen:
             row = table.restored_values(table.buffer[number])
-            keys.append(tuple(row[column] for column in table.primary.columns))
-        if not keys:
-            return
-        chosen = data.draw(st.lists(st.sampled_from(keys), min_size=1, max_size=3, unique=True))
-        deletion = data.draw(st.none() | st.sampled_from(state.deletions()))
-        self._restore(data, client, Selection(name, deletion, tuple(chosen), related=related))
+            keys[tuple(row[column] for column in table.primary.columns)] = table.buffer[number].deletion
+        deletion = data.draw(st.sampled_from([None, None, None, *keys.values()]))
+        self._restore(data, client, Selection(name, deletion, tuple(keys), related=related))
 
-    @rule(data=st.data())
-    def restore_window(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), related=st.booleans())
+    def restore_window(self, data: st.DataObject, related: bool) -> None:
         client, state = self._restorer(data)
         deletions = [
             deletion
@@ -619,8 +656,12 @@ class Machine(RuleBasedStateMachine):
         after, before = data.draw(
             st.tuples(st.none() | st.sampled_from(deletions), st.none() | st.sampled_from(deletions)).filter(any)
         )
-        target = data.draw(st.none() | st.sampled_from(TABLES))
-        self._restore(data, client, Selection(target, after=after, before=before, related=data.draw(st.booleans())))
+        selection = Selection(after=after, before=before, related=related)
+        concerned = sorted(
+            {name for deletion in deletions if selection.covers(deletion) for name in state.tables_with(deletion)}
+        )
+        target = data.draw(st.none() | st.sampled_from(concerned or TABLES))
+        self._restore(data, client, replace(selection, target=target))
 
     def _restorer(self, data: st.DataObject) -> tuple[int, State]:
         """Choose a client and say what it sees."""
@@ -680,30 +721,36 @@ class Machine(RuleBasedStateMachine):
             return
         table = self.state.tables[name]
         plain = [column for column in table.columns if column.kind is Kind.PLAIN]
-        changes: list[Callable[[], tuple[str, Callable[[State], None]]]] = []
-        if table.width < 12:
-            changes.append(lambda: self._add_column(data, name))
-        for column in table.columns:
-            changes.append(lambda c=column: self._rename_column(data, name, c))  # type: ignore[misc]
-            retyped = {"int": ["bigint", "text"], "bigint": ["text"], "varchar": ["text"]}.get(column.type, [])
-            if column.kind in (Kind.KEY, Kind.IDENTITY):
-                retyped = ["bigint"] if column.type == "int" else []
-            if column.kind in (Kind.KEY, Kind.IDENTITY, Kind.PLAIN):
-                changes += [lambda c=column, to=to: self._retype_column(name, c, to) for to in retyped]  # type: ignore[misc]
-        for column in plain:
-            changes.append(lambda c=column: self._drop_column(name, c))  # type: ignore[misc]
-            changes.append(lambda c=column: self._change_null(name, c))  # type: ignore[misc]
-            changes.append(lambda c=column: self._change_default(data, name, c))  # type: ignore[misc]
-        self._alter(*data.draw(st.sampled_from(changes))())
+        retyped = [
+            (column, new)
+            for column in table.columns
+            for new in NEW_TYPES.get((column.type, column.kind is Kind.PLAIN), [])
+            if column.kind in (Kind.KEY, Kind.IDENTITY, Kind.PLAIN)
+        ]
+        ways = ["rename column", *["retype"] * 3 * bool(retyped), *["null", "default", "drop"] * bool(plain)]
+        ways += ["add"] * 3 * (table.width < 12) + ["rename", "move"]
+        match data.draw(st.sampled_from(ways)):
+            case "add":
+                change = self._add_column(data, name)
+            case "rename column":
+                change = self._rename_column(data, name, data.draw(st.sampled_from(table.columns)))
+            case "retype":
+                change = self._retype_column(name, *data.draw(st.sampled_from(retyped)))
+            case "null":
+                change = self._change_null(name, data.draw(st.sampled_from(plain)))
+            case "default":
+                change = self._change_default(data, name, data.draw(st.sampled_from(plain)))
+            case "drop":
+                change = self._drop_column(name, data.draw(st.sampled_from(plain)))
+            case way:
+                change = self._rename_table(name, move=way == "move")
+        self.expect(*change, guarded=True)
+        self.model.exclusive = True
+        self.read_order()
 
     def _kept_from_ddl(self) -> set[str]:
         """Tables that PostgreSQL lets nobody alter until the transaction's checks are done."""
         return {"ring_a", "ring_b"} if self.model.pending else set()
-
-    def _alter(self, statement: str, change: Callable[[State], None]) -> None:
-        self.expect(statement, change, guarded=True)
-        self.model.exclusive = True
-        self.read_order()
 
     def _add_column(self, data: st.DataObject, name: str) -> tuple[str, Callable[[State], None]]:
         table = self.state.tables[name]
@@ -757,55 +804,65 @@ class Machine(RuleBasedStateMachine):
             lambda state: state.change_column(name, replace(column, default=new)),
         )
 
-    @rule(name=st.sampled_from(TABLES), schema=st.booleans())
-    @precondition(lambda self: not self.model.aborted)
-    def rename_or_move(self, name: str, schema: bool) -> None:
-        if name in self._kept_from_ddl():
-            return
+    def _rename_table(self, name: str, *, move: bool) -> tuple[str, Callable[[State], None]]:
         table = self.state.tables[name]
-        new_schema = {"app": "elsewhere", "elsewhere": "app"}[table.schema] if schema else table.schema
-        new_name = table.name if schema else {name: f"{name}_2"}.get(table.name, name)
+        new_schema = {"app": "elsewhere", "elsewhere": "app"}[table.schema] if move else table.schema
+        new_name = table.name if move else {name: f"{name}_2"}.get(table.name, name)
 
         def change(state: State) -> None:
             state.tables[name] = replace(state.tables[name], schema=new_schema, name=new_name)
 
-        done = f"set schema {new_schema}" if schema else f"rename to {new_name}"
-        self._alter(f"alter table {table.qualified} {done}", change)
+        done = f"set schema {new_schema}" if move else f"rename to {new_name}"
+        return f"alter table {table.qualified} {done}", change
 
     # --- Time ---------------------------------------------------------------------------------------------------------
 
-    @rule(days=st.sampled_from([1, 10, 29, 30, 31]))
+    @rule(data=st.data(), what=st.sampled_from(["older", "older", "retention", "purge"]))
     @precondition(lambda self: not self.model.open and self.model.committed.deletions())
-    def grow_older(self, days: int) -> None:
-        """Make all that is buffered older, as if nothing had happened for some days."""
+    def let_time_pass(self, data: st.DataObject, what: str) -> None:
+        match what:
+            case "older":
+                self._grow_older(data.draw(st.sampled_from([1, 5, 10, 20])), leaves=data.draw(st.booleans()))
+            case "retention":
+                name = data.draw(st.sampled_from(TABLES))
+                days = data.draw(st.sampled_from([10, RETENTION, 60]))
+                table = self.model.committed.tables[name]
+                self.execute(f"select grace.set_retention('{table.qualified}', '{days} days')", 2)
+                table.retention = days
+            case "purge":
+                self._purge()
+
+    def _grow_older(self, days: int, *, leaves: bool) -> None:
+        """Make all that is buffered older, as if nothing had happened for some days; leaves: there were leaves for these days."""
         self.backdated = True
+        state = self.model.committed
         span = f"interval '{24 * days} hours'"
         self.execute("begin", 2)
-        ages = {deletion.age + days for deletion in self.model.committed.deletions()}
-        for name, table in self.model.committed.tables.items():
-            if table.buffer:
-                for age in sorted(ages):
-                    self.execute(LEAF.format(name=name, age=age), 2)
-                self.execute(f"update grace_buffer.{name} set grace_deleted_at = grace_deleted_at - {span}", 2)
+        for name, table in state.tables.items():
+            if not table.buffer:
+                continue
+            for age in sorted({row.deletion.age + days for row in table.buffer.values()}) if leaves else ():
+                self.execute(LEAF.format(name=name, age=age), 2)
+            self.execute(f"update grace_buffer.{name} set grace_deleted_at = grace_deleted_at - {span}", 2)
         for log, column in (("capture", "deleted_at"), ("restored", "deleted_at"), ("protected_column", "ended_at")):
             self.execute(f"update grace_internal.{log} set {column} = {column} - {span}", 2)
         self.execute("commit", 2)
-        self.model.committed.grow_older(days)
+        state.grow_older(days)
 
-    @rule(name=st.sampled_from(TABLES), days=st.sampled_from([10, RETENTION, 60]))
-    @precondition(lambda self: not self.model.open)
-    def set_retention(self, name: str, days: int) -> None:
-        table = self.model.committed.tables[name]
-        self.execute(f"select grace.set_retention('{table.qualified}', '{days} days')", 2)
-        table.retention = days
-
-    @rule()
-    @precondition(lambda self: not self.model.open)
-    def purge(self) -> None:
+    def _purge(self) -> None:
         removed = self.model.committed.purge()
         self.execute("call grace.purge()", 2)
         run = self.execute("select status, row_count from grace.runs where kind = 'purge' order by id desc limit 1", 2)
         assert run == [("done", removed)]
+
+
+# By former type, and whether the column is neither a key nor refers to one.
+NEW_TYPES = {
+    ("int", False): ["bigint"],
+    ("int", True): ["bigint", "text"],
+    ("bigint", True): ["text"],
+    ("varchar", True): ["text"],
+}
 
 
 def type_name(name: str) -> str:
@@ -816,7 +873,9 @@ def type_name(name: str) -> str:
 LEAF = """\
 select grace_internal.create_partition('b' || p.id, 'grace_buffer.{name}', d.day)
 from (select (clock_timestamp() at time zone 'UTC')::date - {age} as day) d, grace_internal.protected p
-where p.buffer = '{name}' and to_regclass('grace_internal.b' || p.id || to_char(d.day, '_YYYYMMDD')) is null"""
+where p.buffer = '{name}' and not exists (
+  select from grace_buffer.{name} b where (b.grace_deleted_at at time zone 'UTC')::date = d.day
+) and to_regclass('grace_internal.b' || p.id || to_char(d.day, '_YYYYMMDD')) is null"""
 
 
 @pytest.fixture
