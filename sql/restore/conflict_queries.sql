@@ -290,10 +290,10 @@ as $$
   having count(*) filter (where r.relation <> target) > 0
   union all
   select
-    format('not (%s)', pg_get_partition_constraintdef(r.oid)), 'partition',
-    quote_literal(format('it does not belong into partition %s', grace_internal.qualified_name(target)))
-  from pg_class r
-  where r.oid = target and r.relispartition
+    format('not (%s)', pg_get_partition_constraintdef(target)),
+    'partition',
+    quote_literal(format('the row does not belong into partition %s', grace_internal.qualified_name(target)))
+  where pg_get_partition_constraintdef(target) is not null
   union all
   select format('not (%s)', p.allowed), 'row security', quote_literal(format('a policy does not let %I insert it', grace_internal.caller()))
   from grace_internal.insert_policies(target) as p (allowed)

@@ -64,7 +64,7 @@ def write(conn: Connection, dice: random.Random) -> None:
     try:
         with conn.transaction():
             conn.execute(statement.encode())
-    except psycopg.IntegrityError:
+    except (psycopg.IntegrityError, psycopg.errors.SyntaxError):  # also values for a column that is dropped
         pass
 
 
@@ -143,7 +143,7 @@ def in_savepoint(conn: Connection, chosen: str) -> list[tuple[Any, ...]]:
         return restore(conn, chosen, *COLUMNS)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_the_plan_is_the_outcome(conn: Connection, seed: int) -> None:
     dice = random.Random(seed)
     script(conn, SETUP)

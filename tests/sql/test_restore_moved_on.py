@@ -187,6 +187,19 @@ def test_a_copy_has_the_conflicts_of_the_table_that_it_goes_into(t: Connection) 
     assert rows(t, "select id from copy order by 1") == [(2,), (3,)]
 
 
+def test_a_copy_into_one_partition_takes_what_belongs_there(t: Connection) -> None:
+    script(
+        t,
+        "create table copy (id int, a int) partition by range (id);\n"
+        "create table copy_1 partition of copy for values from (2) to (9)",
+    )
+    call = f"'t', deletion => {last_deletion(t)}, into_table => 'copy_1'"
+    assert conflicts(t, call) == [
+        ("copy_1", {"id": 1, "a": 10}, "partition", "the row does not belong into partition public.copy_1")
+    ]
+    assert [row[:4] for row in as_planned(t, f"{call}, on_conflict => 'skip'")] == [("copy_1", 2, 0, 1)]
+
+
 @pytest.mark.parametrize(
     ("call", "code"),
     [
