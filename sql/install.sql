@@ -5223,9 +5223,11 @@ create or replace function grace._add_parents(plan grace._restore_plan)
 returns grace._restore_plan
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_nestloop = on -- until it ends: it changes meanwhile
 as $$
 declare
   v_new grace._row_ref [] := plan.picks;
+  v_orphans grace._row_ref [];
   v_found grace._row_ref [];
   v_link record;
 begin
@@ -5236,6 +5238,26 @@ begin
       from grace._buffer_links() l
       where exists (select from unnest(v_new) n where n.protected_id = l.child_id)
     loop
+      perform set_config('enable_nestloop', 'on', true);
+      execute format(
+        $q$
+          select array_agg(row(n.*)::grace._row_ref)
+          from unnest($1) n
+          cross join lateral (
+            select k.*
+            from grace_buffer.%1$I k
+            where k.tableoid = n.leaf and k.ctid = n.tid and k.grace_deleted_at = n.deleted_at
+            offset 0
+          ) as c
+          where coalesce(n.protected_id = %2$s, false) and not exists (select from %3$s)
+        $q$,
+        v_link.child_buffer, v_link.child_id, v_link.live_match
+      )
+      into v_orphans using v_new;
+      continue when v_orphans is null;
+
+      -- A buffer has no index, so that it is read once at best, and once for each row in a nested loop.
+      perform set_config('enable_nestloop', 'off', true);
       execute format(
         $q$
           select $2 || coalesce(array_agg(f.ref), '{}')
@@ -5243,27 +5265,30 @@ begin
             select distinct on (%1$s) row(%2$s, p.grace_deleted_at, p.tableoid, p.ctid)::grace._row_ref as ref
             from unnest($1) n
             cross join lateral (
-              select c.* from grace_buffer.%3$I c where c.tableoid = n.leaf and c.ctid = n.tid and c.grace_deleted_at = n.deleted_at offset 0
+              select k.*
+              from grace_buffer.%3$I k
+              where k.tableoid = n.leaf and k.ctid = n.tid and k.grace_deleted_at = n.deleted_at
+              offset 0
             ) as c
             join grace_buffer.%4$I p on %5$s
-            where coalesce(n.protected_id = %6$s, false)
-              and p.grace_deleted_at > grace._expired_before(%2$s)
-              and not exists (select from %7$s)
+            where p.grace_deleted_at > (select grace._expired_before(%2$s))
               and not exists (
                 select
                 from unnest($3 || $2) a
                 cross join lateral (
-                  select p.* from grace_buffer.%4$I p where p.tableoid = a.leaf and p.ctid = a.tid and p.grace_deleted_at = a.deleted_at offset 0
+                  select k.*
+                  from grace_buffer.%4$I k
+                  where k.tableoid = a.leaf and k.ctid = a.tid and k.grace_deleted_at = a.deleted_at
+                  offset 0
                 ) as p
                 where coalesce(a.protected_id = %2$s, false) and %5$s
               )
             order by %1$s, p.grace_deleted_at desc, p.grace_deletion desc, p.ctid desc
           ) f
         $q$,
-        v_link.parent_key, v_link.parent_id, v_link.child_buffer, v_link.parent_buffer, v_link.condition, v_link.child_id,
-        v_link.live_match
+        v_link.parent_key, v_link.parent_id, v_link.child_buffer, v_link.parent_buffer, v_link.condition
       )
-      into v_found using v_new, v_found, plan.picks;
+      into v_found using v_orphans, v_found, plan.picks;
     end loop;
     plan.picks := plan.picks || v_found;
     v_new := v_found;
@@ -5915,8 +5940,8 @@ begin
       end
   loop
     query := format(
-      '%s %L, pg_catalog.concat(%L, pg_catalog.concat_ws('', '', %s), %L%s) from s_%s s%s where %s '
-      'and not exists (select from %s%s p where %s)%s%s',
+      '%s %L, pg_catalog.concat(%L, pg_catalog.concat_ws('', '', %s), %L%s) from (select s.* from s_%s s where %s%s%s offset 0) s%s '
+      'where not exists (select from %s%s p where %s)',
       v_head, v_row.conname,
       format('parent (%s)=(', v_row.names), v_row.values,
       format(') is missing in %s', grace_internal.qualified_name(v_row.confrelid)),
@@ -5926,7 +5951,11 @@ begin
           '; it went in deletion ', ' and can be brought along'
         )
       else '' end,
-      protected_id,
+      protected_id, v_row.complete, coalesce(' and (' || v_row.fits || ')', ''),
+      -- First and by itself: how many parents the table itself is believed to have must not decide how this is looked for.
+      case when v_row.is_selected then
+        format(' and not exists (select from s_%s p where %s)', v_row.parent_id, v_row.matches)
+      else '' end,
       case when v_row.buffered is not null then format(
         ' left join (select %s, pg_catalog.max(b.grace_deletion) as "grace deletion" from grace_buffer.%I b '
         'where b.grace_deleted_at operator(pg_catalog.>) grace._expired_before(%s) group by %s) p on %s',
@@ -5934,11 +5963,7 @@ begin
         (select p.buffer from grace_internal.protected p where p.id = v_row.parent_id), v_row.parent_id,
         array_to_string(v_row.buffered, ', '), v_row.buffer_matches
       ) else '' end,
-      v_row.complete, v_row.only_text, grace_internal.qualified_name(v_row.confrelid), v_row.matches,
-      coalesce(' and (' || v_row.fits || ')', ''),
-      case when v_row.is_selected then
-        format(' and not exists (select from s_%s p where %s)', v_row.parent_id, v_row.matches)
-      else '' end
+      v_row.only_text, grace_internal.qualified_name(v_row.confrelid), v_row.matches
     );
     if plan.on_conflict = 'skip' and v_row.is_selected and v_row.buffered is not null then
       v_skipped := format(
@@ -6119,8 +6144,8 @@ as $$
 $$;
 
 -- What one unique index or exclusion constraint demands of rows s: which rows it applies to, and how a live row, or another selected
--- one (from s_), in conflict with it is found. An index may be partial or on expressions; those are evaluated over one row source at a time,
--- so that the column names in them can mean nothing else.
+-- one (from s_), in conflict with it is found. An index may be partial or on expressions; those are evaluated over one row source at
+-- a time, so that the column names in them can mean nothing else.
 create or replace function grace_internal.unique_rule(
   index_relation oid,
   out name text, out excludes boolean, out column_names text, out key_columns text, out key_values text, out applies text,

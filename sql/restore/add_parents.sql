@@ -4,9 +4,11 @@ create or replace function grace._add_parents(plan grace._restore_plan)
 returns grace._restore_plan
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set enable_nestloop = on -- until it ends: it changes meanwhile
 as $$
 declare
   v_new grace._row_ref [] := plan.picks;
+  v_orphans grace._row_ref [];
   v_found grace._row_ref [];
   v_link record;
 begin
@@ -17,6 +19,26 @@ begin
       from grace._buffer_links() l
       where exists (select from unnest(v_new) n where n.protected_id = l.child_id)
     loop
+      perform set_config('enable_nestloop', 'on', true);
+      execute format(
+        $q$
+          select array_agg(row(n.*)::grace._row_ref)
+          from unnest($1) n
+          cross join lateral (
+            select k.*
+            from grace_buffer.%1$I k
+            where k.tableoid = n.leaf and k.ctid = n.tid and k.grace_deleted_at = n.deleted_at
+            offset 0
+          ) as c
+          where coalesce(n.protected_id = %2$s, false) and not exists (select from %3$s)
+        $q$,
+        v_link.child_buffer, v_link.child_id, v_link.live_match
+      )
+      into v_orphans using v_new;
+      continue when v_orphans is null;
+
+      -- A buffer has no index, so that it is read once at best, and once for each row in a nested loop.
+      perform set_config('enable_nestloop', 'off', true);
       execute format(
         $q$
           select $2 || coalesce(array_agg(f.ref), '{}')
@@ -24,27 +46,30 @@ begin
             select distinct on (%1$s) row(%2$s, p.grace_deleted_at, p.tableoid, p.ctid)::grace._row_ref as ref
             from unnest($1) n
             cross join lateral (
-              select c.* from grace_buffer.%3$I c where c.tableoid = n.leaf and c.ctid = n.tid and c.grace_deleted_at = n.deleted_at offset 0
+              select k.*
+              from grace_buffer.%3$I k
+              where k.tableoid = n.leaf and k.ctid = n.tid and k.grace_deleted_at = n.deleted_at
+              offset 0
             ) as c
             join grace_buffer.%4$I p on %5$s
-            where coalesce(n.protected_id = %6$s, false)
-              and p.grace_deleted_at > grace._expired_before(%2$s)
-              and not exists (select from %7$s)
+            where p.grace_deleted_at > (select grace._expired_before(%2$s))
               and not exists (
                 select
                 from unnest($3 || $2) a
                 cross join lateral (
-                  select p.* from grace_buffer.%4$I p where p.tableoid = a.leaf and p.ctid = a.tid and p.grace_deleted_at = a.deleted_at offset 0
+                  select k.*
+                  from grace_buffer.%4$I k
+                  where k.tableoid = a.leaf and k.ctid = a.tid and k.grace_deleted_at = a.deleted_at
+                  offset 0
                 ) as p
                 where coalesce(a.protected_id = %2$s, false) and %5$s
               )
             order by %1$s, p.grace_deleted_at desc, p.grace_deletion desc, p.ctid desc
           ) f
         $q$,
-        v_link.parent_key, v_link.parent_id, v_link.child_buffer, v_link.parent_buffer, v_link.condition, v_link.child_id,
-        v_link.live_match
+        v_link.parent_key, v_link.parent_id, v_link.child_buffer, v_link.parent_buffer, v_link.condition
       )
-      into v_found using v_new, v_found, plan.picks;
+      into v_found using v_orphans, v_found, plan.picks;
     end loop;
     plan.picks := plan.picks || v_found;
     v_new := v_found;

@@ -126,8 +126,8 @@ begin
       end
   loop
     query := format(
-      '%s %L, pg_catalog.concat(%L, pg_catalog.concat_ws('', '', %s), %L%s) from s_%s s%s where %s '
-      'and not exists (select from %s%s p where %s)%s%s',
+      '%s %L, pg_catalog.concat(%L, pg_catalog.concat_ws('', '', %s), %L%s) from (select s.* from s_%s s where %s%s%s offset 0) s%s '
+      'where not exists (select from %s%s p where %s)',
       v_head, v_row.conname,
       format('parent (%s)=(', v_row.names), v_row.values,
       format(') is missing in %s', grace_internal.qualified_name(v_row.confrelid)),
@@ -137,7 +137,11 @@ begin
           '; it went in deletion ', ' and can be brought along'
         )
       else '' end,
-      protected_id,
+      protected_id, v_row.complete, coalesce(' and (' || v_row.fits || ')', ''),
+      -- First and by itself: how many parents the table itself is believed to have must not decide how this is looked for.
+      case when v_row.is_selected then
+        format(' and not exists (select from s_%s p where %s)', v_row.parent_id, v_row.matches)
+      else '' end,
       case when v_row.buffered is not null then format(
         ' left join (select %s, pg_catalog.max(b.grace_deletion) as "grace deletion" from grace_buffer.%I b '
         'where b.grace_deleted_at operator(pg_catalog.>) grace._expired_before(%s) group by %s) p on %s',
@@ -145,11 +149,7 @@ begin
         (select p.buffer from grace_internal.protected p where p.id = v_row.parent_id), v_row.parent_id,
         array_to_string(v_row.buffered, ', '), v_row.buffer_matches
       ) else '' end,
-      v_row.complete, v_row.only_text, grace_internal.qualified_name(v_row.confrelid), v_row.matches,
-      coalesce(' and (' || v_row.fits || ')', ''),
-      case when v_row.is_selected then
-        format(' and not exists (select from s_%s p where %s)', v_row.parent_id, v_row.matches)
-      else '' end
+      v_row.only_text, grace_internal.qualified_name(v_row.confrelid), v_row.matches
     );
     if plan.on_conflict = 'skip' and v_row.is_selected and v_row.buffered is not null then
       v_skipped := format(
@@ -330,8 +330,8 @@ as $$
 $$;
 
 -- What one unique index or exclusion constraint demands of rows s: which rows it applies to, and how a live row, or another selected
--- one (from s_), in conflict with it is found. An index may be partial or on expressions; those are evaluated over one row source at a time,
--- so that the column names in them can mean nothing else.
+-- one (from s_), in conflict with it is found. An index may be partial or on expressions; those are evaluated over one row source at
+-- a time, so that the column names in them can mean nothing else.
 create or replace function grace_internal.unique_rule(
   index_relation oid,
   out name text, out excludes boolean, out column_names text, out key_columns text, out key_values text, out applies text,
