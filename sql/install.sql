@@ -4402,7 +4402,9 @@ select
 from grace_internal.capture c
 join grace_internal.protected p on p.id = c.protected_id
 left join lateral (
-  select sum(r.row_count) as row_count, array_agg(distinct r.run_id order by r.run_id) as runs
+  select
+    sum(r.row_count) as row_count,
+    array_agg(distinct r.run_id order by r.run_id) as runs
   from grace_internal.restored r
   where r.deletion = c.deletion and r.protected_id = c.protected_id
 ) as r on true
@@ -4672,7 +4674,7 @@ $$;
 -- Where a buffer holds the values of one column of its table: the column of now first, then former ones (whose type was another),
 -- newest first. In PL/pgSQL, which keeps its plan: a restore asks for each column many times.
 create or replace function grace_internal.value_columns(protected_id integer, attnum smallint)
-returns table (buffer_column name, type oid, type_name text, is_cast boolean, castable boolean, "position" bigint)
+returns table (buffer_column name, type oid, type_name text, is_cast boolean, castable boolean, place bigint)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -4700,11 +4702,11 @@ returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when count(*) = 1 then min(v.expression) else format('coalesce(%s)', string_agg(v.expression, ', ' order by v.position)) end
+  select case when count(*) = 1 then min(v.expression) else format('coalesce(%s)', string_agg(v.expression, ', ' order by v.place)) end
   from (
     select
       format('%s.%I%s', alias, c.buffer_column, case when c.is_cast then '::' || c.type_name else '' end) as expression,
-      c.position
+      c.place
     from grace_internal.value_columns(protected_id, attnum) c
     where c.castable
   ) as v
@@ -5655,7 +5657,7 @@ $$;
 create or replace function grace_internal.restore_columns(protected_id integer, plan grace._restore_plan)
 returns table (
   attnum smallint, attname name, type_name text, type oid, typmod integer, value text, insertable boolean, not_null boolean,
-  default_value text, identity "char", lost text, lost_reason text, error text, cut text
+  default_value text, identity text, lost text, lost_reason text, error text, cut text
 )
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -5675,7 +5677,7 @@ as $$
     a.attgenerated = '',
     a.attnotnull,
     case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end,
-    a.attidentity,
+    a.attidentity::text,
     case when g.given is null then f.lost end,
     f.lost_reason,
     case when g.given is null then f.error end,
@@ -5699,7 +5701,7 @@ as $$
           format(
             'when b.%1$I is not null then grace._cast_error(b.%1$I, %2$L, %3$L)',
             c.buffer_column, format_type(a.atttypid, a.atttypmod), x.cuts
-          ), ' ' order by c.position
+          ), ' ' order by c.place
         ) filter (where c.castable),
         case when y.typtype = 'd' then format(' else grace._cast_error(null::text, %L, false)', format_type(a.atttypid, -1)) end
       ) end as error,
@@ -5709,7 +5711,7 @@ as $$
           format(
             'when b.%1$I::text operator(pg_catalog.<>) b.%1$I::%2$s::text then grace._cast_error(b.%1$I, %2$L, true)',
             c.buffer_column, format_type(a.atttypid, a.atttypmod)
-          ), ' ' order by c.position
+          ), ' ' order by c.place
         ) filter (where c.castable)
       ) end as cut
     from grace_internal.value_columns(p.id, s.attnum) c
@@ -6442,7 +6444,7 @@ begin
 
     v_cuts := format(
       '(select distinct on (%1$s) %2$s, %3$s from grace._cut_links(%4$s, %5$L::pg_catalog.int8[]) y '
-      'where exists (select from (select %6$s %7$s) p where %8$s) order by %1$s, y.deletion desc, y.position desc) x',
+      'where exists (select from (select %6$s %7$s) p where %8$s) order by %1$s, y.deletion desc, y.place desc) x',
       v_key.values, v_key.named, v_columns.named, v_link.link, plan.deletions,
       v_columns.parent, grace_internal.restore_source(v_link.protected_id, plan), v_columns.leads_to
     );
@@ -6902,8 +6904,8 @@ begin
 end
 $$;
 
--- Every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be what their columns
--- are looked at one by one, where the query without it fails. Without every only parents that are missing.
+-- Every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be what their
+-- columns are looked at one by one, where the query without it fails. Without every only parents that are missing.
 create or replace function grace._check_statement(plan grace._restore_plan, careful boolean, every boolean)
 returns text
 language sql stable
@@ -6976,8 +6978,8 @@ comment on function grace._check_statement(grace._restore_plan, boolean, boolean
 'Internal: the query for the conflicts of what is selected.';
 
 -- restore/without_triggers.sql
--- Disables the application's triggers on rows that are inserted into these tables or updated, until the statements that it returns are run, in
--- the same transaction: nobody else ever sees them disabled. Takes SHARE ROW EXCLUSIVE on the tables. With the caller's rights.
+-- Disables the application's triggers on rows that are inserted into these tables or updated, until the statements that it returns are
+-- run, in the same transaction: nobody else ever sees them disabled. Takes SHARE ROW EXCLUSIVE on the tables. With the caller's rights.
 -- Errors: 42501 for whoever does not own the tables.
 create or replace function grace._disable_triggers(targets regclass [])
 returns text []
@@ -7516,7 +7518,7 @@ comment on function grace._restore_progress() is 'Internal: what a progress bar 
 
 -- links/cut_links.sql
 create or replace function grace._cut_links(link integer, deletions bigint [])
-returns table (child_key text [], former text [], replaced_by text [], deletion bigint, "position" bigint)
+returns table (child_key text [], former text [], replaced_by text [], deletion bigint, place bigint)
 language sql stable
 security definer -- what was cut is granted to nobody
 set search_path = pg_catalog, pg_temp

@@ -1,5 +1,5 @@
 create or replace function grace._cut_links(link integer, deletions bigint [])
-returns table (child_key text [], former text [], replaced_by text [], deletion bigint, "position" bigint)
+returns table (child_key text [], former text [], replaced_by text [], deletion bigint, place bigint)
 language sql stable
 security definer -- what was cut is granted to nobody
 set search_path = pg_catalog, pg_temp

@@ -17,7 +17,9 @@ select
 from grace_internal.capture c
 join grace_internal.protected p on p.id = c.protected_id
 left join lateral (
-  select sum(r.row_count) as row_count, array_agg(distinct r.run_id order by r.run_id) as runs
+  select
+    sum(r.row_count) as row_count,
+    array_agg(distinct r.run_id order by r.run_id) as runs
   from grace_internal.restored r
   where r.deletion = c.deletion and r.protected_id = c.protected_id
 ) as r on true

@@ -18,7 +18,7 @@ $$;
 -- Where a buffer holds the values of one column of its table: the column of now first, then former ones (whose type was another),
 -- newest first. In PL/pgSQL, which keeps its plan: a restore asks for each column many times.
 create or replace function grace_internal.value_columns(protected_id integer, attnum smallint)
-returns table (buffer_column name, type oid, type_name text, is_cast boolean, castable boolean, "position" bigint)
+returns table (buffer_column name, type oid, type_name text, is_cast boolean, castable boolean, place bigint)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -46,11 +46,11 @@ returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when count(*) = 1 then min(v.expression) else format('coalesce(%s)', string_agg(v.expression, ', ' order by v.position)) end
+  select case when count(*) = 1 then min(v.expression) else format('coalesce(%s)', string_agg(v.expression, ', ' order by v.place)) end
   from (
     select
       format('%s.%I%s', alias, c.buffer_column, case when c.is_cast then '::' || c.type_name else '' end) as expression,
-      c.position
+      c.place
     from grace_internal.value_columns(protected_id, attnum) c
     where c.castable
   ) as v

@@ -74,7 +74,7 @@ begin
 
     v_cuts := format(
       '(select distinct on (%1$s) %2$s, %3$s from grace._cut_links(%4$s, %5$L::pg_catalog.int8[]) y '
-      'where exists (select from (select %6$s %7$s) p where %8$s) order by %1$s, y.deletion desc, y.position desc) x',
+      'where exists (select from (select %6$s %7$s) p where %8$s) order by %1$s, y.deletion desc, y.place desc) x',
       v_key.values, v_key.named, v_columns.named, v_link.link, plan.deletions,
       v_columns.parent, grace_internal.restore_source(v_link.protected_id, plan), v_columns.leads_to
     );

@@ -21,7 +21,7 @@ $$;
 create or replace function grace_internal.restore_columns(protected_id integer, plan grace._restore_plan)
 returns table (
   attnum smallint, attname name, type_name text, type oid, typmod integer, value text, insertable boolean, not_null boolean,
-  default_value text, identity "char", lost text, lost_reason text, error text, cut text
+  default_value text, identity text, lost text, lost_reason text, error text, cut text
 )
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -41,7 +41,7 @@ as $$
     a.attgenerated = '',
     a.attnotnull,
     case when a.attgenerated = '' then pg_get_expr(d.adbin, d.adrelid) end,
-    a.attidentity,
+    a.attidentity::text,
     case when g.given is null then f.lost end,
     f.lost_reason,
     case when g.given is null then f.error end,
@@ -65,7 +65,7 @@ as $$
           format(
             'when b.%1$I is not null then grace._cast_error(b.%1$I, %2$L, %3$L)',
             c.buffer_column, format_type(a.atttypid, a.atttypmod), x.cuts
-          ), ' ' order by c.position
+          ), ' ' order by c.place
         ) filter (where c.castable),
         case when y.typtype = 'd' then format(' else grace._cast_error(null::text, %L, false)', format_type(a.atttypid, -1)) end
       ) end as error,
@@ -75,7 +75,7 @@ as $$
           format(
             'when b.%1$I::text operator(pg_catalog.<>) b.%1$I::%2$s::text then grace._cast_error(b.%1$I, %2$L, true)',
             c.buffer_column, format_type(a.atttypid, a.atttypmod)
-          ), ' ' order by c.position
+          ), ' ' order by c.place
         ) filter (where c.castable)
       ) end as cut
     from grace_internal.value_columns(p.id, s.attnum) c

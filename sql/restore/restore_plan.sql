@@ -226,8 +226,8 @@ begin
 end
 $$;
 
--- Every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be what their columns
--- are looked at one by one, where the query without it fails. Without every only parents that are missing.
+-- Every conflict of what is selected: one row (id, row, key, constraint, reason) each. careful: with values that can't be what their
+-- columns are looked at one by one, where the query without it fails. Without every only parents that are missing.
 create or replace function grace._check_statement(plan grace._restore_plan, careful boolean, every boolean)
 returns text
 language sql stable

@@ -1,5 +1,5 @@
--- Disables the application's triggers on rows that are inserted into these tables or updated, until the statements that it returns are run, in
--- the same transaction: nobody else ever sees them disabled. Takes SHARE ROW EXCLUSIVE on the tables. With the caller's rights.
+-- Disables the application's triggers on rows that are inserted into these tables or updated, until the statements that it returns are
+-- run, in the same transaction: nobody else ever sees them disabled. Takes SHARE ROW EXCLUSIVE on the tables. With the caller's rights.
 -- Errors: 42501 for whoever does not own the tables.
 create or replace function grace._disable_triggers(targets regclass [])
 returns text []

@@ -28,10 +28,14 @@ def test_a_restore_right_after_a_load_knows_values_from_before_a_type_change(con
 
 
 def test_after_a_load_a_column_does_not_get_what_a_dropped_namesake_had(conn: Connection) -> None:
-    conn.execute("create table t (id int primary key, n text, m int); insert into t values (1, 'gone', 5), (2, 'gone', 6)")
+    conn.execute(
+        "create table t (id int primary key, n text, m int); insert into t values (1, 'gone', 5), (2, 'gone', 6)"
+    )
     conn.execute("select grace.protect('t')")
     conn.execute("delete from t where id = 1")
-    conn.execute("alter table t drop n; alter table t alter m type bigint; alter table t rename m to k; alter table t add n int")
+    conn.execute(
+        "alter table t drop n; alter table t alter m type bigint; alter table t rename m to k; alter table t add n int"
+    )
     conn.execute("update grace_internal.protected set home = 'another cluster'")
     conn.execute("delete from t where id = 2")  # the numbers are found again
     conn.execute("select grace.restore(deletion => 1)")
