@@ -225,7 +225,7 @@ PLAN = "jsonb_populate_record(null::grace._restore_plan, %s)"
 
 
 def test_helpers_called_by_hand_show_nothing_of_tables_that_may_not_be_read(
-    db: Database, versions: Connection, operator: Connection
+    versions: Connection, operator: Connection
 ) -> None:
     script(versions, "create table secret (id int primary key, v text);\ninsert into secret values (1, 'hidden')")
     versions.execute(b"select grace.protect('secret')")
