@@ -693,3 +693,45 @@ def test_a_thousand_conflicts_are_listed_and_the_rest_counted(conn: Connection) 
         "nothing was restored: 1003 conflicts",
     )
     assert len(planned(conn, f"deletion => {deletion}")[0][-1]) == 1003
+
+
+@pytest.mark.parametrize(
+    ("table", "columns"),
+    [
+        ("s_1", "b l p"),
+        ("b", "n x v"),
+        ("l", "s t r"),
+        ("p", "key reason ref"),
+        ("n", "leaf tid deleted_at"),
+        ("x", "c y u"),
+        ("c", "keys target deletion"),
+        ("t", "r s t"),
+    ],
+)
+def test_tables_and_columns_that_are_called_like_our_aliases(conn: Connection, table: str, columns: str) -> None:
+    key, up, other = columns.split()
+    script(
+        conn,
+        f"create table {table} ({key} int primary key, {up} int references {table} on delete cascade,"
+        f" {other} int references {table} on delete set null, check ({key} > 0));\n"
+        f"create unique index on {table} (({key} + {other})) where {up} > 100;\n"
+        f"insert into {table} values (1, null, null), (2, 1, 1), (3, 2, 1), (4, null, 1);\nselect grace.protect('{table}')",
+    )
+    before = rows(conn, f"select * from {table} order by 1")
+    deletion = deleted(conn, f"delete from {table} where {key} = 1")
+    keys = f"keys => '{{\"{key}\": 3}}'"
+    for call in (
+        f"'{table}', {keys}, related => false, with_parents => true",
+        f"'{table}', predicate => '{table}.{key} in (1, 2, 3) and {key} + {key} > 1'",
+        f"deletion => {deletion}, on_conflict => 'replace'",
+    ):
+        with conn.transaction(force_rollback=True):
+            done = as_planned(conn, f"{call}, set_values => '{{\"{table}.{up}\": null}}'")
+            assert [row[1] for row in done] == [3], call
+        with conn.transaction(force_rollback=True):
+            done = as_planned(conn, call)
+            assert [(row[1], row[5]) for row in done] == [(3, 1)], call
+            assert rows(conn, f"select * from {table} order by 1") == before, call
+    conn.execute(f"insert into {table} values (2, null, null)".encode())
+    done = as_planned(conn, f"deletion => {deletion}, on_conflict => 'skip'")
+    assert [(row[1], row[3]) for row in done] == [(1, 2)]
