@@ -39,8 +39,8 @@ as $$
   where m.link = link_id
 $$;
 
--- Forgets what these deletions have cut, as far as no row that was referenced is left in the buffer. Where equal values may be written
--- in two ways (1.0 and 1.00) a cut stays as long as any row of the deletion does.
+-- Forgets what these deletions have cut, as far as no row that was referenced is left in the buffer, nor any of the referencing table that
+-- went in the same deletion. Where equal values may be written in two ways (1.0 and 1.00) a cut stays as long as any row of the deletion does.
 create or replace function grace_internal.drop_cuts(protected_id integer, deletions bigint [])
 returns void
 language plpgsql
@@ -54,9 +54,10 @@ declare
   v_link record;
 begin
   for v_link in
-    select l.id, p.buffer, case when grace_internal.is_written_alike(l.id) then v.values end as values
+    select l.id, p.buffer, child.buffer as child_buffer, case when grace_internal.is_written_alike(l.id) then v.values end as values
     from grace_internal.link l
     join grace_internal.protected p on p.id = l.protected_id
+    left join grace_internal.protected child on child.target = l.child
     left join grace_internal.link_map m on m.link = l.id
     cross join lateral (
       select string_agg(grace_internal.as_text(u.value), ', ' order by u.position)
@@ -74,8 +75,12 @@ begin
   loop
     execute format(
       'delete from grace_internal.cut c where c.link = $1 and c.deletion = any ($2) and not exists ('
-      'select from grace_buffer.%I b where b.grace_deletion = c.deletion and b.grace_deleted_at = c.deleted_at%s)',
-      v_link.buffer, ' and c.former = array[' || v_link.values || ']'
+      'select from grace_buffer.%I b where b.grace_deletion = c.deletion and b.grace_deleted_at = c.deleted_at%s)%s',
+      v_link.buffer, ' and c.former = array[' || v_link.values || ']',
+      case when v_link.child_buffer is not null then format(
+        ' and not exists (select from grace_buffer.%I b where b.grace_deletion = c.deletion and b.grace_deleted_at = c.deleted_at)',
+        v_link.child_buffer
+      ) end
     )
     using v_link.id, deletions;
   end loop;

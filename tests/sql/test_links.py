@@ -784,3 +784,15 @@ def test_a_dump_that_is_loaded_elsewhere_goes_on() -> None:
                 assert [cut[1:] for cut in cuts(conn)][2] == (["3"], ["3"], [None])
                 assert rows(conn, "select count(*) from grace_internal.link where active") == [(1,)]
                 assert rows(conn, "select count(*) from grace.doctor() where subject = 'links'") == [(0,)]
+
+
+def test_a_link_that_was_cut_before_its_row_went_too_is_tied_when_the_row_comes_back_later(conn: Connection) -> None:
+    conn.execute(
+        b"create table t (id int primary key, up int references t on delete cascade, deputy int references t on delete set null);"
+        b"insert into t values (1, null, null), (2, 1, null), (3, 2, 1)"
+    )
+    conn.execute("select grace.protect('t')")
+    conn.execute("delete from t where id = 1")
+    for what in ("'t', keys => '1', related => false", "deletion => 1"):
+        conn.execute(f"select grace.restore({what})".encode())
+    assert rows(conn, "select * from t order by 1") == [(1, None, None), (2, 1, None), (3, 2, 1)]
