@@ -3569,7 +3569,7 @@ set lock_timeout = '100ms'
 as $$
 declare
   v_id integer;
-  v_followed integer [] := '{}';
+  v_followed integer [] := array[]::integer [];
   v_covered record;
 begin
   if current_setting('grace.following', true) = grace_internal.signature('following') then
