@@ -395,10 +395,6 @@ drop function if exists grace.buffered(regclass, bigint, jsonb, timestamptz, tim
 drop function if exists grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name);
 drop function if exists grace._buffer_links();
 drop function if exists grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean);
-drop function if exists grace._pick_rows(grace._restore_plan, boolean);
-drop function if exists grace._restore_plan(grace._restore_plan);
-drop function if exists grace._restore_files(grace._restore_plan);
-drop function if exists grace._restore_done(grace._restore_plan, bigint []);
 drop function if exists grace._refuse_restore(jsonb);
 drop function if exists grace_internal.buffer_columns(integer, oid, smallint []);
 drop function if exists grace_internal.restore_columns(integer);
@@ -411,7 +407,7 @@ drop function if exists grace_internal.restore_source(integer, bigint [], boolea
 drop function if exists grace_internal.matching_deletions(integer, bigint, timestamptz, timestamptz, name, boolean);
 drop function if exists grace_internal.pick_statement(integer, bigint [], jsonb);
 drop function if exists grace_internal.restore_files(integer, text, grace._row_ref []);
-drop type grace._restore_plan;
+drop type grace._restore_plan cascade; -- the functions that take it are made anew, too
 
 create type grace._restore_plan as (
   target regclass,
@@ -5905,6 +5901,28 @@ begin
     end if;
   end loop;
 
+  for v_row in
+    select
+      a.attname, case r.relkind when 'p' then '' else 'only ' end as only_text,
+      string_agg(
+        format('l.%1$I %2$s s.%1$I', k.attname, grace_internal.equality(i.indexrelid, u.position::integer)), ' and '
+      ) as same_key
+    from pg_attribute a
+    join pg_class r on r.oid = a.attrelid
+    join pg_index i on i.indrelid = a.attrelid and i.indisprimary and not a.attnum = any (i.indkey)
+    cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
+    join pg_attribute k on k.attrelid = a.attrelid and k.attnum = u.attnum
+    where a.attrelid = v_target and a.attidentity = 'a' and plan.on_conflict = 'replace'
+    group by a.attname, r.relkind
+  loop
+    query := format(
+      '%1$s %2$L, %3$L from s_%4$s s where exists (select from %5$s%6$s l where %7$s and l.%8$I is distinct from s.%8$I)',
+      v_head, 'identity', format('column %s is GENERATED ALWAYS AS IDENTITY and can''t be overwritten', quote_ident(v_row.attname)),
+      protected_id, v_row.only_text, grace_internal.qualified_name(v_target), v_row.same_key, v_row.attname
+    );
+    return next;
+  end loop;
+
   kind := 'parent';
   for v_row in
     select
@@ -6784,10 +6802,16 @@ begin
   );
   select
     -- Read by way of json, for an explicit cast would cut what is too long.
-    'select * from ' || string_agg(format(
-      'jsonb_to_record(jsonb_build_object(''v'', %L::text)) as x_%s_%s (v %s)',
-      v.value #>> '{}', p.id, a.attnum, format_type(a.atttypid, a.atttypmod)
-    ), ', ')
+    'select * from ' || string_agg(
+      case
+        when a.atttypid in ('json'::regtype, 'jsonb'::regtype)
+          then format('(select %L::jsonb) as x_%s_%s', v.value #>> '{}', p.id, a.attnum)
+        else format(
+          'jsonb_to_record(jsonb_build_object(''v'', %L::text)) as x_%s_%s (v %s)',
+          v.value #>> '{}', p.id, a.attnum, format_type(a.atttypid, a.atttypmod)
+        )
+      end, ', '
+    )
   into v_plan.value_test
   from grace_internal.protected p
   join pg_attribute a on a.attrelid = coalesce(v_plan.into_table, p.target)
@@ -7585,7 +7609,8 @@ as $$
 $$;
 
 -- Forgets what these deletions have cut, as far as no row that was referenced is left in the buffer, nor any of the referencing table that
--- went in the same deletion. Where equal values may be written in two ways (1.0 and 1.00) a cut stays as long as any row of the deletion does.
+-- went in the same deletion. Where equal values may be written in two ways (1.0 and 1.00) a cut stays as long as any row of the deletion
+-- does.
 create or replace function grace_internal.drop_cuts(protected_id integer, deletions bigint [])
 returns void
 language plpgsql

@@ -4,10 +4,6 @@ drop function if exists grace.buffered(regclass, bigint, jsonb, timestamptz, tim
 drop function if exists grace._buffer_condition(regclass, bigint, jsonb, timestamptz, timestamptz, name);
 drop function if exists grace._buffer_links();
 drop function if exists grace._restore_select(regclass, bigint, jsonb, timestamptz, timestamptz, name, boolean, boolean);
-drop function if exists grace._pick_rows(grace._restore_plan, boolean);
-drop function if exists grace._restore_plan(grace._restore_plan);
-drop function if exists grace._restore_files(grace._restore_plan);
-drop function if exists grace._restore_done(grace._restore_plan, bigint []);
 drop function if exists grace._refuse_restore(jsonb);
 drop function if exists grace_internal.buffer_columns(integer, oid, smallint []);
 drop function if exists grace_internal.restore_columns(integer);
@@ -20,7 +16,7 @@ drop function if exists grace_internal.restore_source(integer, bigint [], boolea
 drop function if exists grace_internal.matching_deletions(integer, bigint, timestamptz, timestamptz, name, boolean);
 drop function if exists grace_internal.pick_statement(integer, bigint [], jsonb);
 drop function if exists grace_internal.restore_files(integer, text, grace._row_ref []);
-drop type grace._restore_plan;
+drop type grace._restore_plan cascade; -- the functions that take it are made anew, too
 
 create type grace._restore_plan as (
   target regclass,

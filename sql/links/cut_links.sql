@@ -40,7 +40,8 @@ as $$
 $$;
 
 -- Forgets what these deletions have cut, as far as no row that was referenced is left in the buffer, nor any of the referencing table that
--- went in the same deletion. Where equal values may be written in two ways (1.0 and 1.00) a cut stays as long as any row of the deletion does.
+-- went in the same deletion. Where equal values may be written in two ways (1.0 and 1.00) a cut stays as long as any row of the deletion
+-- does.
 create or replace function grace_internal.drop_cuts(protected_id integer, deletions bigint [])
 returns void
 language plpgsql

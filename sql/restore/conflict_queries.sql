@@ -89,6 +89,28 @@ begin
     end if;
   end loop;
 
+  for v_row in
+    select
+      a.attname, case r.relkind when 'p' then '' else 'only ' end as only_text,
+      string_agg(
+        format('l.%1$I %2$s s.%1$I', k.attname, grace_internal.equality(i.indexrelid, u.position::integer)), ' and '
+      ) as same_key
+    from pg_attribute a
+    join pg_class r on r.oid = a.attrelid
+    join pg_index i on i.indrelid = a.attrelid and i.indisprimary and not a.attnum = any (i.indkey)
+    cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
+    join pg_attribute k on k.attrelid = a.attrelid and k.attnum = u.attnum
+    where a.attrelid = v_target and a.attidentity = 'a' and plan.on_conflict = 'replace'
+    group by a.attname, r.relkind
+  loop
+    query := format(
+      '%1$s %2$L, %3$L from s_%4$s s where exists (select from %5$s%6$s l where %7$s and l.%8$I is distinct from s.%8$I)',
+      v_head, 'identity', format('column %s is GENERATED ALWAYS AS IDENTITY and can''t be overwritten', quote_ident(v_row.attname)),
+      protected_id, v_row.only_text, grace_internal.qualified_name(v_target), v_row.same_key, v_row.attname
+    );
+    return next;
+  end loop;
+
   kind := 'parent';
   for v_row in
     select

@@ -80,10 +80,16 @@ begin
   );
   select
     -- Read by way of json, for an explicit cast would cut what is too long.
-    'select * from ' || string_agg(format(
-      'jsonb_to_record(jsonb_build_object(''v'', %L::text)) as x_%s_%s (v %s)',
-      v.value #>> '{}', p.id, a.attnum, format_type(a.atttypid, a.atttypmod)
-    ), ', ')
+    'select * from ' || string_agg(
+      case
+        when a.atttypid in ('json'::regtype, 'jsonb'::regtype)
+          then format('(select %L::jsonb) as x_%s_%s', v.value #>> '{}', p.id, a.attnum)
+        else format(
+          'jsonb_to_record(jsonb_build_object(''v'', %L::text)) as x_%s_%s (v %s)',
+          v.value #>> '{}', p.id, a.attnum, format_type(a.atttypid, a.atttypmod)
+        )
+      end, ', '
+    )
   into v_plan.value_test
   from grace_internal.protected p
   join pg_attribute a on a.attrelid = coalesce(v_plan.into_table, p.target)

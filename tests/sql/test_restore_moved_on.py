@@ -68,11 +68,28 @@ def test_a_not_null_column_without_default_takes_what_is_given(t: Connection) ->
     ]
 
 
-@pytest.mark.parametrize("given", ["[1]", '"x"', "true", "null", '{"y": null}'])
-def test_json_values_are_given_as_they_are(t: Connection, given: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ("[1]", "[1]"),
+        ("true", "true"),
+        ('{"y": null}', '{"y": null}'),
+        ('"[1]"', "[1]"),
+        (r'"\"x\""', '"x"'),
+        ("null", None),
+    ],
+)
+def test_json_is_given_as_it_is_or_as_a_string_that_the_type_reads(
+    t: Connection, given: str, stored: str | None
+) -> None:
     t.execute(b"alter table t add j json, add k jsonb")
     restore(t, f"""'t', keys => '1', set_values => '{{"j": {given}, "k": {given}}}'""")
-    assert rows(t, "select j::text, k::text from t") == [(given, given)]
+    assert rows(t, "select j::text, k::text from t") == [(stored, stored)]
+
+
+def test_a_string_that_is_no_json_is_refused(t: Connection) -> None:
+    t.execute(b"alter table t add j json")
+    refused(t, "GR023", """'t', keys => '1', set_values => '{"j": "x"}'""")
 
 
 @pytest.mark.parametrize(
