@@ -5525,7 +5525,7 @@ begin
   execute pg_catalog.format(
     e'select pg_catalog.array_agg("grace ref") from %s where (%s\n)', plan.filter_source, plan.predicate
   ) into v_picks using plan.picks;
-  return v_picks;
+  return coalesce(v_picks, array[]::grace._row_ref []);
 end
 $$;
 comment on function grace._filter_rows(grace._restore_plan) is 'Internal: where the rows stand that meet a condition.';
@@ -5551,7 +5551,7 @@ begin
         hint = 'Give each value as the column''s type reads it.';
     end;
   end if;
-  if v_missing is not null or v_picks is null then
+  if v_missing is not null or coalesce(cardinality(v_picks), 0) = 0 then
     raise exception 'not in the buffer: %', coalesce(v_missing, 'any such row')
       using errcode = 'GR007',
       detail = 'No such row can be restored: it was not deleted, not as selected, is restored already, or has expired.',
@@ -5584,11 +5584,11 @@ as $$
       when g.given is not null
         then format('%L::%s', g.given #>> '{}', format_type(a.atttypid, a.atttypmod))
       when plan.into_table is null or s.attnum is not null then grace_internal.buffer_value(p.id, s.attnum)
-      else format('b.%I', (
-        select m.buffer_column
+      else (
+        select format('b.%I', m.buffer_column)
         from grace_internal.column_map m
         where m.protected_id = p.id and m.ended_at is not null and m.buffer_column = a.attname
-      ))
+      )
     end,
     a.attgenerated = '',
     a.attnotnull,
@@ -5675,37 +5675,46 @@ as $$
   group by p.id
 $$;
 
--- The statement that overwrites the live rows that have the primary keys of selected ones; null where no column but the key is captured.
+-- The statement that overwrites the live rows that have the primary keys of selected ones; where no column but the key is captured there is
+-- nothing to write, and it only finds them.
 create or replace function grace_internal.update_from(protected_id integer, plan grace._restore_plan, progress text)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format(
-    'update %s%s as t set %s from (select %s, %s %s%s) as b where %s',
-    case k.relkind when 'p' then '' else 'only ' end,
-    grace_internal.qualified_name(p.target),
-    string_agg(
-      case
-        when c.not_null then format('%1$I = coalesce(b.%1$I, t.%1$I)', c.attname)
-        else format('%1$I = b.%1$I', c.attname)
-      end, ', ' order by c.attnum
-    ),
-    string_agg(format('%s as %I', c.value, c.attname), ', ' order by c.attnum),
-    (
-      select string_agg(format('%s as "grace %s"', v.expression, v.position), ', ')
-      from unnest(grace_internal.key_values(p.id)) with ordinality as v (expression, position)
-    ),
-    grace_internal.restore_source(p.id, plan, 'replaced'), progress,
-    grace_internal.key_match(p.id, 't', 'b')
-  )
+  select case
+    when count(v.attname) = 0 then format(
+      'select 1 from %s as t, (select %s %s%s) as b where %s', t.name, k.columns, k.source, progress, k.matches
+    )
+    else format(
+      'update %s as t set %s from (select %s, %s %s%s) as b where %s returning 1', t.name,
+      string_agg(
+        case
+          when v.not_null then format('%1$I = coalesce(b.%1$I, t.%1$I)', v.attname)
+          else format('%1$I = b.%1$I', v.attname)
+        end, ', ' order by v.attnum
+      ) filter (where v.attname is not null),
+      string_agg(format('%s as %I', v.value, v.attname), ', ' order by v.attnum) filter (where v.attname is not null),
+      k.columns, k.source, progress, k.matches
+    )
+  end
   from grace_internal.protected p
-  join pg_class k on k.oid = p.target
+  join pg_class c on c.oid = p.target
   join pg_index i on i.indrelid = p.target and i.indisprimary
-  cross join lateral grace_internal.restore_columns(p.id, plan) c
-  where p.id = update_from.protected_id and c.insertable and c.value is not null
-    and not c.attnum = any (i.indkey) and c.identity <> 'a'
-  group by p.id, k.relkind
+  cross join lateral (
+    select concat(case c.relkind when 'p' then '' else 'only ' end, grace_internal.qualified_name(p.target))
+  ) as t (name)
+  cross join lateral (
+    select
+      string_agg(format('%s as "grace %s"', u.expression, u.position), ', '),
+      grace_internal.restore_source(p.id, plan, 'replaced'),
+      grace_internal.key_match(p.id, 't', 'b')
+    from unnest(grace_internal.key_values(p.id)) with ordinality as u (expression, position)
+  ) as k (columns, source, matches)
+  left join lateral grace_internal.restore_columns(p.id, plan) v
+    on v.insertable and v.value is not null and not v.attnum = any (i.indkey) and v.identity <> 'a'
+  where p.id = update_from.protected_id
+  group by t.name, k.columns, k.source, k.matches
 $$;
 
 -- restore/conflict_queries.sql
@@ -5754,7 +5763,22 @@ begin
     where (i.indrelid = v_target or not exists (select from pg_inherits h where h.inhrelid = i.indexrelid))
       and not coalesce(concat(i.indexprs, i.indpred) ~ ':varattno 0 ', false)
   loop
-    if not (v_row.is_key and plan.on_conflict = 'replace') then
+    if v_row.is_key and plan.on_conflict = 'replace' then
+      return query -- an UPDATE can't write them
+        select
+          kind,
+          format(
+            '%s %L, pg_catalog.concat(%L, s.%I) from s_%s s where exists (select from %s and l.%I is distinct from s.%I)',
+            v_head, 'identity',
+            format('the row that is there now has another value in column %I, GENERATED ALWAYS AS IDENTITY, than ', c.attname),
+            c.attname, protected_id, v_row.live_match, c.attname, c.attname
+          )
+        from grace_internal.restore_columns(protected_id, plan) c
+        where c.identity = 'a' and c.value is not null
+          and not exists (
+            select from pg_index i where i.indrelid = v_target and i.indisprimary and c.attnum = any (i.indkey)
+          );
+    else
       query := format(
         '%s %L, pg_catalog.concat(%L, %s, %L) from s_%s s where %s%s and exists (select from %s%s)',
         v_head, v_row.name,
@@ -5793,7 +5817,7 @@ begin
         v_head, v_row.name,
         format('key (%s)=(', v_row.column_names), v_row.key_values, ') conflicts with another selected row',
         protected_id, v_row.applies, coalesce(' and (' || v_row.fits || ')', ''),
-        replace(v_row.selected_match, 's_', 's_' || protected_id)
+        format(v_row.selected_match, 's_' || protected_id)
       );
       return next;
     end if;
@@ -6044,7 +6068,8 @@ as $$
 $$;
 
 -- What one unique index or exclusion constraint demands of rows s: which rows it applies to, and how a live row, or another selected
--- one (from s_), in conflict with it is found. An index may be partial or on expressions; those are evaluated over one row source at a time,
+-- one (from %s, to be filled in), in conflict with it is found. An index may be partial or on expressions; those are evaluated over one
+-- row source at a time,
 -- so that the column names in them can mean nothing else.
 create or replace function grace_internal.unique_rule(
   index_relation oid,
@@ -6075,9 +6100,10 @@ as $$
       coalesce(i.predicate, 'true'), string_agg(e.equal, ' and ' order by k.n)
     ),
     format(
-      '(select %s, r.* from s_ r where %s) l where %s',
-      string_agg(format('%s as "grace %s"', k.definition, k.n), ', ' order by k.n), coalesce(i.predicate, 'true'),
-      string_agg(e.equal, ' and ' order by k.n)
+      '(select %s, r.* from %%s r where %s) l where %s',
+      replace(string_agg(format('%s as "grace %s"', k.definition, k.n), ', ' order by k.n), '%', '%%'),
+      replace(coalesce(i.predicate, 'true'), '%', '%%'),
+      replace(string_agg(e.equal, ' and ' order by k.n), '%', '%%')
     )
   from (
     select
@@ -6624,7 +6650,7 @@ begin
       'with %s select array[%s], array[%s]',
       string_agg(
         format('i_%s as (%s returning 1)', i, grace_internal.insert_select(i, v_plan, v_progress))
-        || case when u.statement is null then '' else format(', u_%s as (%s returning 1)', i, u.statement) end, ', '
+        || case when u.statement is null then '' else format(', u_%s as (%s)', i, u.statement) end, ', '
       ),
       string_agg(format('(select pg_catalog.count(*) from i_%s)', i), ', '),
       string_agg(case when u.statement is null then '0' else format('(select pg_catalog.count(*) from u_%s)', i) end, ', ')
@@ -6771,6 +6797,10 @@ begin
       v_why := case
         when v_column is null then 'The table has no such column.'
         when v_column.attgenerated <> '' then 'It is a generated column.'
+        when plan.on_conflict = 'replace' and exists (
+          select from pg_index i where i.indrelid = v_column.attrelid and i.indisprimary and v_column.attnum = any (i.indkey)
+        )
+          then 'It is in the primary key, by which on_conflict => ''replace'' finds the row to overwrite.'
         when jsonb_typeof(v_value) in ('object', 'array') and v_column.atttypid not in ('json'::regtype, 'jsonb'::regtype)
           then 'Its value is an object or array, and the column is not of type json; give it as a string.'
       end;
@@ -7142,10 +7172,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_refs grace._row_ref [] := array(select distinct c.ref from unnest(conflicts) c);
+  v_is_first boolean := coalesce(cardinality(plan.left_out), 0) = 0; -- the statements are the same for any rows that are left out
 begin
   plan.left_out := plan.left_out || v_refs;
   plan.skipped := plan.skipped || v_refs;
-  return grace._restore_plan(plan);
+  return case when v_is_first then grace._restore_plan(plan) else plan end;
 end
 $$;
 comment on function grace._leave_out(grace._restore_plan, grace._conflict []) is 'Internal: the plan without rows in conflict.';
@@ -7309,6 +7340,7 @@ declare
   v_taken bigint;
   v_total bigint := 0;
 begin
+  perform grace_internal.require_same_tables(plan);
   insert into grace_internal.run (kind, target, role, login)
   values ('restore', coalesce(plan.into_table, plan.target), grace_internal.caller(), session_user)
   returning id into v_run;
@@ -7366,6 +7398,42 @@ end
 $$;
 comment on function grace._restore_done(grace._restore_plan, bigint [], bigint) is
 'Internal: takes restored rows out of the buffer and records the restore.';
+
+-- The plan is made of names before the statements lock tables and buffers. A change of a table that was open then, or that the
+-- transaction's snapshot does not show, gives the names another meaning: values would be missing, without an error. Errors: 40001.
+create or replace function grace_internal.require_same_tables(plan grace._restore_plan)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_again grace._restore_plan;
+  v_changed text;
+begin
+  if current_setting('transaction_isolation') = 'read committed' then
+    v_again := grace._restore_plan(plan);
+    if (v_again.statement, v_again.left_behind) is not distinct from (plan.statement, plan.left_behind) then
+      return;
+    end if;
+    v_changed := array_to_string(plan.targets, ', ');
+  else
+    select string_agg(p.target_name, ', ') into v_changed
+    from grace_internal.protected p
+    join pg_class b on b.oid = format('grace_buffer.%I', p.buffer)::regclass
+    where p.id = any (plan.protected_ids)
+      and (
+        grace_internal.snapshot_is_old(p.id)
+        or has_column_privilege(b.oid, (b.relnatts + 1)::smallint, 'select') is not null
+      );
+  end if;
+  if v_changed is not null then
+    raise exception 'could not serialize access: table % was changed while rows of it were restored', v_changed
+      using errcode = 'serialization_failure',
+      detail = 'Its columns are not those that the restore was planned for.',
+      hint = 'Run the transaction again.';
+  end if;
+end
+$$;
 
 -- restore/restore_progress.sql
 -- How many rows restores have inserted so far, those of open transactions included.

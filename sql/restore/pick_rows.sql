@@ -10,7 +10,7 @@ begin
   execute pg_catalog.format(
     e'select pg_catalog.array_agg("grace ref") from %s where (%s\n)', plan.filter_source, plan.predicate
   ) into v_picks using plan.picks;
-  return v_picks;
+  return coalesce(v_picks, array[]::grace._row_ref []);
 end
 $$;
 comment on function grace._filter_rows(grace._restore_plan) is 'Internal: where the rows stand that meet a condition.';
@@ -36,7 +36,7 @@ begin
         hint = 'Give each value as the column''s type reads it.';
     end;
   end if;
-  if v_missing is not null or v_picks is null then
+  if v_missing is not null or coalesce(cardinality(v_picks), 0) = 0 then
     raise exception 'not in the buffer: %', coalesce(v_missing, 'any such row')
       using errcode = 'GR007',
       detail = 'No such row can be restored: it was not deleted, not as selected, is restored already, or has expired.',

@@ -15,11 +15,11 @@ as $$
       when g.given is not null
         then format('%L::%s', g.given #>> '{}', format_type(a.atttypid, a.atttypmod))
       when plan.into_table is null or s.attnum is not null then grace_internal.buffer_value(p.id, s.attnum)
-      else format('b.%I', (
-        select m.buffer_column
+      else (
+        select format('b.%I', m.buffer_column)
         from grace_internal.column_map m
         where m.protected_id = p.id and m.ended_at is not null and m.buffer_column = a.attname
-      ))
+      )
     end,
     a.attgenerated = '',
     a.attnotnull,
@@ -106,35 +106,44 @@ as $$
   group by p.id
 $$;
 
--- The statement that overwrites the live rows that have the primary keys of selected ones; null where no column but the key is captured.
+-- The statement that overwrites the live rows that have the primary keys of selected ones; where no column but the key is captured there is
+-- nothing to write, and it only finds them.
 create or replace function grace_internal.update_from(protected_id integer, plan grace._restore_plan, progress text)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format(
-    'update %s%s as t set %s from (select %s, %s %s%s) as b where %s',
-    case k.relkind when 'p' then '' else 'only ' end,
-    grace_internal.qualified_name(p.target),
-    string_agg(
-      case
-        when c.not_null then format('%1$I = coalesce(b.%1$I, t.%1$I)', c.attname)
-        else format('%1$I = b.%1$I', c.attname)
-      end, ', ' order by c.attnum
-    ),
-    string_agg(format('%s as %I', c.value, c.attname), ', ' order by c.attnum),
-    (
-      select string_agg(format('%s as "grace %s"', v.expression, v.position), ', ')
-      from unnest(grace_internal.key_values(p.id)) with ordinality as v (expression, position)
-    ),
-    grace_internal.restore_source(p.id, plan, 'replaced'), progress,
-    grace_internal.key_match(p.id, 't', 'b')
-  )
+  select case
+    when count(v.attname) = 0 then format(
+      'select 1 from %s as t, (select %s %s%s) as b where %s', t.name, k.columns, k.source, progress, k.matches
+    )
+    else format(
+      'update %s as t set %s from (select %s, %s %s%s) as b where %s returning 1', t.name,
+      string_agg(
+        case
+          when v.not_null then format('%1$I = coalesce(b.%1$I, t.%1$I)', v.attname)
+          else format('%1$I = b.%1$I', v.attname)
+        end, ', ' order by v.attnum
+      ) filter (where v.attname is not null),
+      string_agg(format('%s as %I', v.value, v.attname), ', ' order by v.attnum) filter (where v.attname is not null),
+      k.columns, k.source, progress, k.matches
+    )
+  end
   from grace_internal.protected p
-  join pg_class k on k.oid = p.target
+  join pg_class c on c.oid = p.target
   join pg_index i on i.indrelid = p.target and i.indisprimary
-  cross join lateral grace_internal.restore_columns(p.id, plan) c
-  where p.id = update_from.protected_id and c.insertable and c.value is not null
-    and not c.attnum = any (i.indkey) and c.identity <> 'a'
-  group by p.id, k.relkind
+  cross join lateral (
+    select concat(case c.relkind when 'p' then '' else 'only ' end, grace_internal.qualified_name(p.target))
+  ) as t (name)
+  cross join lateral (
+    select
+      string_agg(format('%s as "grace %s"', u.expression, u.position), ', '),
+      grace_internal.restore_source(p.id, plan, 'replaced'),
+      grace_internal.key_match(p.id, 't', 'b')
+    from unnest(grace_internal.key_values(p.id)) with ordinality as u (expression, position)
+  ) as k (columns, source, matches)
+  left join lateral grace_internal.restore_columns(p.id, plan) v
+    on v.insertable and v.value is not null and not v.attnum = any (i.indkey) and v.identity <> 'a'
+  where p.id = update_from.protected_id
+  group by t.name, k.columns, k.source, k.matches
 $$;

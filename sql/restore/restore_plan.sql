@@ -51,7 +51,7 @@ begin
       'with %s select array[%s], array[%s]',
       string_agg(
         format('i_%s as (%s returning 1)', i, grace_internal.insert_select(i, v_plan, v_progress))
-        || case when u.statement is null then '' else format(', u_%s as (%s returning 1)', i, u.statement) end, ', '
+        || case when u.statement is null then '' else format(', u_%s as (%s)', i, u.statement) end, ', '
       ),
       string_agg(format('(select pg_catalog.count(*) from i_%s)', i), ', '),
       string_agg(case when u.statement is null then '0' else format('(select pg_catalog.count(*) from u_%s)', i) end, ', ')
@@ -198,6 +198,10 @@ begin
       v_why := case
         when v_column is null then 'The table has no such column.'
         when v_column.attgenerated <> '' then 'It is a generated column.'
+        when plan.on_conflict = 'replace' and exists (
+          select from pg_index i where i.indrelid = v_column.attrelid and i.indisprimary and v_column.attnum = any (i.indkey)
+        )
+          then 'It is in the primary key, by which on_conflict => ''replace'' finds the row to overwrite.'
         when jsonb_typeof(v_value) in ('object', 'array') and v_column.atttypid not in ('json'::regtype, 'jsonb'::regtype)
           then 'Its value is an object or array, and the column is not of type json; give it as a string.'
       end;
