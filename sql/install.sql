@@ -5855,7 +5855,22 @@ begin
     where (i.indrelid = v_target or not exists (select from pg_inherits h where h.inhrelid = i.indexrelid))
       and not coalesce(concat(i.indexprs, i.indpred) ~ ':varattno 0 ', false)
   loop
-    if not (v_row.is_key and plan.on_conflict = 'replace') then
+    if v_row.is_key and plan.on_conflict = 'replace' then
+      return query -- an UPDATE can't write them
+        select
+          kind,
+          format(
+            '%s %L, pg_catalog.concat(%L, s.%I) from s_%s s where exists (select from %s and l.%I is distinct from s.%I)',
+            v_head, 'identity',
+            format('the row that is there now has another value in column %I, GENERATED ALWAYS AS IDENTITY, than ', c.attname),
+            c.attname, protected_id, v_row.live_match, c.attname, c.attname
+          )
+        from grace_internal.restore_columns(protected_id, plan) c
+        where c.identity = 'a' and c.value is not null
+          and not exists (
+            select from pg_index i where i.indrelid = v_target and i.indisprimary and c.attnum = any (i.indkey)
+          );
+    else
       query := format(
         '%s %L, pg_catalog.concat(%L, %s, %L) from s_%s s where %s%s and exists (select from %s%s)',
         v_head, v_row.name,
@@ -5895,32 +5910,10 @@ begin
         v_head, v_row.name,
         format('key (%s)=(', v_row.column_names), v_row.key_values, ') conflicts with another selected row',
         protected_id, v_row.applies, coalesce(' and (' || v_row.fits || ')', ''),
-        replace(v_row.selected_match, 's_', 's_' || protected_id)
+        format(v_row.selected_match, 's_' || protected_id)
       );
       return next;
     end if;
-  end loop;
-
-  for v_row in
-    select
-      a.attname, case r.relkind when 'p' then '' else 'only ' end as only_text,
-      string_agg(
-        format('l.%1$I %2$s s.%1$I', k.attname, grace_internal.equality(i.indexrelid, u.position::integer)), ' and '
-      ) as same_key
-    from pg_attribute a
-    join pg_class r on r.oid = a.attrelid
-    join pg_index i on i.indrelid = a.attrelid and i.indisprimary and not a.attnum = any (i.indkey)
-    cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
-    join pg_attribute k on k.attrelid = a.attrelid and k.attnum = u.attnum
-    where a.attrelid = v_target and a.attidentity = 'a' and plan.on_conflict = 'replace'
-    group by a.attname, r.relkind
-  loop
-    query := format(
-      '%1$s %2$L, %3$L from s_%4$s s where exists (select from %5$s%6$s l where %7$s and l.%8$I is distinct from s.%8$I)',
-      v_head, 'identity', format('column %s is GENERATED ALWAYS AS IDENTITY and can''t be overwritten', quote_ident(v_row.attname)),
-      protected_id, v_row.only_text, grace_internal.qualified_name(v_target), v_row.same_key, v_row.attname
-    );
-    return next;
   end loop;
 
   kind := 'parent';
@@ -6164,7 +6157,7 @@ as $$
 $$;
 
 -- What one unique index or exclusion constraint demands of rows s: which rows it applies to, and how a live row, or another selected
--- one (from s_), in conflict with it is found. An index may be partial or on expressions; those are evaluated over one row source at
+-- one (from %s, to be filled in), in conflict with it is found. An index may be partial or on expressions; those are evaluated over one row source at
 -- a time, so that the column names in them can mean nothing else.
 create or replace function grace_internal.unique_rule(
   index_relation oid,
@@ -6198,9 +6191,10 @@ as $$
       coalesce(i.predicate, 'true'), string_agg(e.equal, ' and ' order by k.n)
     ),
     format(
-      '(select %s, r.* from s_ r where %s) l where %s',
-      string_agg(format('%s as "grace %s"', k.definition, k.n), ', ' order by k.n), coalesce(i.predicate, 'true'),
-      string_agg(e.equal, ' and ' order by k.n)
+      '(select %s, r.* from %%s r where %s) l where %s',
+      replace(string_agg(format('%s as "grace %s"', k.definition, k.n), ', ' order by k.n), '%', '%%'),
+      replace(coalesce(i.predicate, 'true'), '%', '%%'),
+      replace(string_agg(e.equal, ' and ' order by k.n), '%', '%%')
     )
   from (
     select
@@ -6930,6 +6924,10 @@ begin
       v_why := case
         when v_column is null then 'The table has no such column.'
         when v_column.attgenerated <> '' then 'It is a generated column.'
+        when plan.on_conflict = 'replace' and exists (
+          select from pg_index i where i.indrelid = v_column.attrelid and i.indisprimary and v_column.attnum = any (i.indkey)
+        )
+          then 'It is in the primary key, by which on_conflict => ''replace'' finds the row to overwrite.'
         when jsonb_typeof(v_value) in ('object', 'array') and v_column.atttypid not in ('json'::regtype, 'jsonb'::regtype)
           then 'Its value is an object or array, and the column is not of type json; give it as a string.'
       end;
@@ -7314,10 +7312,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_refs grace._row_ref [] := array(select distinct c.ref from unnest(conflicts) c);
+  v_is_first boolean := coalesce(cardinality(plan.left_out), 0) = 0; -- the statements are the same for any rows that are left out
 begin
   plan.left_out := plan.left_out || v_refs;
   plan.skipped := plan.skipped || v_refs;
-  return grace._restore_plan(plan);
+  return case when v_is_first then grace._restore_plan(plan) else plan end;
 end
 $$;
 comment on function grace._leave_out(grace._restore_plan, grace._conflict []) is 'Internal: the plan without rows in conflict.';
@@ -7496,6 +7495,7 @@ declare
   v_taken bigint;
   v_total bigint := 0;
 begin
+  perform grace_internal.require_same_tables(plan);
   insert into grace_internal.run (kind, target, role, login)
   values ('restore', coalesce(plan.into_table, plan.target), grace_internal.caller(), session_user)
   returning id into v_run;
@@ -7553,6 +7553,42 @@ end
 $$;
 comment on function grace._restore_done(grace._restore_plan, bigint [], bigint) is
 'Internal: takes restored rows out of the buffer and records the restore.';
+
+-- The plan is made of names before the statements lock tables and buffers. A change of a table that was open then, or that the
+-- transaction's snapshot does not show, gives the names another meaning: values would be missing, without an error. Errors: 40001.
+create or replace function grace_internal.require_same_tables(plan grace._restore_plan)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_again grace._restore_plan;
+  v_changed text;
+begin
+  if current_setting('transaction_isolation') = 'read committed' then
+    v_again := grace._restore_plan(plan);
+    if (v_again.statement, v_again.left_behind) is not distinct from (plan.statement, plan.left_behind) then
+      return;
+    end if;
+    v_changed := array_to_string(plan.targets, ', ');
+  else
+    select string_agg(p.target_name, ', ') into v_changed
+    from grace_internal.protected p
+    join pg_class b on b.oid = format('grace_buffer.%I', p.buffer)::regclass
+    where p.id = any (plan.protected_ids)
+      and (
+        grace_internal.snapshot_is_old(p.id)
+        or has_column_privilege(b.oid, (b.relnatts + 1)::smallint, 'select') is not null
+      );
+  end if;
+  if v_changed is not null then
+    raise exception 'could not serialize access: table % was changed while rows of it were restored', v_changed
+      using errcode = 'serialization_failure',
+      detail = 'Its columns are not those that the restore was planned for.',
+      hint = 'Run the transaction again.';
+  end if;
+end
+$$;
 
 -- restore/restore_progress.sql
 -- How many rows restores have inserted so far, those of open transactions included.

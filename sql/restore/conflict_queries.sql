@@ -43,7 +43,22 @@ begin
     where (i.indrelid = v_target or not exists (select from pg_inherits h where h.inhrelid = i.indexrelid))
       and not coalesce(concat(i.indexprs, i.indpred) ~ ':varattno 0 ', false)
   loop
-    if not (v_row.is_key and plan.on_conflict = 'replace') then
+    if v_row.is_key and plan.on_conflict = 'replace' then
+      return query -- an UPDATE can't write them
+        select
+          kind,
+          format(
+            '%s %L, pg_catalog.concat(%L, s.%I) from s_%s s where exists (select from %s and l.%I is distinct from s.%I)',
+            v_head, 'identity',
+            format('the row that is there now has another value in column %I, GENERATED ALWAYS AS IDENTITY, than ', c.attname),
+            c.attname, protected_id, v_row.live_match, c.attname, c.attname
+          )
+        from grace_internal.restore_columns(protected_id, plan) c
+        where c.identity = 'a' and c.value is not null
+          and not exists (
+            select from pg_index i where i.indrelid = v_target and i.indisprimary and c.attnum = any (i.indkey)
+          );
+    else
       query := format(
         '%s %L, pg_catalog.concat(%L, %s, %L) from s_%s s where %s%s and exists (select from %s%s)',
         v_head, v_row.name,
@@ -83,32 +98,10 @@ begin
         v_head, v_row.name,
         format('key (%s)=(', v_row.column_names), v_row.key_values, ') conflicts with another selected row',
         protected_id, v_row.applies, coalesce(' and (' || v_row.fits || ')', ''),
-        replace(v_row.selected_match, 's_', 's_' || protected_id)
+        format(v_row.selected_match, 's_' || protected_id)
       );
       return next;
     end if;
-  end loop;
-
-  for v_row in
-    select
-      a.attname, case r.relkind when 'p' then '' else 'only ' end as only_text,
-      string_agg(
-        format('l.%1$I %2$s s.%1$I', k.attname, grace_internal.equality(i.indexrelid, u.position::integer)), ' and '
-      ) as same_key
-    from pg_attribute a
-    join pg_class r on r.oid = a.attrelid
-    join pg_index i on i.indrelid = a.attrelid and i.indisprimary and not a.attnum = any (i.indkey)
-    cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
-    join pg_attribute k on k.attrelid = a.attrelid and k.attnum = u.attnum
-    where a.attrelid = v_target and a.attidentity = 'a' and plan.on_conflict = 'replace'
-    group by a.attname, r.relkind
-  loop
-    query := format(
-      '%1$s %2$L, %3$L from s_%4$s s where exists (select from %5$s%6$s l where %7$s and l.%8$I is distinct from s.%8$I)',
-      v_head, 'identity', format('column %s is GENERATED ALWAYS AS IDENTITY and can''t be overwritten', quote_ident(v_row.attname)),
-      protected_id, v_row.only_text, grace_internal.qualified_name(v_target), v_row.same_key, v_row.attname
-    );
-    return next;
   end loop;
 
   kind := 'parent';
@@ -352,7 +345,7 @@ as $$
 $$;
 
 -- What one unique index or exclusion constraint demands of rows s: which rows it applies to, and how a live row, or another selected
--- one (from s_), in conflict with it is found. An index may be partial or on expressions; those are evaluated over one row source at
+-- one (from %s, to be filled in), in conflict with it is found. An index may be partial or on expressions; those are evaluated over one row source at
 -- a time, so that the column names in them can mean nothing else.
 create or replace function grace_internal.unique_rule(
   index_relation oid,
@@ -386,9 +379,10 @@ as $$
       coalesce(i.predicate, 'true'), string_agg(e.equal, ' and ' order by k.n)
     ),
     format(
-      '(select %s, r.* from s_ r where %s) l where %s',
-      string_agg(format('%s as "grace %s"', k.definition, k.n), ', ' order by k.n), coalesce(i.predicate, 'true'),
-      string_agg(e.equal, ' and ' order by k.n)
+      '(select %s, r.* from %%s r where %s) l where %s',
+      replace(string_agg(format('%s as "grace %s"', k.definition, k.n), ', ' order by k.n), '%', '%%'),
+      replace(coalesce(i.predicate, 'true'), '%', '%%'),
+      replace(string_agg(e.equal, ' and ' order by k.n), '%', '%%')
     )
   from (
     select

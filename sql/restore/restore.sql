@@ -245,10 +245,11 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_refs grace._row_ref [] := array(select distinct c.ref from unnest(conflicts) c);
+  v_is_first boolean := coalesce(cardinality(plan.left_out), 0) = 0; -- the statements are the same for any rows that are left out
 begin
   plan.left_out := plan.left_out || v_refs;
   plan.skipped := plan.skipped || v_refs;
-  return grace._restore_plan(plan);
+  return case when v_is_first then grace._restore_plan(plan) else plan end;
 end
 $$;
 comment on function grace._leave_out(grace._restore_plan, grace._conflict []) is 'Internal: the plan without rows in conflict.';
@@ -427,6 +428,7 @@ declare
   v_taken bigint;
   v_total bigint := 0;
 begin
+  perform grace_internal.require_same_tables(plan);
   insert into grace_internal.run (kind, target, role, login)
   values ('restore', coalesce(plan.into_table, plan.target), grace_internal.caller(), session_user)
   returning id into v_run;
@@ -484,3 +486,39 @@ end
 $$;
 comment on function grace._restore_done(grace._restore_plan, bigint [], bigint) is
 'Internal: takes restored rows out of the buffer and records the restore.';
+
+-- The plan is made of names before the statements lock tables and buffers. A change of a table that was open then, or that the
+-- transaction's snapshot does not show, gives the names another meaning: values would be missing, without an error. Errors: 40001.
+create or replace function grace_internal.require_same_tables(plan grace._restore_plan)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_again grace._restore_plan;
+  v_changed text;
+begin
+  if current_setting('transaction_isolation') = 'read committed' then
+    v_again := grace._restore_plan(plan);
+    if (v_again.statement, v_again.left_behind) is not distinct from (plan.statement, plan.left_behind) then
+      return;
+    end if;
+    v_changed := array_to_string(plan.targets, ', ');
+  else
+    select string_agg(p.target_name, ', ') into v_changed
+    from grace_internal.protected p
+    join pg_class b on b.oid = format('grace_buffer.%I', p.buffer)::regclass
+    where p.id = any (plan.protected_ids)
+      and (
+        grace_internal.snapshot_is_old(p.id)
+        or has_column_privilege(b.oid, (b.relnatts + 1)::smallint, 'select') is not null
+      );
+  end if;
+  if v_changed is not null then
+    raise exception 'could not serialize access: table % was changed while rows of it were restored', v_changed
+      using errcode = 'serialization_failure',
+      detail = 'Its columns are not those that the restore was planned for.',
+      hint = 'Run the transaction again.';
+  end if;
+end
+$$;

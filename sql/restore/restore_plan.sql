@@ -208,6 +208,10 @@ begin
       v_why := case
         when v_column is null then 'The table has no such column.'
         when v_column.attgenerated <> '' then 'It is a generated column.'
+        when plan.on_conflict = 'replace' and exists (
+          select from pg_index i where i.indrelid = v_column.attrelid and i.indisprimary and v_column.attnum = any (i.indkey)
+        )
+          then 'It is in the primary key, by which on_conflict => ''replace'' finds the row to overwrite.'
         when jsonb_typeof(v_value) in ('object', 'array') and v_column.atttypid not in ('json'::regtype, 'jsonb'::regtype)
           then 'Its value is an object or array, and the column is not of type json; give it as a string.'
       end;

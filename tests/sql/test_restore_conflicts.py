@@ -735,18 +735,3 @@ def test_tables_and_columns_that_are_called_like_our_aliases(conn: Connection, t
     conn.execute(f"insert into {table} values (2, null, null)".encode())
     done = as_planned(conn, f"deletion => {deletion}, on_conflict => 'skip'")
     assert [(row[1], row[3]) for row in done] == [(1, 2)]
-
-
-def test_replace_can_not_overwrite_an_identity_that_is_always_generated(conn: Connection) -> None:
-    script(
-        conn,
-        "create table t (id int primary key, n int generated always as identity);\n"
-        "insert into t (id) values (1), (2);\nselect grace.protect('t')",
-    )
-    deletion = deleted(conn, "delete from t")
-    conn.execute("insert into t (id) values (1)")
-    conn.execute("insert into t overriding system value values (2, 2)")
-    error = refused(conn, "GR011", f"deletion => {deletion}, on_conflict => 'replace'")
-    assert error.diag.message_detail == (
-        'public.t {"id": 1}: column n is GENERATED ALWAYS AS IDENTITY and can\'t be overwritten (identity)'
-    )
