@@ -6157,8 +6157,8 @@ as $$
 $$;
 
 -- What one unique index or exclusion constraint demands of rows s: which rows it applies to, and how a live row, or another selected
--- one (from %s, to be filled in), in conflict with it is found. An index may be partial or on expressions; those are evaluated over one row source at
--- a time, so that the column names in them can mean nothing else.
+-- one (from %s, to be filled in), in conflict with it is found. An index may be partial or on expressions; those are evaluated over one
+-- row source at a time, so that the column names in them can mean nothing else.
 create or replace function grace_internal.unique_rule(
   index_relation oid,
   out name text, out excludes boolean, out column_names text, out key_columns text, out key_values text, out applies text,
