@@ -2335,11 +2335,11 @@ begin
 
   select string_agg(quote_ident(a.attname), ', ') into v_column
   from pg_attribute a
-  where a.attrelid = target and a.attnum > 0 and not a.attisdropped and left(a.attname, 6) = 'grace_';
+  where a.attrelid = target and a.attnum > 0 and not a.attisdropped and a.attname ~ '^grace[_ ]';
   if v_column is not null then
     raise exception '% can''t be protected', target
       using errcode = 'GR003',
-      detail = format('Column names that begin with grace_ are kept for the buffer''s own columns: %s', v_column),
+      detail = format('Column names that begin with grace_ or "grace " are kept for pg_grace''s own: %s', v_column),
       hint = format('Rename the column: alter table %s rename …', target);
   end if;
 
@@ -5916,6 +5916,48 @@ begin
     end if;
   end loop;
 
+  for v_row in
+    select
+      f.conname, r.relname,
+      format('%s%s', case r.relkind when 'p' then '' else 'only ' end, grace_internal.qualified_name(f.conrelid)) as child,
+      grace_internal.qualified_name(f.conrelid) as child_name,
+      format('%s%s', case t.relkind when 'p' then '' else 'only ' end, grace_internal.qualified_name(v_target)) as live,
+      k.*,
+      (
+        select string_agg(format('l.%1$I %2$s s.%1$I', a.attname, grace_internal.equality(i.indexrelid, u.n::integer)), ' and ')
+        from pg_index i
+        cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, n)
+        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = u.attnum
+        where i.indrelid = v_target and i.indisprimary
+      ) as same_key
+    from pg_constraint f
+    join pg_class r on r.oid = f.conrelid
+    join pg_class t on t.oid = v_target
+    cross join lateral (
+      select
+        string_agg(format('l.%1$I is distinct from s.%1$I', u.parent), ' or ') as changes,
+        string_agg(format('l.%I %s c.%I', u.parent, grace_internal.qualified_operator(u.operator_oid), u.child), ' and ') as refers,
+        string_agg(quote_ident(u.parent), ', ') as names,
+        string_agg(format('l.%I', u.parent), ', ') as values
+      from unnest(
+        grace_internal.column_names(f.confrelid, f.confkey), grace_internal.column_names(f.conrelid, f.conkey), f.conpfeqop
+      ) as u (parent, child, operator_oid)
+    ) as k
+    where f.confrelid = v_target and f.contype = 'f' and f.conparentid = 0 and f.confupdtype <> 'c'
+      and plan.on_conflict = 'replace'
+      and not exists (
+        select from pg_index i where i.indrelid = v_target and i.indisprimary and f.confkey <@ i.indkey::smallint []
+      )
+  loop
+    query := format(
+      '%s %L, pg_catalog.concat(%L, l.keys, %L) from s_%s s cross join lateral (select pg_catalog.concat_ws('', '', %s) as keys '
+      'from %s l where %s and (%s) and exists (select from %s c where %s)) l',
+      v_head, v_row.conname, format('%s refers to (%s)=(', v_row.child_name, v_row.names), '), which would change',
+      protected_id, v_row.values, v_row.live, v_row.same_key, v_row.changes, v_row.child, v_row.refers
+    );
+    return next;
+  end loop;
+
   kind := 'parent';
   for v_row in
     select
@@ -6842,35 +6884,59 @@ as $$
     )
 $$;
 
--- The columns that exist no longer, with the number of rows that have a value there and the first ten of them: text of an expression.
+-- The columns that exist no longer, with the number of rows that have a value there and the first ten of them: text of an expression. A
+-- value of a former type that a cast to the type of now does not keep is left behind as well.
 create or replace function grace_internal.left_behind(protected_id integer, plan grace._restore_plan)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
+  with columns as (
+    select c.buffer_column, c.ended_at, format('b.%I is not null', c.buffer_column) as condition
+    from grace_internal.protected p
+    join grace_internal.column_map c on c.protected_id = p.id
+    where p.id = left_behind.protected_id
+      and case
+        when plan.into_table is null then not exists (
+          select from pg_attribute a where a.attrelid = p.target and a.attnum = c.attnum and not a.attisdropped
+        )
+        else not exists (
+          select from pg_attribute a where a.attrelid = plan.into_table and a.attname = c.buffer_column and not a.attisdropped
+        )
+      end
+    union all
+    select
+      c.buffer_column, c.ended_at,
+      format(
+        'b.%1$I is not null%2$s and case when grace._cast_error(b.%1$I, %3$L, false) is null '
+        'then b.%1$I::%3$s::%4$s::pg_catalog.text operator(pg_catalog.<>) b.%1$I::pg_catalog.text end',
+        c.buffer_column,
+        (
+          select string_agg(format(' and b.%I is null', n.buffer_column), '')
+          from grace_internal.value_columns(c.protected_id, c.attnum) n
+          where n.place < v.place
+        ),
+        v.type_name, format_type(c.type, -1)
+      )
+    from grace_internal.column_map c
+    join grace_internal.value_columns(c.protected_id, c.attnum) v
+      on v.buffer_column = c.buffer_column and v.is_cast and v.castable and grace_internal.can_cast(v.type, c.type)
+    where c.protected_id = left_behind.protected_id and plan.into_table is null
+  )
   select format(
     '(select pg_catalog.jsonb_agg(l.item) from (%s) l (item) where l.item is not null)',
     string_agg(
       format(
         'select pg_catalog.jsonb_build_object(''column'', %1$L::pg_catalog.text, ''rows'', x.rows, ''values'', (select pg_catalog.jsonb_agg('
         'pg_catalog.jsonb_build_object(''key'', v.key, ''value'', v.value)) from (select %2$s as key, pg_catalog.to_jsonb(b.%3$I) as value '
-        '%4$s and b.%3$I is not null limit 10) v)) from (select pg_catalog.count(*) as rows %4$s and b.%3$I is not null) x '
+        '%4$s and %5$s limit 10) v)) from (select pg_catalog.count(*) as rows %4$s and %5$s) x '
         'where x.rows operator(pg_catalog.>) 0',
-        c.buffer_column, grace_internal.buffered_key(p.id), c.buffer_column, grace_internal.restore_source(p.id, plan)
+        c.buffer_column, grace_internal.buffered_key(protected_id), c.buffer_column,
+        grace_internal.restore_source(protected_id, plan), c.condition
       ), ' union all ' order by c.ended_at desc, c.buffer_column
     )
   )
-  from grace_internal.protected p
-  join grace_internal.column_map c on c.protected_id = p.id
-  where p.id = left_behind.protected_id
-    and case
-      when plan.into_table is null then not exists (
-        select from pg_attribute a where a.attrelid = p.target and a.attnum = c.attnum and not a.attisdropped
-      )
-      else not exists (
-        select from pg_attribute a where a.attrelid = plan.into_table and a.attname = c.buffer_column and not a.attisdropped
-      )
-    end
+  from columns c
   having count(*) > 0
 $$;
 
@@ -7024,6 +7090,19 @@ as $$
 $$;
 comment on function grace._check_statement(grace._restore_plan, boolean, boolean) is
 'Internal: the query for the conflicts of what is selected.';
+
+create or replace function grace._written_columns(plan grace._restore_plan)
+returns table (target regclass, attnum smallint)
+language sql stable
+security definer -- reads the registry, which is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(plan.into_table, p.target), c.attnum
+  from grace_internal.protected p
+  cross join lateral grace_internal.restore_columns(p.id, plan) c
+  where p.id = any (plan.protected_ids) and c.insertable and c.value is not null
+$$;
+comment on function grace._written_columns(grace._restore_plan) is 'Internal: the columns that a restore inserts.';
 
 -- restore/without_triggers.sql
 -- Disables the application's triggers on rows that are inserted into these tables or updated, until the statements that it returns are
@@ -7243,16 +7322,18 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_target regclass;
+  v_target regclass := (
+    select min(c.target::oid)
+    from grace._written_columns(plan) c
+    where not has_column_privilege(c.target, c.attnum, 'INSERT')
+  );
 begin
-  foreach v_target in array plan.targets loop
-    if not has_any_column_privilege(v_target, 'INSERT') then
-      raise exception 'permission denied for table %', v_target
-        using errcode = 'insufficient_privilege',
-        detail = 'A restore does nothing that its caller could not do by hand.',
-        hint = format('grant insert on %s to %I;', v_target, current_user);
-    end if;
-  end loop;
+  if v_target is not null then
+    raise exception 'permission denied for table %', v_target
+      using errcode = 'insufficient_privilege',
+      detail = 'A restore does nothing that its caller could not do by hand.',
+      hint = format('grant insert on %s to %I;', v_target, current_user);
+  end if;
   if plan.value_test is not null then
     execute plan.value_test;
   end if;
@@ -8861,6 +8942,7 @@ grant execute on function grace._hold_deletions(grace._restore_plan, boolean) to
 grant execute on function grace._buffer_links() to grace_operator;
 grant execute on function grace._cut_links(integer, bigint []) to grace_operator;
 grant execute on function grace._restore_plan(grace._restore_plan) to grace_operator;
+grant execute on function grace._written_columns(grace._restore_plan) to grace_operator;
 grant execute on function grace._check_values(grace._restore_plan) to grace_operator;
 grant execute on function grace._find_older(grace._restore_plan) to grace_operator;
 grant execute on function grace._check_overwriting(grace._restore_plan) to grace_operator;

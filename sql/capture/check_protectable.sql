@@ -61,11 +61,11 @@ begin
 
   select string_agg(quote_ident(a.attname), ', ') into v_column
   from pg_attribute a
-  where a.attrelid = target and a.attnum > 0 and not a.attisdropped and left(a.attname, 6) = 'grace_';
+  where a.attrelid = target and a.attnum > 0 and not a.attisdropped and a.attname ~ '^grace[_ ]';
   if v_column is not null then
     raise exception '% can''t be protected', target
       using errcode = 'GR003',
-      detail = format('Column names that begin with grace_ are kept for the buffer''s own columns: %s', v_column),
+      detail = format('Column names that begin with grace_ or "grace " are kept for pg_grace''s own: %s', v_column),
       hint = format('Rename the column: alter table %s rename …', target);
   end if;
 

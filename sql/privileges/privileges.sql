@@ -44,6 +44,7 @@ grant execute on function grace._hold_deletions(grace._restore_plan, boolean) to
 grant execute on function grace._buffer_links() to grace_operator;
 grant execute on function grace._cut_links(integer, bigint []) to grace_operator;
 grant execute on function grace._restore_plan(grace._restore_plan) to grace_operator;
+grant execute on function grace._written_columns(grace._restore_plan) to grace_operator;
 grant execute on function grace._check_values(grace._restore_plan) to grace_operator;
 grant execute on function grace._find_older(grace._restore_plan) to grace_operator;
 grant execute on function grace._check_overwriting(grace._restore_plan) to grace_operator;

@@ -104,6 +104,48 @@ begin
     end if;
   end loop;
 
+  for v_row in
+    select
+      f.conname, r.relname,
+      format('%s%s', case r.relkind when 'p' then '' else 'only ' end, grace_internal.qualified_name(f.conrelid)) as child,
+      grace_internal.qualified_name(f.conrelid) as child_name,
+      format('%s%s', case t.relkind when 'p' then '' else 'only ' end, grace_internal.qualified_name(v_target)) as live,
+      k.*,
+      (
+        select string_agg(format('l.%1$I %2$s s.%1$I', a.attname, grace_internal.equality(i.indexrelid, u.n::integer)), ' and ')
+        from pg_index i
+        cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, n)
+        join pg_attribute a on a.attrelid = i.indrelid and a.attnum = u.attnum
+        where i.indrelid = v_target and i.indisprimary
+      ) as same_key
+    from pg_constraint f
+    join pg_class r on r.oid = f.conrelid
+    join pg_class t on t.oid = v_target
+    cross join lateral (
+      select
+        string_agg(format('l.%1$I is distinct from s.%1$I', u.parent), ' or ') as changes,
+        string_agg(format('l.%I %s c.%I', u.parent, grace_internal.qualified_operator(u.operator_oid), u.child), ' and ') as refers,
+        string_agg(quote_ident(u.parent), ', ') as names,
+        string_agg(format('l.%I', u.parent), ', ') as values
+      from unnest(
+        grace_internal.column_names(f.confrelid, f.confkey), grace_internal.column_names(f.conrelid, f.conkey), f.conpfeqop
+      ) as u (parent, child, operator_oid)
+    ) as k
+    where f.confrelid = v_target and f.contype = 'f' and f.conparentid = 0 and f.confupdtype <> 'c'
+      and plan.on_conflict = 'replace'
+      and not exists (
+        select from pg_index i where i.indrelid = v_target and i.indisprimary and f.confkey <@ i.indkey::smallint []
+      )
+  loop
+    query := format(
+      '%s %L, pg_catalog.concat(%L, l.keys, %L) from s_%s s cross join lateral (select pg_catalog.concat_ws('', '', %s) as keys '
+      'from %s l where %s and (%s) and exists (select from %s c where %s)) l',
+      v_head, v_row.conname, format('%s refers to (%s)=(', v_row.child_name, v_row.names), '), which would change',
+      protected_id, v_row.values, v_row.live, v_row.same_key, v_row.changes, v_row.child, v_row.refers
+    );
+    return next;
+  end loop;
+
   kind := 'parent';
   for v_row in
     select

@@ -176,16 +176,18 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_target regclass;
+  v_target regclass := (
+    select min(c.target::oid)
+    from grace._written_columns(plan) c
+    where not has_column_privilege(c.target, c.attnum, 'INSERT')
+  );
 begin
-  foreach v_target in array plan.targets loop
-    if not has_any_column_privilege(v_target, 'INSERT') then
-      raise exception 'permission denied for table %', v_target
-        using errcode = 'insufficient_privilege',
-        detail = 'A restore does nothing that its caller could not do by hand.',
-        hint = format('grant insert on %s to %I;', v_target, current_user);
-    end if;
-  end loop;
+  if v_target is not null then
+    raise exception 'permission denied for table %', v_target
+      using errcode = 'insufficient_privilege',
+      detail = 'A restore does nothing that its caller could not do by hand.',
+      hint = format('grant insert on %s to %I;', v_target, current_user);
+  end if;
   if plan.value_test is not null then
     execute plan.value_test;
   end if;

@@ -126,35 +126,59 @@ as $$
     )
 $$;
 
--- The columns that exist no longer, with the number of rows that have a value there and the first ten of them: text of an expression.
+-- The columns that exist no longer, with the number of rows that have a value there and the first ten of them: text of an expression. A
+-- value of a former type that a cast to the type of now does not keep is left behind as well.
 create or replace function grace_internal.left_behind(protected_id integer, plan grace._restore_plan)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
+  with columns as (
+    select c.buffer_column, c.ended_at, format('b.%I is not null', c.buffer_column) as condition
+    from grace_internal.protected p
+    join grace_internal.column_map c on c.protected_id = p.id
+    where p.id = left_behind.protected_id
+      and case
+        when plan.into_table is null then not exists (
+          select from pg_attribute a where a.attrelid = p.target and a.attnum = c.attnum and not a.attisdropped
+        )
+        else not exists (
+          select from pg_attribute a where a.attrelid = plan.into_table and a.attname = c.buffer_column and not a.attisdropped
+        )
+      end
+    union all
+    select
+      c.buffer_column, c.ended_at,
+      format(
+        'b.%1$I is not null%2$s and case when grace._cast_error(b.%1$I, %3$L, false) is null '
+        'then b.%1$I::%3$s::%4$s::pg_catalog.text operator(pg_catalog.<>) b.%1$I::pg_catalog.text end',
+        c.buffer_column,
+        (
+          select string_agg(format(' and b.%I is null', n.buffer_column), '')
+          from grace_internal.value_columns(c.protected_id, c.attnum) n
+          where n.place < v.place
+        ),
+        v.type_name, format_type(c.type, -1)
+      )
+    from grace_internal.column_map c
+    join grace_internal.value_columns(c.protected_id, c.attnum) v
+      on v.buffer_column = c.buffer_column and v.is_cast and v.castable and grace_internal.can_cast(v.type, c.type)
+    where c.protected_id = left_behind.protected_id and plan.into_table is null
+  )
   select format(
     '(select pg_catalog.jsonb_agg(l.item) from (%s) l (item) where l.item is not null)',
     string_agg(
       format(
         'select pg_catalog.jsonb_build_object(''column'', %1$L::pg_catalog.text, ''rows'', x.rows, ''values'', (select pg_catalog.jsonb_agg('
         'pg_catalog.jsonb_build_object(''key'', v.key, ''value'', v.value)) from (select %2$s as key, pg_catalog.to_jsonb(b.%3$I) as value '
-        '%4$s and b.%3$I is not null limit 10) v)) from (select pg_catalog.count(*) as rows %4$s and b.%3$I is not null) x '
+        '%4$s and %5$s limit 10) v)) from (select pg_catalog.count(*) as rows %4$s and %5$s) x '
         'where x.rows operator(pg_catalog.>) 0',
-        c.buffer_column, grace_internal.buffered_key(p.id), c.buffer_column, grace_internal.restore_source(p.id, plan)
+        c.buffer_column, grace_internal.buffered_key(protected_id), c.buffer_column,
+        grace_internal.restore_source(protected_id, plan), c.condition
       ), ' union all ' order by c.ended_at desc, c.buffer_column
     )
   )
-  from grace_internal.protected p
-  join grace_internal.column_map c on c.protected_id = p.id
-  where p.id = left_behind.protected_id
-    and case
-      when plan.into_table is null then not exists (
-        select from pg_attribute a where a.attrelid = p.target and a.attnum = c.attnum and not a.attisdropped
-      )
-      else not exists (
-        select from pg_attribute a where a.attrelid = plan.into_table and a.attname = c.buffer_column and not a.attisdropped
-      )
-    end
+  from columns c
   having count(*) > 0
 $$;
 
@@ -308,3 +332,16 @@ as $$
 $$;
 comment on function grace._check_statement(grace._restore_plan, boolean, boolean) is
 'Internal: the query for the conflicts of what is selected.';
+
+create or replace function grace._written_columns(plan grace._restore_plan)
+returns table (target regclass, attnum smallint)
+language sql stable
+security definer -- reads the registry, which is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(plan.into_table, p.target), c.attnum
+  from grace_internal.protected p
+  cross join lateral grace_internal.restore_columns(p.id, plan) c
+  where p.id = any (plan.protected_ids) and c.insertable and c.value is not null
+$$;
+comment on function grace._written_columns(grace._restore_plan) is 'Internal: the columns that a restore inserts.';

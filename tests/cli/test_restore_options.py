@@ -219,7 +219,7 @@ def test_links_are_tied_again_or_left(crm: Database) -> None:
 
 def test_values_of_dropped_columns_are_told(crm: Database) -> None:
     crm.connect().execute("alter table customer drop fax")
-    said = 'customer: column fax is no longer there, 1 value left behind: {"id": 1} "111"'
+    said = 'customer: 1 value of former column fax left behind: {"id": 1} "111"'
     assert said in crm.cli("restore", "--deletion", "1", "--dry-run").stderr
     assert said in crm.cli("restore", "--deletion", "1").stderr
 

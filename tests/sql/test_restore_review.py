@@ -154,3 +154,53 @@ def test_a_condition_that_no_row_meets_is_said_to_be_one(conn: Connection, condi
     with pytest.raises(psycopg.Error) as error:
         conn.execute(f"select grace.restore('t', predicate => '{condition}', dry_run => true)".encode())
     assert error.value.sqlstate == "GR007"
+
+
+def test_values_that_a_cast_does_not_keep_are_listed_as_left_behind(conn: Connection) -> None:
+    protected(
+        conn,
+        "create table t (id int primary key, n numeric)",
+        "select grace.protect('t')",
+        "insert into t values (1, 2.7), (2, 3), (3, null)",
+        "delete from t",
+        "alter table t alter n type int using 0",
+    )
+    done = rows(conn, f"select left_behind from grace.restore('t', {ALL})")
+    assert done == [([{"rows": 1, "column": "n_former1", "values": [{"key": {"id": 1}, "value": 2.7}]}],)]
+    assert rows(conn, "select n from t order by id") == [(3,), (3,), (None,)]
+
+
+@pytest.mark.parametrize("action", ["set null", "no action deferrable initially deferred"])
+def test_replacing_changes_no_key_that_others_refer_to(conn: Connection, action: str) -> None:
+    protected(
+        conn,
+        "create table t (id int primary key, code text unique)",
+        f"create table c (id int primary key, code text references t (code) on update {action})",
+        "select grace.protect('t')",
+        "insert into t values (1, 'old')",
+        "delete from t",
+        "insert into t values (1, 'new')",
+        "insert into c values (1, 'new')",
+    )
+    with pytest.raises(psycopg.Error) as error:
+        conn.execute("select grace.restore('t', keys => '1', on_conflict => 'replace')")
+    assert error.value.sqlstate == "GR011"
+    assert "public.c refers to (code)=(new), which would change" in str(error.value.diag.message_detail)
+    assert rows(conn, "select code from c") == [("new",)]
+
+
+def test_a_right_on_some_columns_is_not_enough_and_the_dry_run_knows(conn: Connection, role: Any, db: Database) -> None:
+    operator = role("operator", "login in role grace_operator")
+    protected(
+        conn,
+        "create table t (id int primary key, v text)",
+        f"grant insert (id), select on t to {operator}",
+        "select grace.protect('t')",
+        "insert into t values (1, 'x')",
+        "delete from t",
+    )
+    session = db.connect(user=operator)
+    for options in ("", ", dry_run => true"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.execute(f"select grace.restore('t', keys => '1'{options})".encode())
+    assert value(conn, "select count(*) from grace_buffer.t") == 1

@@ -152,17 +152,22 @@ def _version(connection: Connection, selection: dict[str, Any], table: str | Non
         " %(keys)s::jsonb, %(from)s, %(to)s, %(by)s, null, %(where)s, %(application)s, %(reason)s) b",
         selection,
     ).fetchall()
-    wanted = len(json.loads(selection["keys"]))
-    if len(versions) <= wanted:
-        return None
-    if wanted > 1:
-        confirm(f"{table} was deleted more than once with some of these keys. Take the newest of each?", yes=False)
+    wanted = {json.dumps(key, sort_keys=True) for key in json.loads(selection["keys"])}
+    if len(versions) <= len(wanted):
         return None
     lines = [
         f"deletion {row['deletion_id']}, {row['deleted_at'].isoformat(sep=' ', timespec='seconds')}:"
         f" {escaped(to_json(row['record']))}"
         for row in versions
     ]
+    if len(wanted) > 1:
+        ask_which(
+            f"{table} was deleted more than once with some of these keys:\n" + "\n".join(lines),
+            ["the newest of each"],
+            ["--newest"],
+            "or restore them one by one, with --deletion",
+        )
+        return None
     chosen = ask_which(
         f"{table} was deleted more than once with such a key",
         lines,
@@ -225,8 +230,8 @@ def _print(rows: list[dict[str, Any]], output_format: str, always: tuple[str, ..
             more = ", …" if column["rows"] > len(column["values"]) else ""
             note(
                 escaped(
-                    f"{row['table']}: column {column['column']} is no longer there,"
-                    f" {number_of(column['rows'], 'value')} left behind: {values}{more}"
+                    f"{row['table']}: {number_of(column['rows'], 'value')} of former column {column['column']}"
+                    f" left behind: {values}{more}"
                 )
             )
 
