@@ -5386,13 +5386,23 @@ declare
     only_id, deletion, deleted_from, deleted_to, deleted_by, application, reason
   );
   v_left bigint [];
+  v_is_there boolean;
 begin
   if v_deletions is null then
-    raise exception '%', coalesce('there is no deletion ' || deletion, 'no deletion matches')
+    v_is_there := deletion is not null
+      and grace_internal.logged_deletions(only_id, deletion, null, null, null, null, null) is not null;
+    raise exception '%', case
+        when deletion is null then 'no deletion matches'
+        when v_is_there then format('deletion %s does not match', deletion)
+        else format('there is no deletion %s', deletion)
+      end
       using errcode = 'GR007',
-      detail = 'It is not in the log of deletions'
-        || case when only_id is not null then ' of this table' else '' end
-        || ', or its retention has expired.',
+      detail = case
+        when v_is_there then 'It is in the log of deletions, but not with all that is asked for.'
+        else 'It is not in the log of deletions'
+          || case when only_id is not null then ' of this table' else '' end
+          || ', or its retention has expired.'
+      end,
       hint = 'Look at what there is: select * from grace.deletions order by id desc;';
   end if;
   if lock then

@@ -32,6 +32,7 @@ _HINTS = {
     "GR016": "Look at pg_grace deletions and say --deletion ID, or --key, --from, --by, --where with a table.",
 }
 _SQL = re.compile("select |=>")
+_JSON_KEY = re.compile(r"\{(.*: .*)\}")
 _UNDEFINED = ("3F000", "42P01", "42883")
 
 
@@ -54,6 +55,10 @@ def describe(error: psycopg.Error, *, hint: str | None = None) -> str:
     server_hint = diagnostics.message_hint or ""
     if error.sqlstate in _HINTS and _SQL.search(server_hint):
         server_hint = _HINTS[error.sqlstate]
+    if error.sqlstate == "GR008":
+        server_hint = _JSON_KEY.sub(_as_typed, server_hint)
+    if error.sqlstate == "GR011" and "can be brought along" in (diagnostics.message_detail or ""):
+        server_hint = f"Parents come along with --with-parents. {server_hint}"
     hint = server_hint or hint or _hint(error)
     if hint:
         lines.append(f"HINT:  {hint}")
@@ -62,8 +67,15 @@ def describe(error: psycopg.Error, *, hint: str | None = None) -> str:
     return "\n".join(lines)
 
 
+def _as_typed(found: re.Match[str]) -> str:
+    """Turn {"id": …, "line": …} into what --key takes: id=…,line=…."""
+    return re.sub(r'"([^"]*)": ', r"\1=", found[1]).replace(", ", ",")
+
+
 def _hint(error: psycopg.Error) -> str | None:
     """Return what to do where PostgreSQL itself, refusing a right, says nothing."""
+    if error.sqlstate == "42501" and "for schema" in (error.diag.message_primary or ""):
+        return "The schema's owner can give the right: grant usage on schema … to …;"
     if error.sqlstate == "42501":
         return (
             "Looking takes membership in grace_auditor (what and when) or grace_operator (the rows), restoring in"

@@ -276,7 +276,7 @@ def _read(connection: Connection, said: _Said, now: datetime) -> Reading | None:
     doubts = list(dict.fromkeys([*said.doubts, *(doubt for _, own in found for doubt in own)]))
     if WHICH_WEEK in doubts and len({moment.date() for moment in moments}) == 1:
         doubts.remove(WHICH_WEEK)
-    return Reading(tuple(moments), tuple(doubts), whole_day=_is_day(connection, said.texts[0]))
+    return Reading(tuple(moments), tuple(doubts), whole_day=any(_is_day(connection, text) for text in said.texts))
 
 
 def _is_day(connection: Connection, text: str) -> bool:

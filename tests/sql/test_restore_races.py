@@ -246,7 +246,9 @@ def test_helpers_called_by_hand_show_nothing_of_tables_that_may_not_be_read(
     assert rows(operator, "select * from grace._cut_links(1, '{1, 2, 3}')") == []
     # The statements that it writes do what its caller may; they do not run in it.
     statement = value(
-        operator, f"select (grace._restore_plan({PLAN})).checks", '{"protected_ids": [2], "deletions": [1]}'
+        operator,
+        f"select grace._check_statement({PLAN}, false, true)",
+        '{"protected_ids": [2], "deletions": [1], "on_conflict": "error"}',
     )
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         operator.execute(

@@ -136,6 +136,8 @@ def deletions(
             values,
         ).fetchall()
     print_rows(rows[:limit], DELETION_COLUMNS, settings.output_format, DELETIONS_ON_TERMINAL)
+    if not rows:
+        note("no deletion matches")
     if len(rows) > limit:
         note(f"these are {limit} of {len(rows)}; narrow the search, or say --limit")
 
@@ -203,6 +205,8 @@ def show(
         own = {name: f"grace_{name}" if name in columns else name for name in ("deletion", "deleted_at")}
         flat = [{**row["record"], **{own[name]: row[name] for name in own}} for row in rows[:limit]]
         print_rows(flat, [*own.values(), *columns], settings.output_format)
+    if not rows:
+        note("no row that can be restored matches")
     if len(rows) > limit:
         note(f"there are more than these {limit}; narrow the search, or say --limit; --count counts them")
 

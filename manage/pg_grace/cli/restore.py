@@ -34,6 +34,7 @@ _CALL = (
 )
 _COLUMNS = ("table", "restored", "replaced", "skipped", "older", "relinked", "left_behind", "conflicts")
 _CONFLICTS_SHOWN = 100
+_DELETIONS_SHOWN = 10
 
 
 @click.command()
@@ -83,7 +84,10 @@ def restore(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    """Put deleted rows back, with everything that went with them: all of it, or nothing.
+    """Put deleted rows back, with what hung on them and the parents that they need: all of it, or nothing.
+
+    Only what went in the same deletion comes along; of a parent not its other children. --deletion ID alone restores
+    a whole deletion.
 
     A conflict (a key that is taken, a parent that is missing) stops everything, and every conflict is listed;
     --on-conflict says otherwise. --set and --set-null take COLUMN of TABLE, or TABLE.COLUMN.
@@ -115,7 +119,7 @@ def restore(
         with connection.transaction():
             connection.execute("set transaction read only")
             rows = connection.execute(_CALL, selection).fetchall()
-        _print(rows, settings.output_format, ("table", "restored", "conflicts"))
+        _print(rows, settings.output_format, ("table", "restored", "conflicts"), copied=into is not None)
         stopping = 0 if on_conflict == "skip" else sum(len(row["conflicts"]) for row in rows)
         if stopping:
             raise CommandError(f"{number_of(stopping, 'conflict')} would stop this restore", Exit.REFUSED)
@@ -125,7 +129,7 @@ def restore(
     connection.execute("select set_config('grace.progress', 'on', false)")
     with RestoreProgress(settings.target, _total(connection, selection)):
         rows = connection.execute(_CALL, selection).fetchall()
-    _print(rows, settings.output_format, ("table", "restored"))
+    _print(rows, settings.output_format, ("table", "restored"), copied=into is not None)
     _say_what_was_done(connection, rows, into)
 
 
@@ -206,7 +210,12 @@ def _total(connection: Connection, selection: dict[str, Any]) -> int | None:
     return None if row is None else row["total"]
 
 
-def _print(rows: list[dict[str, Any]], output_format: str, always: tuple[str, ...]) -> None:
+def _print(rows: list[dict[str, Any]], output_format: str, always: tuple[str, ...], *, copied: bool) -> None:
+    what = (
+        "not copied"
+        if copied
+        else "left behind, which leaves the buffer with its row (--into a table that has it keeps it)"
+    )
     if output_format == "json":
         print_rows(rows, _COLUMNS, output_format)
     else:
@@ -231,7 +240,7 @@ def _print(rows: list[dict[str, Any]], output_format: str, always: tuple[str, ..
             note(
                 escaped(
                     f"{row['table']}: {number_of(column['rows'], 'value')} of former column {column['column']}"
-                    f" left behind: {values}{more}"
+                    f" {what}: {values}{more}"
                 )
             )
 
@@ -252,6 +261,16 @@ def _say_what_was_done(connection: Connection, rows: list[dict[str, Any]], into:
     older = sum(row["older"] for row in rows)
     if older:
         note(f"{number_of(older, 'older version')} of the same keys stay restorable, by deletion")
+    left = connection.execute(
+        "select id, string_agg(row_count - restored_count || ' of ' || coalesce(target::text, target_name), ', '"
+        " order by target_name) as what from grace.deletions where row_count > restored_count"
+        " and id in (select id from grace.deletions where %s = any (runs)) group by id order by id limit %s",
+        (run, _DELETIONS_SHOWN + 1),
+    ).fetchall()
+    for row in left[:_DELETIONS_SHOWN]:
+        note(f"still deleted of deletion {row['id']}: {row['what']}")
+    if len(left) > _DELETIONS_SHOWN:
+        note("and of more: pg_grace deletions")
     overwritten = connection.execute(
         "select details ->> 'overwritten' as deletion from grace.runs where id = %s and details ? 'overwritten'", (run,)
     ).fetchone()
