@@ -236,6 +236,16 @@ class Deletion:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A link that a deletion cut by ON DELETE SET NULL; child_key: the referencing row's primary key, as text."""
+
+    deletion: Deletion
+    foreign_key: ForeignKey
+    child_key: tuple[str, ...]
+    former: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
 class BufferColumn:
     """A column of a buffer; ended: since when the table no longer has it like this."""
 
@@ -314,8 +324,9 @@ class Table:
         return next(column for column in self.buffer_columns if column.number == number and column.ended is None)
 
     def linked(self, row: BufferedRow, numbers: Sequence[int]) -> tuple[Value, ...] | None:
-        """Return what rows in the buffer are found by. A value from before the column changed its type is not seen."""
-        key = tuple(row.values.get(self.current(number).key) for number in numbers)
+        """Return what rows in the buffer are found by: what they are restored with."""
+        values = self.restored_values(row)
+        key = tuple(values.get(number) for number in numbers)
         return None if None in key else key
 
     # --- Columns ------------------------------------------------------------------------------------------------------
@@ -382,6 +393,11 @@ class Table:
         return result
 
 
+def as_text(table: Table, row: Values) -> tuple[str, ...]:
+    """Return a row's primary key as text."""
+    return tuple(str(row.get(number)) for number in table.primary.columns)
+
+
 def cast(value: Value, type_name: str) -> Value:
     return str(value) if value is not None and type_name in ("text", "varchar") else value
 
@@ -395,6 +411,7 @@ class State:
 
     tables: dict[str, Table]
     deletion: Deletion | None = None
+    cuts: list[Cut] = field(default_factory=list)
 
     @classmethod
     def initial(cls) -> State:
@@ -415,7 +432,7 @@ class State:
         return state
 
     def copy(self) -> State:
-        return State({name: table.copy() for name, table in self.tables.items()}, self.deletion)
+        return State({name: table.copy() for name, table in self.tables.items()}, self.deletion, list(self.cuts))
 
     def deletions(self) -> list[Deletion]:
         """Return all deletions in the log, oldest first."""
@@ -518,7 +535,9 @@ class State:
                         take(foreign_key.child, found)
                     case "set null":
                         for number in found:
-                            child.rows[number] = {**child.rows[number], **dict.fromkeys(foreign_key.columns)}
+                            cut = {**child.rows[number], **dict.fromkeys(foreign_key.columns)}
+                            child.rows[number] = cut
+                            self.cuts.append(Cut(self._begin_deletion(), foreign_key, as_text(child, cut), key))
                     case "no action" if found:
                         raise Violation("23503")
 
@@ -602,7 +621,7 @@ class State:
             selection.target is None or not selection.related or concerned == {selection.target}
         ):
             concerned &= set(names)
-            return self._prediction({name: self._rows_of(name, found) for name in concerned})
+            return self._prediction({name: self._rows_of(name, found) for name in concerned}, found)
 
         assert selection.target is not None
         if selection.keys is None:
@@ -620,7 +639,7 @@ class State:
         plan: dict[str, list[int]] = {}
         for name, number in sorted(rows):
             plan.setdefault(name, []).append(number)
-        return self._prediction(plan)
+        return self._prediction(plan, found)
 
     def _rows_of(self, name: str, deletions: set[Deletion]) -> list[int]:
         return [n for n in self.newest(self.tables[name]) if self.tables[name].buffer[n].deletion in deletions]
@@ -669,25 +688,23 @@ class State:
                 ):
                     yield other_name, found
 
-    def _prediction(self, plan: Mapping[str, list[int]]) -> Prediction:
-        selected = {
-            name: {number: self.values_of(name, number) for number in numbers} for name, numbers in plan.items()
-        }
+    def _prediction(self, plan: Mapping[str, list[int]], deletions: set[Deletion]) -> Prediction:
+        """Of several versions of a key only the newest comes back."""
+        selected: dict[str, dict[int, Values]] = {}
+        for name, numbers in plan.items():
+            table = self.tables[name]
+            by_key: dict[tuple[Value, ...] | None, int] = {}
+            for number in self.newest(table):
+                if number in numbers:
+                    by_key.setdefault(table.linked(table.buffer[number], table.primary.columns), number)
+            selected[name] = {number: table.restored_values(table.buffer[number]) for number in by_key.values()}
         conflicts: set[Conflict] = set()
         for name, rows in selected.items():
             table = self.tables[name]
             for row in rows.values():
                 for constraint in self._conflicts_of(name, row, selected):
                     conflicts.add((name, json.dumps(table.key(row), sort_keys=True), constraint))
-        return Prediction(found=True, plan=selected, conflicts=conflicts)
-
-    def values_of(self, name: str, number: int) -> Values:
-        """Return what a buffered row is restored with."""
-        return self.tie_again(name, number, self.tables[name].restored_values(self.tables[name].buffer[number]))
-
-    def tie_again(self, name: str, number: int, row: Values) -> Values:  # noqa: ARG002 - relink will need them
-        """A link that ON DELETE SET NULL has cut stays cut."""
-        return row
+        return Prediction(found=True, plan=selected, conflicts=conflicts, deletions=deletions)
 
     def _conflicts_of(self, name: str, row: Values, selected: Mapping[str, Mapping[int, Values]]) -> Iterator[str]:
         table = self.tables[name]
@@ -712,13 +729,36 @@ class State:
         """Two selected rows with the same key are a conflict."""
         return sum(unique.key(other) == key for other in rows) > 1
 
-    def restore(self, prediction: Prediction) -> None:
+    def restore(self, prediction: Prediction, *, relink: bool) -> None:
         """Do what was predicted, without asking again."""
         for name, rows in prediction.plan.items():
             table = self.tables[name]
             for number, row in rows.items():
                 table.rows[number] = row
                 table.restored[table.buffer.pop(number).deletion] += 1
+        if relink:
+            self.tie_again(prediction)
+
+    def tie_again(self, prediction: Prediction) -> None:
+        """Tie links that the deletions had cut to rows that are back, and those of rows that are back to what is there.
+
+        Of several cuts of one row the last one counts; one that has another parent since is left alone.
+        """
+        for cut in reversed(self.cuts):
+            foreign_key = cut.foreign_key
+            parent, child = self.tables[foreign_key.parent], self.tables[foreign_key.child]
+            if cut.deletion not in prediction.deletions or parent.expired(cut.deletion):
+                continue
+            back = prediction.plan.get(foreign_key.child, {})
+            is_back = any(as_text(child, row) == cut.child_key for row in back.values())
+            parents = parent.rows if is_back else prediction.plan.get(foreign_key.parent, {})
+            former = tuple(str(value) for value in cut.former)
+            found = [parent.primary.key(row) for row in parents.values()]
+            key = next((key for key in found if key is not None and tuple(str(value) for value in key) == former), None)
+            for number, row in child.rows.items():
+                tied = any(row.get(column) is not None for column in foreign_key.columns)
+                if key is not None and not tied and as_text(child, row) == cut.child_key:
+                    child.rows[number] = {**row, **dict(zip(foreign_key.columns, key, strict=True))}
 
     def blocks_deferred(self, prediction: Prediction) -> bool:
         """Whether the restore, which asks deferred foreign keys of its tables at once, is stopped by other rows."""
@@ -778,6 +818,7 @@ class Prediction:
     found: bool
     plan: Mapping[str, Mapping[int, Values]] = field(default_factory=dict)
     conflicts: set[Conflict] = field(default_factory=set)
+    deletions: set[Deletion] = field(default_factory=set)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -864,7 +905,7 @@ class Model:
         """Another client restores while a transaction is open: everybody sees it from now on."""
         states = {id(state): state for state in (self.committed, self.working, *(s for _, s in self.savepoints))}
         for state in states.values():
-            state.restore(prediction)
+            state.restore(prediction, relink=False)
 
     def begin(self) -> None:
         self.open = True

@@ -143,8 +143,8 @@ ORDER = """
 class Restore:
     """The one place that calls grace.restore and reads what it says."""
 
-    def __init__(self, state: State, selection: Selection) -> None:
-        self.state, self.selection = state, selection
+    def __init__(self, state: State, selection: Selection, *, relink: bool) -> None:
+        self.state, self.selection, self.relink = state, selection, relink
 
     def sql(self, *, dry_run: bool) -> str:
         chosen = self.selection
@@ -165,6 +165,8 @@ class Restore:
             arguments.append(f"deleted_to => {moment(chosen.before)}")
         if not chosen.related:
             arguments.append("related => false")
+        if not self.relink:
+            arguments.append("relink => false")
         if dry_run:
             arguments.append("dry_run => true")
         return f"select restored_table::text, restored, conflicts from grace.restore({', '.join(arguments)})"
@@ -678,7 +680,7 @@ class Machine(RuleBasedStateMachine):
         predicted = state.predict(selection)
         if client == 2 and self.model.open and self.model.would_wait(predicted):
             return
-        restore = Restore(state, selection)
+        restore = Restore(state, selection, relink=client == 1)  # another's would wait for rows of the first
         only_dry = data.draw(st.sampled_from([False, False, False, True]))
         if predicted.found:
             answer = self.execute(restore.sql(dry_run=True), client)
@@ -694,7 +696,7 @@ class Machine(RuleBasedStateMachine):
                 raise Violation("GR007")
             if predicted.conflicts:
                 raise Violation("GR011")
-            state.restore(predicted)
+            state.restore(predicted, relink=restore.relink)
             if state.blocks_deferred(predicted):
                 raise Violation("23503")
 
