@@ -74,7 +74,7 @@ def _as_typed(found: re.Match[str]) -> str:
 
 def _hint(error: psycopg.Error) -> str | None:
     """Return what to do where PostgreSQL itself, refusing a right, says nothing."""
-    if error.sqlstate == "42501" and "for schema" in (error.diag.message_primary or ""):
+    if error.sqlstate == "42501" and re.search("for schema (?!grace$)", error.diag.message_primary or ""):
         return "The schema's owner can give the right: grant usage on schema … to …;"
     if error.sqlstate == "42501":
         return (

@@ -219,9 +219,10 @@ def test_links_are_tied_again_or_left(crm: Database) -> None:
 
 def test_values_of_dropped_columns_are_told(crm: Database) -> None:
     crm.connect().execute("alter table customer drop fax")
-    said = 'customer: 1 value of former column fax left behind: {"id": 1} "111"'
-    assert said in crm.cli("restore", "--deletion", "1", "--dry-run").stderr
-    assert said in crm.cli("restore", "--deletion", "1").stderr
+    for options in (("--dry-run",), ()):
+        said = crm.cli("restore", "--deletion", "1", *options).stderr
+        assert "customer: 1 value of former column fax left behind, which leaves the buffer with its row" in said
+        assert '{"id": 1} "111"' in said
 
 
 def test_without_the_applications_triggers(crm: Database) -> None:

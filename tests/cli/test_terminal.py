@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from typing import Any
 
@@ -18,6 +19,11 @@ ESCAPE = "\x1b["
 COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-9]|4[0-9]|9[0-7]|10[0-7])[0-9;]*m")
 
 
+def take_interrupts() -> None:
+    """Where the tests run in the background Ctrl-C is ignored, and what they start would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def terminal(database: Database, *arguments: str, **environment: str) -> Any:
     """Run pg_grace at a terminal of 160 columns."""
     return pexpect.spawn(
@@ -27,6 +33,7 @@ def terminal(database: Database, *arguments: str, **environment: str) -> Any:
         dimensions=(40, 160),
         encoding="utf-8",
         timeout=SECONDS,
+        preexec_fn=take_interrupts,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pexpect
 import pytest
 
+from tests.cli.test_terminal import take_interrupts
 from tests.conftest import Database, rows, value
 from tests.faults.servers import eventually
 
@@ -48,6 +49,7 @@ def restore(database: Database) -> Any:
         encoding="utf-8",
         codec_errors="replace",  # Ctrl-C may cut a character in two
         timeout=SECONDS,
+        preexec_fn=take_interrupts,
     )
 
 
