@@ -26,7 +26,7 @@ begin
       select format('grace_internal.%I', c.relname)
       from pg_class c
       where c.relnamespace = 'grace_internal'::regnamespace and c.relkind = 'r'
-        and c.relname ~ format('^b%s_(default|\d{8})$', v_protected.id)
+        and c.relname >= format('b%s_', v_protected.id) and c.relname < format('b%s`', v_protected.id)
     ) as r (relation);
   end loop;
 end

@@ -53,7 +53,7 @@ begin
   end if;
   foreach v_id in array v_ids loop
     return query select * from grace_internal.cover(v_id);
-    while grace_internal.prepare_partition(v_id) loop
+    while grace_internal.prepare_partitions(v_id) loop
       null; -- one at a time, until none is missing
     end loop;
   end loop;

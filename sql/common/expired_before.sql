@@ -5,7 +5,7 @@ returns timestamptz
 language sql stable security definer -- the registry is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
-  select statement_timestamp() - p.span
+  select greatest(statement_timestamp() - p.span, p.evicted_to)
   from grace_internal.protected p
   where p.id = $1
 $$;

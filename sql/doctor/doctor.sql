@@ -305,6 +305,59 @@ as $$
     )
 $$;
 
+-- Whether pg_cron's job for each of ours is there and works; asked of what was read in the database that pg_cron is in.
+create or replace function grace._check_jobs(jobs jsonb)
+returns setof grace.finding
+language sql stable
+security definer -- reads the jobs
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'problem', 'schedule', grace_internal.cron_name(j.name), f.finding, f.hint, f.fixable
+  from grace_internal.job j
+  left join jsonb_to_recordset(jobs) as c (
+    job text, schedule text, login text, active boolean, may_login boolean, last_start timestamptz, last_status text,
+    last_message text, failures bigint
+  ) on c.job = j.name
+  cross join lateral (
+    values
+      (c.job is null, 'the pg_cron job is missing, or belongs to another database', 'pg_grace doctor --fix', true),
+      (
+        not c.may_login, format('the job''s role %I may not log in, so pg_cron can''t run it', c.login),
+        format('alter role %I login; or install pg_grace as a role that may.', c.login), false
+      ),
+      (
+        not coalesce(
+          (select pg_has_role(r.oid, p.proowner, 'usage') or has_function_privilege(r.oid, p.oid, 'execute')
+          from pg_roles r where r.rolname = c.login), true
+        ),
+        format('the job''s role %I may not call grace.%s()', c.login, j.name), format('grant grace_admin to %I;', c.login), false
+      ),
+      (
+        not c.active, 'the pg_cron job is switched off',
+        format('select cron.alter_job(jobid, active => true) from cron.job where jobname = %L;', grace_internal.cron_name(j.name)),
+        false
+      ),
+      (
+        c.schedule <> j.schedule, format('pg_cron runs it at "%s", which was set past pg_grace', c.schedule),
+        format('pg_grace doctor --fix sets it to "%s"; or: pg_grace schedule %s "%s"', j.schedule, j.name, c.schedule), true
+      ),
+      (
+        c.last_status = 'failed' and not exists (
+          select from grace_internal.run r
+          where r.job = j.name and r.kind = j.name and r.status = 'done' and r.finished_at > c.last_start
+        ),
+        format(
+          case when c.failures > 1 then 'it has failed %1$s times in a row, ' else '' end || 'the last run failed at %2$s: %3$s',
+          c.failures, to_char(c.last_start, 'YYYY-MM-DD HH24:MI TZ'), c.last_message
+        ),
+        format('See the server''s log; run it by hand: call grace.%s()', j.name), false
+      )
+  ) as f (applies, finding, hint, fixable)
+  left join pg_proc p on p.pronamespace = 'grace'::regnamespace and p.proname = j.name and p.prokind = 'p'
+  where f.applies
+$$;
+comment on function grace._check_jobs(jsonb) is 'Internal: what is wrong with pg_cron''s jobs, as they were read where pg_cron is.';
+
 create or replace function grace_internal.check_schedule()
 returns setof grace.finding
 language plpgsql stable
@@ -312,65 +365,70 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_obstacle text := grace_internal.schedule_obstacle();
-  v_job record;
-  v_login boolean;
+  v_jobs jsonb;
+  v_ran boolean;
 begin
   return query
     select 'problem', 'purge', null,
       coalesce('the last purge that ended was at ' || to_char(max(r.finished_at), 'YYYY-MM-DD HH24:MI TZ'), 'no purge has ever run'),
       'Call it now: pg_grace purge. ' || coalesce(v_obstacle, 'Then see why the job does not run.'), false
     from grace_internal.run r
-    where r.kind = 'purge' and r.status in ('done', 'incomplete')
+    where r.kind = 'purge' and r.status in ('done', 'incomplete', 'failed')
     having coalesce(max(r.finished_at), '-infinity') < clock_timestamp() - interval '2 days'
       and (select min(p.protected_at) from grace_internal.protected p) < clock_timestamp() - interval '2 days';
   return query
-    select 'problem', 'purge', 'run ' || r.id, 'the last purge left something over, twice in a row',
+    select 'problem', 'purge', 'run ' || r.id,
+      case r.status
+        when 'failed' then 'the last purge failed in part'
+        else 'purges have left something over for more than a day'
+      end,
       'Its details say what was locked or failed: select details from grace.runs; the server''s log has the messages.', false
     from (
-      select l.id, count(*) filter (where l.status = 'incomplete') over () as incomplete, row_number() over (order by l.id desc)
-      from (
-        select r.id, r.status from grace_internal.run r where r.kind = 'purge' and r.status <> 'running' order by r.id desc limit 2
-      ) as l
+      select u.* from grace_internal.run u where u.kind = 'purge' and u.status <> 'running' order by u.id desc limit 1
     ) as r
-    where r.incomplete = 2 and r.row_number = 1;
+    where r.status = 'failed' or (
+      r.status = 'incomplete'
+      and not exists (
+        select from grace_internal.run d
+        where d.kind = 'purge' and d.status = 'done' and d.finished_at > clock_timestamp() - interval '25 hours'
+      )
+      and exists (
+        select from grace_internal.run d
+        where d.kind = 'purge' and d.status = 'incomplete' and d.finished_at < clock_timestamp() - interval '23 hours'
+      )
+    );
+  return query
+    select 'problem', 'schedule', 'purge',
+      format('it runs %s, so that what has expired stays for longer than a day', grace.schedule_in_words(j.schedule)),
+      'Let it run every day: pg_grace schedule purge "0 0 * * *"', false
+    from grace_internal.job j
+    where j.name = 'purge' and exists (
+      select
+      from (
+        select t - lag(t) over (order by t) as gap
+        from grace.schedule_times(j.schedule, 60) t
+      ) as g
+      where g.gap > interval '25 hours' -- a day on which the clock is set back has as many
+    );
 
+  v_ran := exists (
+    select from grace_internal.run r
+    where r.kind = 'purge' and r.status <> 'aborted' and r.finished_at > clock_timestamp() - interval '2 days'
+  );
   if v_obstacle is not null then
     return next row(
-      case when exists (
-        select from grace_internal.run r where r.kind = 'purge' and r.finished_at > clock_timestamp() - interval '2 days'
-      ) then 'note' else 'problem' end,
-      'schedule', null, 'pg_cron runs no job for this database', v_obstacle, false
+      case when v_ran then 'note' else 'problem' end, 'schedule', null,
+      case
+        when coalesce(grace_internal.cron_database() not in ('', current_database()), false)
+          then 'pg_cron works from another database, which can''t be seen from here'
+        else 'pg_cron runs no job for this database'
+      end,
+      v_obstacle, false
     )::grace.finding;
     return;
   end if;
-  select j.* into v_job from grace.jobs() j where j.job = 'pg_grace: purge';
-  if not found then
-    return next row(
-      'problem', 'schedule', 'pg_grace: purge', 'the pg_cron job is missing, or belongs to another database',
-      'pg_grace doctor --fix', true
-    )::grace.finding;
-    return;
-  end if;
-  select r.rolcanlogin into v_login from pg_roles r where r.rolname = v_job.login;
-  if not coalesce(v_login, false) then
-    return next row(
-      'problem', 'schedule', 'pg_grace: purge', format('the job''s role %I may not log in, so pg_cron can''t run it', v_job.login),
-      format('alter role %I login; or install pg_grace as a role that may.', v_job.login), false
-    )::grace.finding;
-  end if;
-  if not v_job.active then
-    return next row(
-      'problem', 'schedule', 'pg_grace: purge', 'the pg_cron job is switched off',
-      'select cron.alter_job(jobid, active => true) from cron.job where jobname = ''pg_grace: purge'';', false
-    )::grace.finding;
-  end if;
-  if v_job.last_status = 'failed' then
-    return next row(
-      'problem', 'schedule', 'pg_grace: purge',
-      format('the last run failed at %s: %s', to_char(v_job.last_start, 'YYYY-MM-DD HH24:MI TZ'), v_job.last_message),
-      'See the server''s log; run it by hand: pg_grace purge', false
-    )::grace.finding;
-  end if;
+  execute format('select coalesce(jsonb_agg(to_jsonb(c)), ''[]'') from (%s) as c', grace_internal.cron_query()) into v_jobs;
+  return query select * from grace._check_jobs(v_jobs);
   if pg_has_role('pg_read_all_stats', 'usage') and not exists (
     select from pg_stat_activity a where a.backend_type like 'pg_cron%' or a.application_name like 'pg_cron%'
   ) then
@@ -380,6 +438,48 @@ begin
     )::grace.finding;
   end if;
 end
+$$;
+
+-- Whether what a capacity allows is enough for the retention.
+create or replace function grace_internal.check_capacity()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    'problem', 'capacity', p.target_name,
+    format(
+      'the buffer was over its capacity: what was deleted up to %s has expired early, after %s of %s',
+      to_char(p.evicted_to, 'YYYY-MM-DD HH24:MI TZ'),
+      to_char(extract(epoch from clock_timestamp() - p.evicted_to) / 86400, 'FM99990.0') || ' days', p.retention
+    ),
+    'Raise it or shorten the retention: select grace.set_capacity(…); select grace.set_retention(…);', false
+  from grace_internal.protected p
+  where p.evicted_to > clock_timestamp() - p.span
+  union all
+  select
+    'problem', 'capacity', p.target_name,
+    format('the buffer has %s and may have %s', pg_size_pretty(grace_internal.buffer_size(p.id)), pg_size_pretty(p.capacity)),
+    'The next purge lets its oldest days go early. To keep the retention, raise the capacity.', false
+  from grace_internal.protected p
+  where grace_internal.buffer_size(p.id) > p.capacity
+  union all
+  select
+    'problem', 'capacity', null,
+    format('the buffers have %s together and may have %s', pg_size_pretty(t.size), pg_size_pretty(grace_internal.total_capacity())),
+    'The next purge lets their oldest days go early. To keep the retention, raise the capacity.', false
+  from (select sum(grace_internal.buffer_size(p.id))::bigint as size from grace_internal.protected p) as t
+  where t.size > grace_internal.total_capacity()
+$$;
+
+-- Entries that were changed by hand.
+create or replace function grace_internal.check_ledger()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'problem', 'ledger', 'entry ' || v.id, v.finding, 'Compare with a backup: select * from grace.verify_ledger();', false
+  from grace.verify_ledger() v
 $$;
 
 create or replace function grace.doctor()
@@ -395,6 +495,10 @@ as $$
     select * from grace_internal.check_buffers()
     union all
     select * from grace_internal.check_schedule()
+    union all
+    select * from grace_internal.check_capacity()
+    union all
+    select * from grace_internal.check_ledger()
     union all
     select * from grace_internal.check_server()
     union all

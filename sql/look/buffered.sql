@@ -14,7 +14,7 @@ declare
   v_id integer := grace_internal.protected_id(target);
 begin
   select
-    format('from grace_buffer.%I b where b.grace_deleted_at operator(pg_catalog.>) %L', p.buffer, statement_timestamp() - p.span),
+    format('from grace_buffer.%I b where b.grace_deleted_at operator(pg_catalog.>) %L', p.buffer, grace._expired_before(p.id)),
     p.span
   into source, retention
   from grace_internal.protected p

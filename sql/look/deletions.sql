@@ -23,7 +23,7 @@ left join lateral (
   from grace_internal.restored r
   where r.deletion = c.deletion and r.protected_id = c.protected_id
 ) as r on true
-where c.deleted_at > statement_timestamp() - p.span
+where c.deleted_at > greatest(statement_timestamp() - p.span, p.evicted_to)
 group by c.deletion, p.id, r.row_count, r.runs;
 
 comment on view grace.deletions is

@@ -11,7 +11,9 @@ select
   s.oldest + p.span as next_expiry,
   p.protected_at,
   p.protected_by,
-  p.target_name
+  p.target_name,
+  p.capacity,
+  p.evicted_to as expired_early_to
 from grace_internal.protected p
 cross join lateral grace._protected_state(p.id) s;
 
@@ -26,3 +28,5 @@ comment on column grace.protected.buffered_rows is 'Rows that can be restored no
 comment on column grace.protected.buffer_bytes is 'Size of the buffer with TOAST and indexes, expired rows included, in bytes.';
 comment on column grace.protected.oldest is 'Time of the oldest deletion that can be restored.';
 comment on column grace.protected.next_expiry is 'When that deletion expires; the next purge after it removes it.';
+comment on column grace.protected.capacity is 'How big the buffer may become before its oldest days go early, in bytes; null: as big as it gets.';
+comment on column grace.protected.expired_early_to is 'What was deleted up to then has expired before its time, because of a capacity.';

@@ -13,10 +13,12 @@ select
   r.row_count,
   r.details,
   r.role,
-  r.login
+  r.login,
+  r.job
 from grace_internal.run r;
 
-comment on view grace.runs is 'Every restore, purge and change of protection: when, by whom, how many rows. Never content.';
+comment on view grace.runs is 'Every restore, purge, change of protection and failed job: when, by whom, how many rows. Never content.';
 comment on column grace.runs.status is
-'running, done, incomplete (locks were not free, or a piece failed: see details; the next run takes up the rest) or aborted (its session is gone).';
+'running, done, incomplete (a lock was not free; the next run takes up the rest), failed (something is wrong: see details; the rest was done) or aborted (its session is gone).';
 comment on column grace.runs.row_count is 'Rows restored or purged.';
+comment on column grace.runs.job is 'The job whose work it did, whoever called it: purge; for kind job, the pg_cron job that failed.';

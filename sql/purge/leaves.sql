@@ -1,19 +1,21 @@
--- The leaves of a buffer, and of what is kept of its files, with the time they cover: both null for a default partition.
+-- The leaves of a buffer, and of what is kept of its files, with the time they cover: both null for a default partition. All or
+-- part of that time may be past the retention.
 create or replace function grace_internal.leaves(protected_id integer)
-returns table (leaf oid, name name, lower_bound timestamptz, upper_bound timestamptz, holds_files boolean)
+returns table (
+  leaf oid, name name, lower_bound timestamptz, upper_bound timestamptz, holds_files boolean,
+  is_expired boolean, is_partly_expired boolean, is_current boolean
+)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.oid, c.relname, d.day::timestamp at time zone 'UTC', (d.day + 1)::timestamp at time zone 'UTC',
-    left(c.relname, 1) = 'f'
-  from pg_class c
-  cross join lateral (
-    select case
-      when c.relname !~ '_default$' then to_date(right(c.relname, 8), 'YYYYMMDD')
-    end
-  ) as d (day)
-  where c.relnamespace = 'grace_internal'::regnamespace
-    and c.relkind = 'r'
-    and c.relispartition
-    and c.relname ~ format('^[bf]%s_(default|\d{8})$', protected_id)
+  select
+    l.leaf, l.name, l.lower_bound, l.upper_bound, s.kind = 'f',
+    l.upper_bound is not null and l.upper_bound - interval '1 microsecond' <= e.expired_before,
+    coalesce(
+      l.lower_bound <= e.expired_before and l.upper_bound - interval '1 microsecond' > e.expired_before, true
+    ),
+    coalesce(l.lower_bound <= clock_timestamp() and l.upper_bound > clock_timestamp(), true)
+  from (select grace._expired_before(leaves.protected_id) as expired_before) e
+  cross join (values ('b'), ('f')) as s (kind)
+  cross join lateral grace_internal.stem_leaves(s.kind || leaves.protected_id) l
 $$;

@@ -9,6 +9,7 @@ declare
   v_work grace._purge_item [];
   v_more boolean;
 begin
+  commit; -- inside a transaction block this is the error, before anything has changed
   v_run := grace._purge_begin(target);
   v_work := grace._purge_work(target);
   commit;
@@ -24,4 +25,4 @@ begin
 end
 $$;
 comment on procedure grace.purge(regclass) is
-'Removes for good what is past its retention, of one table or of all, and makes the partitions of the days ahead. Commits as it goes, so it can''t run inside a transaction block. Each call is a row in grace.runs; status incomplete means that a lock was not free and the next run goes on. Errors: GR001, GR014 when another purge is running.';
+'Removes for good what is past its retention, of one table or of all, and makes the partitions of the days ahead. Commits as it goes, so it can''t run inside a transaction block (2D000). Each call is a row in grace.runs, and what has gone one in grace.ledger. Status incomplete means that a lock was not free: pg_grace tries again within a quarter of an hour; failed, that something is wrong: details names it. Errors: GR001, GR014 when another purge is running, 2D000.';

@@ -1,14 +1,3 @@
--- Is a leaf, and all of it, past the retention? Asked again in the slice: the retention may have been raised since.
-create or replace function grace_internal.leaf_is_expired(protected_id integer, leaf oid)
-returns boolean
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce(bool_and(l.upper_bound <= grace._expired_before(protected_id)), false)
-  from grace_internal.leaves(protected_id) l
-  where l.leaf = leaf_is_expired.leaf
-$$;
-
 -- TRUNCATE locks the leaf alone, so nobody who deletes from the table waits. How many rows go is taken from the log, which
 -- is trimmed later: counting them would take longer than all the rest.
 create or replace function grace_internal.empty_leaf(protected_id integer, leaf oid)
@@ -17,89 +6,148 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_rows bigint := 0;
   v_leaf text := grace_internal.qualified_name(leaf);
+  v_bounds record;
   v_files_left boolean := false;
-  v_holds_files boolean := (
-    select l.holds_files from grace_internal.leaves(protected_id) l where l.leaf = empty_leaf.leaf
-  );
 begin
-  if grace_internal.leaf_is_expired(protected_id, leaf) and pg_relation_size(leaf) > 0 then
-    if v_holds_files then
-      execute format('select exists (select from %s f where f.page = 0)', v_leaf) into v_files_left;
-      if not v_files_left then
-        execute format('truncate %s', v_leaf);
-      end if;
-      return 0;
-    end if;
-    execute format('lock table %s in access exclusive mode', v_leaf); -- what is posted is what goes
-    perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
-    execute format('truncate %s', v_leaf);
-    select
-      coalesce((
-        select sum(c.row_count)
-        from grace_internal.capture c
-        where c.protected_id = empty_leaf.protected_id
-          and c.deleted_at >= l.lower_bound and c.deleted_at < l.upper_bound
-      ), 0) - coalesce((
-        select sum(r.row_count)
-        from grace_internal.restored r
-        where r.protected_id = empty_leaf.protected_id
-          and r.deleted_at >= l.lower_bound and r.deleted_at < l.upper_bound
-      ), 0)
-    into v_rows
-    from grace_internal.leaves(protected_id) l
-    where l.leaf = empty_leaf.leaf;
+  -- Asked again in the slice: the retention may have been raised since.
+  select l.* into v_bounds from grace_internal.leaves(protected_id) l where l.leaf = empty_leaf.leaf and l.is_expired;
+  if not found or pg_relation_size(leaf) = 0 then
+    return 0;
   end if;
-  return v_rows;
+  if v_bounds.holds_files then
+    execute format('select exists (select from %s f where f.page = 0)', v_leaf) into v_files_left;
+    if not v_files_left then
+      execute format('truncate %s', v_leaf);
+    end if;
+    return 0;
+  end if;
+  execute format('lock table %s in access exclusive mode', v_leaf); -- what is posted is what goes
+  perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
+  execute format('truncate %s', v_leaf);
+  return grace_internal.logged_rows(protected_id, v_bounds.lower_bound, v_bounds.upper_bound);
 end
 $$;
 
--- Locks the whole buffer for the moment that dropping takes; does so only with an empty leaf.
-create or replace function grace_internal.drop_leaf(protected_id integer, leaf oid)
-returns void
-language plpgsql
+-- How many rows of a time are in the buffer, by the log.
+create or replace function grace_internal.logged_rows(protected_id integer, since timestamptz, until timestamptz)
+returns bigint
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-begin
-  if grace_internal.leaf_is_expired(protected_id, leaf) and pg_relation_size(leaf) = 0 then
-    perform set_config('grace.following', grace_internal.signature('following'), true);
-    execute format('drop table %s', grace_internal.qualified_name(leaf));
-    perform set_config('grace.following', '', true);
-  end if;
-end
+  select coalesce((
+    select sum(c.row_count)
+    from grace_internal.capture c
+    where c.protected_id = logged_rows.protected_id and c.deleted_at >= since and c.deleted_at < until
+  ), 0)::bigint - coalesce((
+    select sum(r.row_count)
+    from grace_internal.restored r
+    where r.protected_id = logged_rows.protected_id and r.deleted_at >= since and r.deleted_at < until
+  ), 0)::bigint
 $$;
 
--- For the default partition, which is never dropped, and for the day in which the retention ends now.
-create or replace function grace_internal.delete_expired(protected_id integer, leaf oid, max_rows integer)
-returns bigint
+-- The part of a leaf that has expired. What DELETE takes from a table stays in its file until something is written over it, so
+-- where little is left, that is written anew and the old file goes; the rest goes with the leaf, at the latest when all of it has
+-- expired. Captures wait for a leaf that is in use, so it may be small only.
+create or replace function grace_internal.clear_leaf(
+  protected_id integer, leaf oid, max_rows integer, out row_count bigint, out more boolean
+)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_leaf text := grace_internal.qualified_name(leaf);
   v_before timestamptz := grace._expired_before(protected_id);
+  v_bounds record;
+  v_expired text := format('b.grace_deleted_at <= %L', v_before);
+  v_others boolean;
+  v_last bigint;
+begin
+  row_count := 0;
+  more := false;
+  select l.* into v_bounds from grace_internal.leaves(protected_id) l where l.leaf = clear_leaf.leaf and l.is_partly_expired;
+  if not found then
+    return;
+  end if;
+  if v_bounds.holds_files then
+    v_expired := v_expired || ' and b.page > 0'; -- the first page goes when the object is unlinked
+  end if;
+  execute format('select exists (select from %s b where %s)', v_leaf, v_expired) into more;
+  if not more then
+    return;
+  end if;
+  if pg_table_size(leaf) > case when v_bounds.is_current then 2 else 64 end * 1024 * 1024 then
+    execute format('select exists (select from %s b where (%s) is not true)', v_leaf, v_expired) into v_others;
+    if v_others or v_bounds.holds_files or v_bounds.upper_bound is null then
+      row_count := grace_internal.delete_expired(protected_id, leaf, v_expired, max_rows);
+      more := row_count = max_rows;
+      return;
+    end if;
+    -- Once captures are locked out, the log says whether one has been quicker.
+    execute format('lock table %s in access exclusive mode', v_leaf);
+    if grace_internal.logged_rows(protected_id, v_before + interval '1 microsecond', v_bounds.upper_bound) > 0 then
+      more := false;
+      return;
+    end if;
+    row_count := grace_internal.logged_rows(protected_id, v_bounds.lower_bound, v_before + interval '1 microsecond');
+    perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
+    execute format('truncate %s', v_leaf);
+    more := false;
+    return;
+  end if;
+
+  execute format('lock table %s in access exclusive mode', v_leaf);
+  execute format('create table grace_internal.kept (like %s including storage)', v_leaf);
+  execute format('insert into grace_internal.kept select * from %s b where (%s) is not true', v_leaf, v_expired);
+  if not v_bounds.holds_files then
+    perform grace_internal.post_files(protected_id, format('from %s b where %s', v_leaf, v_expired));
+  end if;
+  execute format('select count(*) from %s b where %s', v_leaf, v_expired) into row_count;
+  execute format('truncate %s', v_leaf);
+  execute format('insert into %s select * from grace_internal.kept', v_leaf);
+  execute 'select max(k.grace_deletion) from grace_internal.kept k' into v_last;
+  execute 'drop table grace_internal.kept';
+  if not v_bounds.holds_files then
+    update grace_internal.protected p set unmarked_to = greatest(p.unmarked_to, v_last) where p.id = protected_id;
+  end if;
+  more := false;
+end
+$$;
+
+create or replace function grace_internal.delete_expired(protected_id integer, leaf oid, expired text, max_rows integer)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_leaf text := grace_internal.qualified_name(leaf);
   v_tids tid [];
 begin
   execute format(
-    'select array_agg(e.ctid) from (select e.ctid from %s e where e.grace_deleted_at <= $1%s limit $2 for update) e',
-    v_leaf,
-    case when v_leaf ~ '^grace_internal\.f' then ' and e.page > 0' else '' end
+    'select array_agg(e.ctid) from (select b.ctid from %s b where %s limit %s for update) e', v_leaf, expired, max_rows
   )
-  into v_tids using v_before, max_rows;
-  if v_tids is null then
-    return 0;
-  end if;
+  into v_tids;
   if v_leaf ~ '^grace_internal\.b' then
     perform grace_internal.post_files(protected_id, format('from %s b where b.ctid = any (%L::tid[])', v_leaf, v_tids));
   end if;
   execute format('delete from %s b where b.ctid = any ($1)', v_leaf) using v_tids;
-  return cardinality(v_tids);
+  return coalesce(cardinality(v_tids), 0);
 end
 $$;
 
--- One missing partition, or one column that nothing buffered has any more, or triggers on partitions that lack them, at a
--- time; returns whether there is more to do. A buffer that is unprotected and empty goes.
+create or replace function grace_internal.drop_expired_leaf(protected_id integer, leaf oid)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.drop_leaf(s.stem, s.parent, l.leaf)
+  from grace_internal.leaves(protected_id) l
+  join grace_internal.stems(protected_id) s on s.stem ^@ case when l.holds_files then 'f' else 'b' end
+  where l.leaf = drop_expired_leaf.leaf and l.is_expired and pg_relation_size(l.leaf) = 0
+$$;
+
+-- Rows of the default partition to be settled, a leaf that is missing, or a column that nothing buffered has any more, or
+-- triggers on partitions that lack them, one at a time; returns whether there is more to do. A buffer that is unprotected and empty goes.
 create or replace function grace_internal.prepare_buffer(protected_id integer)
 returns boolean
 language plpgsql
@@ -128,7 +176,7 @@ begin
     return false;
   end if;
 
-  if grace_internal.prepare_partition(protected_id) or grace_internal.drop_former_column(protected_id) then
+  if grace_internal.prepare_partitions(protected_id) or grace_internal.drop_former_column(protected_id) then
     return true;
   end if;
   perform grace_internal.follow_table(protected_id, repair => false);
@@ -146,10 +194,9 @@ declare
   v_before timestamptz;
   v_rows bigint;
 begin
-  v_before := least(
-    grace._expired_before(protected_id),
-    as_of - (select p.span from grace_internal.protected p where p.id = protected_id)
-  );
+  select least(grace._expired_before(p.id), greatest(as_of - p.span, p.evicted_to)) into v_before
+  from grace_internal.protected p
+  where p.id = protected_id;
   delete from grace_internal.capture c
   where c.ctid = any (array(
     select e.ctid

@@ -21,9 +21,7 @@ begin
     perform grace_internal.protected_id(target);
   end if;
   lock table grace_internal.run in share update exclusive mode; -- against another purge only
-  update grace_internal.run r
-  set status = 'aborted', finished_at = clock_timestamp()
-  where r.kind = 'purge' and r.status = 'running' and not grace._is_running(r.pid, r.started_at);
+  perform grace_internal.note_aborted_runs();
   select r.* into v_other
   from grace_internal.run r
   where r.kind = 'purge' and r.status = 'running' and r.pid <> pg_backend_pid();
@@ -33,9 +31,12 @@ begin
       detail = format('Run %s, process %s, since %s.', v_other.id, v_other.pid, v_other.started_at),
       hint = 'It does the same work; wait for it.';
   end if;
-  insert into grace_internal.run (kind, target, role, login)
-  values ('purge', target, grace_internal.caller(), session_user)
+  insert into grace_internal.run (kind, job, target, role, login)
+  values ('purge', case when target is null then 'purge' end, target, grace_internal.caller(), session_user)
   returning id into v_run;
+  if target is null then
+    perform grace_internal.evict();
+  end if;
   return v_run;
 end
 $$;
@@ -56,12 +57,10 @@ as $$
     cross join lateral grace_internal.leaves(p.id) l
     cross join lateral (
       values
-        (2, 'unlink', l.holds_files and coalesce(l.lower_bound <= grace._expired_before(p.id), true)),
-        (case when l.holds_files then 3 else 1 end, 'empty', l.upper_bound <= grace._expired_before(p.id)),
-        (4, 'drop', l.upper_bound <= grace._expired_before(p.id)),
-        (case when l.holds_files then 3 else 1 end, 'delete', l.upper_bound is null or (
-          l.lower_bound <= grace._expired_before(p.id) and l.upper_bound > grace._expired_before(p.id)
-        ))
+        (2, 'unlink', l.holds_files and (l.is_expired or l.is_partly_expired)),
+        (case when l.holds_files then 3 else 1 end, 'empty', l.is_expired),
+        (case when l.holds_files then 3 else 1 end, 'clear', l.is_partly_expired),
+        (4, 'drop', l.is_expired)
     ) as a (step, action, applies)
     where a.applies and (_purge_work.target is null or p.target = coalesce(pg_partition_root(_purge_work.target), _purge_work.target))
     union all
@@ -98,10 +97,10 @@ begin
   begin
     case item.action
       when 'empty' then v_rows := grace_internal.empty_leaf(item.protected_id, item.leaf);
-      when 'drop' then perform grace_internal.drop_leaf(item.protected_id, item.leaf);
-      when 'delete' then
-        v_rows := grace_internal.delete_expired(item.protected_id, item.leaf, 5000);
-        v_more := v_rows = 5000;
+      when 'drop' then perform grace_internal.drop_expired_leaf(item.protected_id, item.leaf);
+      when 'clear' then
+        select c.row_count, c.more into v_rows, v_more
+        from grace_internal.clear_leaf(item.protected_id, item.leaf, 5000) c;
         if v_leaf ~ '^grace_internal\.f' then
           v_rows := 0; -- pieces of files are no rows of the table
         end if;
@@ -147,16 +146,36 @@ end
 $$;
 comment on function grace._purge_slice(bigint, grace._purge_item) is 'Internal: one slice of a purge.';
 
+-- Closes the run: done; incomplete where a lock was not free, so that another try may do; failed where something is wrong.
 create or replace function grace._purge_end(run bigint)
 returns void
-language sql
-security definer -- writes the run
+language plpgsql
+security definer -- writes run and ledger
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_status text;
+begin
   update grace_internal.run r
   set
     finished_at = clock_timestamp(),
-    status = case when r.details ? 'left_for_next_run' then 'incomplete' else 'done' end
+    status = case
+      when not r.details ? 'left_for_next_run' then 'done'
+      when exists (
+        select from jsonb_array_elements_text(r.details -> 'left_for_next_run') l where l like '%SQLSTATE%'
+      ) then 'failed'
+      else 'incomplete'
+    end
   where r.id = run and r.kind = 'purge' and r.status = 'running' and r.pid = pg_backend_pid()
+  returning r.status into v_status;
+  if not found then
+    return;
+  end if;
+  perform grace_internal.record_purge(run);
+  if v_status = 'failed' then
+    perform grace_internal.report_run(run);
+  end if;
+  perform grace_internal.trim_cron_log();
+end
 $$;
 comment on function grace._purge_end(bigint) is 'Internal: closes the run of a purge.';

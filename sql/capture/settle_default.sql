@@ -1,0 +1,90 @@
+-- What the default partition holds stands in the way of every new leaf: attaching one reads all of it, under a lock for which
+-- captures wait. So it becomes a leaf itself, for the days that it holds and all up to the next leaf, and an empty one takes its
+-- place. PostgreSQL believes that its rows are in those days if a constraint says so, which it checks without locking anybody out.
+-- Each call does one step and returns whether there is another.
+create or replace function grace_internal.settle_default(stem text, parent text)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO'
+set timezone = 'UTC'
+as $$
+declare
+  v_default text := format('grace_internal.%I', stem || '_default');
+  v_days date [];
+  v_constraint record;
+begin
+  select k.conname, k.convalidated, regexp_match(k.conname, '^days_(\d{8})_(\d{8})$') as days into v_constraint
+  from pg_constraint k
+  where k.conrelid = v_default::regclass and k.conname ~ '^days_';
+
+  if v_constraint.conname is null then
+    v_days := grace_internal.days_to_settle(stem);
+    if v_days is null then
+      return false;
+    end if;
+    execute format(
+      'alter table %s add constraint %I check (grace_deleted_at >= %L and grace_deleted_at < %L) not valid',
+      v_default, to_char(v_days[1], '"days_"YYYYMMDD') || to_char(v_days[2], '_YYYYMMDD'),
+      v_days[1]::timestamp at time zone 'UTC', v_days[2]::timestamp at time zone 'UTC'
+    );
+    return true;
+  end if;
+
+  v_days := array[to_date(v_constraint.days[1], 'YYYYMMDD'), to_date(v_constraint.days[2], 'YYYYMMDD')];
+  -- One that a purge left behind could come to refuse captures where no leaf follows; there is always a week before that.
+  if v_days is distinct from grace_internal.days_to_settle(stem) and v_days[2] < current_date + 7 then
+    execute format('alter table %s drop constraint %I', v_default, v_constraint.conname);
+    return true;
+  end if;
+  if not v_constraint.convalidated then
+    execute format('alter table %s validate constraint %I', v_default, v_constraint.conname);
+    return true;
+  end if;
+
+  execute format('lock table %s in access exclusive mode', parent);
+  execute format('alter table %s detach partition %s', parent, v_default);
+  execute format('alter table %s rename to %I', v_default, grace_internal.leaf_name(stem, v_days[1], v_days[2]));
+  execute format(
+    'alter table %s attach partition grace_internal.%I for values from (%L) to (%L)',
+    parent, grace_internal.leaf_name(stem, v_days[1], v_days[2]),
+    v_days[1]::timestamp at time zone 'UTC', v_days[2]::timestamp at time zone 'UTC'
+  );
+  execute format(
+    'alter table grace_internal.%I drop constraint %I',
+    grace_internal.leaf_name(stem, v_days[1], v_days[2]), v_constraint.conname
+  );
+  perform grace_internal.create_default(stem, parent);
+  return true;
+end
+$$;
+
+-- The days that the default partition can become a leaf for: from the leaf before its rows up to the one after them; where none
+-- follows, two weeks from today. Null where it is empty, or where its rows lie on both sides of a leaf or further ahead (the
+-- clock was wrong): those expire where they are.
+create or replace function grace_internal.days_to_settle(stem text)
+returns date []
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_first timestamptz;
+  v_last timestamptz;
+  v_from timestamptz;
+  v_until timestamptz;
+begin
+  execute format(
+    'select min(d.grace_deleted_at), max(d.grace_deleted_at) from grace_internal.%I d', stem || '_default'
+  )
+  into v_first, v_last;
+  select
+    coalesce(max(l.upper_bound) filter (where l.upper_bound <= v_first), date_trunc('day', v_first) - interval '31 days'),
+    coalesce(
+      min(l.lower_bound) filter (where l.lower_bound > v_first), date_trunc('day', clock_timestamp()) + interval '15 days'
+    )
+  into v_from, v_until
+  from grace_internal.stem_leaves(stem) l;
+  return case when v_first is not null and v_last < v_until then array[v_from::date, v_until::date] end;
+end
+$$;

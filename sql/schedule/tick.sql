@@ -1,0 +1,58 @@
+-- Takes the next job whose time has come, so that of two hosts one does it; null when there is none. Its time has come when it has
+-- not run since it should have, whoever ran it: once, however often it was missed.
+create or replace function grace._tick_claim()
+returns text
+language plpgsql
+security definer -- the jobs are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_job text;
+begin
+  select j.name into v_job
+  from grace_internal.job j
+  where j.name <> 'watch'
+    and grace_internal.last_scheduled(
+      j.schedule, clock_timestamp(), greatest(j.changed_at, j.claimed_at, grace_internal.last_start(j.name))
+    ) is not null
+    and not exists (
+      select from grace_internal.run r
+      where r.job = j.name and r.status = 'running' and grace._is_running(r.pid, r.started_at)
+    )
+  order by j.name
+  limit 1
+  for update of j skip locked;
+  update grace_internal.job j set claimed_at = clock_timestamp() where j.name = v_job;
+  return v_job;
+end
+$$;
+comment on function grace._tick_claim() is 'Internal: takes the next job that is due.';
+
+create or replace function grace_internal.last_start(job text)
+returns timestamptz
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select max(r.started_at) from grace_internal.run r where r.job = last_start.job and r.kind <> 'job'
+$$;
+
+create or replace procedure grace.tick()
+language plpgsql
+as $$
+declare
+  v_job text;
+begin
+  commit; -- inside a transaction block this is the error
+  loop
+    v_job := grace._tick_claim();
+    commit;
+    exit when v_job is null;
+    case v_job
+      when 'purge' then call grace.purge();
+    end case;
+  end loop;
+  call grace.watch();
+end
+$$;
+comment on procedure grace.tick() is
+'Does what is due, once, and returns: for any scheduler, where pg_cron can''t be had, and beside pg_cron as well. Call it at any interval, from as many hosts as you like: each job''s turn is taken by one of them. A turn that was missed is made up for, once. Then does what grace.watch() does. Errors: those of the job, whose turn is over then; 2D000 inside a transaction block.';

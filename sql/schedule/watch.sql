@@ -1,0 +1,118 @@
+create or replace function grace_internal.report_run(run bigint)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select pg_notify('grace', jsonb_build_object(
+    'run', r.id, 'kind', r.kind, 'job', r.job, 'status', r.status, 'table', coalesce(
+      (select p.target_name from grace_internal.protected p where p.target = r.target), r.details ->> 'table'
+    ), 'rows', r.row_count, 'started_at', r.started_at, 'finished_at', r.finished_at
+  )::text)
+  from grace_internal.run r
+  where r.id = report_run.run
+$$;
+
+-- Runs whose session is gone. What a purge had removed by then goes into the ledger.
+create or replace function grace_internal.note_aborted_runs()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run bigint;
+begin
+  for v_run in
+    update grace_internal.run r
+    set status = 'aborted', finished_at = clock_timestamp()
+    where r.status = 'running' and r.kind = 'purge' and not grace._is_running(r.pid, r.started_at)
+    returning r.id
+  loop
+    perform grace_internal.record_purge(v_run);
+    perform grace_internal.report_run(v_run);
+  end loop;
+end
+$$;
+
+-- What pg_cron could not even start, or what ended with an error, leaves no run of its own.
+create or replace function grace_internal.note_failed_jobs()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run bigint;
+begin
+  if to_regclass('cron.job_run_details') is null then
+    return;
+  end if;
+  for v_run in execute
+    $q$insert into grace_internal.run (kind, job, status, started_at, finished_at, details, role, login)
+    select
+      'job', substr(j.jobname, length('pg_grace: ') + 1), 'failed', coalesce(d.start_time, d.end_time, clock_timestamp()),
+      coalesce(d.end_time, d.start_time, clock_timestamp()), jsonb_build_object('pg_cron_run', d.runid), d.username, d.username
+    from cron.job j
+    join cron.job_run_details d on d.jobid = j.jobid and d.status = 'failed'
+    where j.jobname like 'pg\_grace: %' and j.database = current_database()
+      and coalesce(d.end_time, d.start_time, clock_timestamp()) > clock_timestamp() - interval '2 days'
+      and not exists (
+        select from grace_internal.run r where r.kind = 'job' and r.details ->> 'pg_cron_run' = d.runid::text
+      )
+    returning id$q$
+  loop
+    perform grace_internal.report_run(v_run);
+  end loop;
+end
+$$;
+
+-- pg_cron keeps a row for each time that a job ran, for ever; those of our jobs go after a month.
+create or replace function grace_internal.trim_cron_log()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if to_regclass('cron.job_run_details') is not null then
+    execute
+      $q$delete from cron.job_run_details d
+      where d.end_time < clock_timestamp() - interval '30 days' and d.jobid in (
+        select j.jobid from cron.job j where j.jobname like 'pg\_grace: %' and j.database = current_database()
+      )$q$;
+  end if;
+end
+$$;
+
+create or replace function grace._watch()
+returns boolean
+language plpgsql
+security definer -- other roles' sessions and jobs
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_last grace_internal.run;
+begin
+  lock table grace_internal.run in share update exclusive mode; -- one at a time, or a run is reported twice
+  perform grace_internal.note_aborted_runs();
+  perform grace_internal.note_failed_jobs();
+  select r.* into v_last from grace_internal.run r where r.kind = 'purge' and r.job is not null order by r.id desc limit 1;
+  return v_last.status = 'incomplete' and v_last.finished_at < clock_timestamp() - interval '10 minutes';
+end
+$$;
+comment on function grace._watch() is
+'Internal: marks and reports runs that were aborted and jobs that failed; returns whether a purge is to be tried again.';
+
+create or replace procedure grace.watch()
+language plpgsql
+as $$
+declare
+  v_again boolean;
+begin
+  commit; -- inside a transaction block this is the error
+  v_again := grace._watch();
+  commit;
+  if v_again then
+    call grace.purge();
+  end if;
+end
+$$;
+comment on procedure grace.watch() is
+'Notices runs that were aborted and pg_cron jobs that failed, and sends each as JSON on channel grace (LISTEN grace); tries a purge again that found a lock taken. What pg_cron calls every five minutes; grace.tick() does the same. Errors: 2D000 inside a transaction block.';
