@@ -8258,6 +8258,521 @@ group by p.id, p.target;
 comment on view grace.expired is
 'Per table: rows that are past their retention and that the next purge removes. They can be neither seen nor restored.';
 
+-- schedule/read_schedule.sql
+-- One field of a schedule: its elements in order, or in words what is wrong with it. A name is its place in the list of names.
+create or replace function grace_internal.read_schedule_field(
+  field text, lowest integer, highest integer, names text [], out elements integer [], out problem text
+)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_item text;
+  v_parts text [];
+  v_word text;
+  v_number numeric;
+  v_bounds integer [];
+begin
+  elements := '{}';
+  foreach v_item in array string_to_array(field, ',') loop
+    -- pg_cron ignores what stands behind something valid (5.5 is 5 to it). That is a mistake, and is refused.
+    v_parts := regexp_match(v_item, '^(?:(\*)|([0-9a-zA-Z]+)(?:-([0-9a-zA-Z]+))?)(?:/([0-9]+))?$');
+    problem := case
+      when v_item = '' then 'before and behind a comma there must be something'
+      when v_parts is null then format('%L is no number, range or *', v_item)
+      when v_parts[2] is not null and v_parts[3] is null and v_parts[4] is not null
+        then format('in %L a step follows a single value; it needs a range (%s-%s/%s)', v_item, v_parts[2], highest, v_parts[4])
+      when v_parts[4] ~ '^0+$' then format('the step in %L is 0', v_item)
+      -- There pg_cron's integers overflow.
+      when length(ltrim(v_parts[4], '0')) > 9 then format('the step in %L is too large', v_item)
+    end;
+    exit when problem is not null;
+    v_bounds := case when v_parts[1] is null then '{}' else array[lowest, highest] end;
+    foreach v_word in array array_remove(v_parts[2:3], null) loop
+      v_number := case
+        when v_word ~ '^[0-9]+$' then v_word::numeric
+        else array_position(names, lower(v_word collate "C")) + lowest - 1
+      end;
+      problem := case
+        when v_number is null and names is null then format('%L is no number', v_word)
+        when v_number is null then format('%L is neither a number nor one of %s', v_word, array_to_string(names, ', '))
+        when v_number not between lowest and highest then format('%s is not between %s and %s', v_word, lowest, highest)
+      end;
+      exit when problem is not null;
+      v_bounds := v_bounds || v_number::integer;
+    end loop;
+    if problem is null and v_bounds[1] > v_bounds[2] then
+      problem := format('%L ends before it begins', v_item);
+    end if;
+    exit when problem is not null;
+    elements := elements || array(
+      select s.n from generate_series(v_bounds[1], coalesce(v_bounds[2], v_bounds[1]), coalesce(v_parts[4], '1')::integer) as s (n)
+    );
+  end loop;
+  elements := array(select distinct e.n from unnest(elements) as e (n) order by e.n);
+end
+$$;
+
+-- A schedule as pg_cron reads it, without @reboot and intervals of seconds. weekdays: 0 is Sunday. either_day: day of month or day of
+-- week, else both; it is so unless one of the two fields begins with a star, whatever follows the star.
+-- Errors: GR024 for what is no schedule, or never comes.
+create or replace function grace_internal.read_schedule(
+  schedule text,
+  out minutes integer [], out hours integer [], out days integer [], out last_day boolean,
+  out months integer [], out weekdays integer [], out either_day boolean
+)
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_text text := ltrim(rtrim(schedule, e' \t\n'), e' \t\n');
+  v_fields text [] := regexp_split_to_array(
+    case v_text
+      when '@hourly' then '0 * * * *'
+      when '@daily' then '0 0 * * *'
+      when '@midnight' then '0 0 * * *'
+      when '@weekly' then '0 0 * * 0'
+      when '@monthly' then '0 0 1 * *'
+      when '@yearly' then '0 0 1 1 *'
+      when '@annually' then '0 0 1 1 *'
+      else v_text
+    end, '[ \t]+'
+  );
+  v_names constant text [] := array['minute', 'hour', 'day of month', 'month', 'day of week'];
+  v_elements integer [];
+  v_problem text;
+begin
+  v_problem := case
+    when schedule is null then 'It is null.'
+    when v_text = '' then 'It is empty.'
+    when octet_length(schedule) >= 1000 then 'It is longer than 999 bytes, which pg_cron does not take.'
+    when v_fields[1] like '@%' then 'Of words there are @hourly, @daily, @midnight, @weekly, @monthly, @yearly and @annually.'
+    when cardinality(v_fields) <> 5 then format(
+      'It has %s field%s and needs five: %s.',
+      cardinality(v_fields), case when cardinality(v_fields) > 1 then 's' end, array_to_string(v_names, ', ')
+    )
+  end;
+  last_day := coalesce(v_fields[3] = '$', false);
+  either_day := coalesce(v_fields[3] not like '*%' and v_fields[5] not like '*%', false);
+  for v_number in 1..5 loop
+    exit when v_problem is not null;
+    if v_number = 3 and v_fields[3] like '%$%' then
+      v_elements := '{}';
+      v_problem := case when not last_day then '$, the last day of the month, stands alone' end;
+    else
+      select f.elements, f.problem into v_elements, v_problem
+      from grace_internal.read_schedule_field(
+        v_fields[v_number], (array[0, 0, 1, 1, 0])[v_number], (array[59, 23, 31, 12, 7])[v_number],
+        case v_number
+          when 4 then array['jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug', 'sep', 'oct', 'nov', 'dec']
+          when 5 then array['sun', 'mon', 'tue', 'wed', 'thu', 'fri', 'sat']
+        end
+      ) as f;
+    end if;
+    v_problem := format('The %s is %L: ', v_names[v_number], v_fields[v_number]) || v_problem || '.';
+    case v_number
+      when 1 then minutes := v_elements;
+      when 2 then hours := v_elements;
+      when 3 then days := v_elements;
+      when 4 then months := v_elements;
+      when 5 then weekdays := array(select distinct e.n % 7 from unnest(v_elements) as e (n) order by 1);
+    end case;
+  end loop;
+  if v_problem is null and not either_day and not last_day
+    and days[1] > (select max(case when m.n = 2 then 29 when m.n in (4, 6, 9, 11) then 30 else 31 end) from unnest(months) as m (n))
+  then
+    v_problem := format('The day of month is %L: it never comes in the month %L.', v_fields[3], v_fields[4]);
+  end if;
+  if v_problem is not null then
+    raise exception 'not a schedule: %', coalesce(quote_literal(schedule), 'null')
+      using errcode = 'GR024', detail = v_problem,
+      hint = 'Give minute, hour, day of month, month and day of week as pg_cron takes them: ''5 0 * * *'' is every day at 00:05, '
+      '''0 3 * * mon'' every Monday at 03:00; or @daily, @weekly, @monthly.';
+  end if;
+end
+$$;
+
+-- schedule/schedule_zone.sql
+-- The time zone of pg_cron's schedules: cron.timezone, which only pg_cron 1.5 and later has. What a session has set by that name elsewhere
+-- is in no view, nor is it for a role that may not read it.
+create or replace function grace_internal.schedule_zone()
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce((select s.setting from pg_settings s where s.name = 'cron.timezone' and s.setting <> ''), 'GMT')
+$$;
+
+-- schedule/scheduled_days.sql
+-- The days of a month on which a schedule fires, in order.
+create or replace function grace_internal.scheduled_days(
+  month date, days integer [], last_day boolean, weekdays integer [], either_day boolean
+)
+returns date []
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(array_agg(d.day order by d.day), '{}')
+  from (
+    select
+      n.day,
+      extract(day from n.day) = any (scheduled_days.days)
+      or scheduled_days.last_day and extract(day from n.day + 1) = 1 as by_month,
+      extract(dow from n.day) = any (scheduled_days.weekdays) as by_week
+    from (select scheduled_days.month + s.n as day from generate_series(0, 30) as s (n)) as n
+    where extract(month from n.day) = extract(month from scheduled_days.month)
+  ) as d
+  where case when scheduled_days.either_day then d.by_month or d.by_week else d.by_month and d.by_week end
+$$;
+
+-- schedule/scheduled_times.sql
+-- The moments at which a clock shows a time: two in the hour that is repeated when it is put back, none in the one that is skipped
+-- when it is put forward. skipped: the moment of that jump.
+create or replace function grace_internal.moments(
+  local_time timestamp, zone text, out moments timestamptz [], out skipped timestamptz
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- PostgreSQL takes the later of two moments, and counts on from before the jump where there is none.
+  v_late constant timestamptz := local_time at time zone zone;
+  v_day_before constant timestamptz := v_late - interval '24 hours';
+  v_early constant timestamptz := v_late - (
+    (v_day_before at time zone zone) - (v_day_before at time zone 'UTC') - ((v_late at time zone zone) - (v_late at time zone 'UTC'))
+  );
+  v_before timestamptz;
+  v_between timestamptz;
+begin
+  if v_late at time zone zone = local_time then
+    moments := array(
+      select m.moment from (values (v_early), (v_late)) as m (moment)
+      where m.moment <= v_late and m.moment at time zone zone = local_time
+      group by m.moment
+      order by m.moment
+    );
+    return;
+  end if;
+  v_before := v_late - ((v_late at time zone zone) - local_time);
+  skipped := v_late;
+  while skipped - v_before > interval '1 second' loop
+    v_between := v_before + make_interval(secs => floor(extract(epoch from skipped - v_before) / 2));
+    if (v_between at time zone zone) - (v_between at time zone 'UTC') = (skipped at time zone zone) - (skipped at time zone 'UTC') then
+      skipped := v_between;
+    else
+      v_before := v_between;
+    end if;
+  end loop;
+end
+$$;
+
+-- The moments of a day at which a schedule fires, in order. When the clock is changed: what is scheduled for every hour comes in every hour that passes;
+-- else a time that comes twice is meant once, the first time, and one that is skipped is the moment of the jump.
+create or replace function grace_internal.scheduled_times(day date, minutes integer [], hours integer [], zone text)
+returns timestamptz []
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_midnights constant timestamptz [] := array[
+    (day - 1)::timestamp at time zone zone, day::timestamp at time zone zone,
+    (day + 1)::timestamp at time zone zone, (day + 2)::timestamp at time zone zone
+  ];
+  v_every_hour constant boolean := cardinality(hours) = 24;
+begin
+  if interval '24 hours' = all (array[
+    v_midnights[2] - v_midnights[1], v_midnights[3] - v_midnights[2], v_midnights[4] - v_midnights[3]
+  ]) then
+    return array(
+      select v_midnights[2] + make_interval(hours => h.n, mins => m.n)
+      from unnest(hours) as h (n) cross join unnest(minutes) as m (n)
+      order by 1
+    );
+  end if;
+  return array(
+    select distinct c.moment
+    from unnest(hours) as h (n)
+    cross join unnest(minutes) as m (n)
+    cross join grace_internal.moments(day + make_interval(hours => h.n, mins => m.n), zone) as t
+    cross join unnest(
+      case when v_every_hour then t.moments else array[coalesce(t.moments[1], t.skipped)] end
+    ) as c (moment)
+    order by 1
+  );
+end
+$$;
+
+-- schedule/schedule_times.sql
+-- Errors: GR024 for what is no schedule, 22023 for times that can't be counted.
+create or replace function grace.schedule_times(
+  schedule text, count integer default 3, after timestamptz default clock_timestamp(), zone text default null
+)
+returns setof timestamptz
+language plpgsql stable
+security definer -- calls what is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_schedule record;
+  v_zone constant text := coalesce(zone, grace_internal.schedule_zone());
+  v_left integer := count;
+  v_last timestamptz := after;
+  -- The clock can be put back or forward over midnight.
+  v_first_day constant date := (after at time zone v_zone)::date - 1;
+  v_month date := date_trunc('month', v_first_day);
+  v_day date;
+  v_time timestamptz;
+begin
+  v_schedule := grace_internal.read_schedule(schedule);
+  if count is null or count < 0 or after is null or not isfinite(after) then
+    raise exception 'these times can''t be counted: % after %', coalesce(count::text, 'null'), coalesce(after::text, 'null')
+      using errcode = '22023', detail = 'count must be a number from 0 on, after a moment.',
+      hint = 'For the next three times leave both out.';
+  end if;
+  while v_left > 0 loop
+    if extract(month from v_month) = any (v_schedule.months) then
+      foreach v_day in array grace_internal.scheduled_days(
+        v_month, v_schedule.days, v_schedule.last_day, v_schedule.weekdays, v_schedule.either_day
+      ) loop
+        continue when v_day < v_first_day;
+        foreach v_time in array grace_internal.scheduled_times(v_day, v_schedule.minutes, v_schedule.hours, v_zone) loop
+          continue when v_time <= v_last;
+          return next v_time;
+          v_last := v_time;
+          v_left := v_left - 1;
+          exit when v_left = 0;
+        end loop;
+        exit when v_left = 0;
+      end loop;
+    end if;
+    v_month := v_month + interval '1 month';
+  end loop;
+end
+$$;
+comment on function grace.schedule_times(text, integer, timestamptz, text) is
+'The next times of a schedule (cron syntax, as pg_cron reads it), strictly after a moment, in order. zone: the time zone its hours are meant in, pg_cron''s own '
+'unless given. When the clock is changed, a time that is skipped is the moment of the jump, and one that comes twice is meant once.';
+
+-- schedule/last_scheduled.sql
+-- The latest time of a schedule that is not after one moment and after another; null when there is none. Errors: GR024 for what is no schedule.
+create or replace function grace_internal.last_scheduled(
+  schedule text, before timestamptz, not_before timestamptz, zone text default null
+)
+returns timestamptz
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_schedule record;
+  v_zone constant text := coalesce(zone, grace_internal.schedule_zone());
+  -- The clock can be put back or forward over midnight.
+  v_last_day constant date := (before at time zone v_zone)::date + 1;
+  v_first_day constant date := (not_before at time zone v_zone)::date - 1;
+  v_month date := date_trunc('month', v_last_day);
+  v_days date [];
+  v_time timestamptz;
+begin
+  v_schedule := grace_internal.read_schedule(schedule);
+  if not isfinite(before) then
+    raise exception 'before is %, which is no moment', before
+      using errcode = '22023', detail = 'There is no latest time before it.', hint = 'Give a moment.';
+  end if;
+  while v_month >= date_trunc('month', v_first_day) loop
+    if extract(month from v_month) = any (v_schedule.months) then
+      v_days := grace_internal.scheduled_days(
+        v_month, v_schedule.days, v_schedule.last_day, v_schedule.weekdays, v_schedule.either_day
+      );
+      for v_number in reverse cardinality(v_days)..1 loop
+        continue when v_days[v_number] > v_last_day;
+        v_time := (
+          select max(t.moment)
+          from unnest(
+            grace_internal.scheduled_times(v_days[v_number], v_schedule.minutes, v_schedule.hours, v_zone)
+          ) as t (moment)
+          where t.moment <= before
+        );
+        if v_time is not null then
+          return case when v_time > not_before then v_time end;
+        end if;
+      end loop;
+    end if;
+    v_month := v_month - interval '1 month';
+  end loop;
+  return null;
+end
+$$;
+
+-- schedule/schedule_in_words.sql
+create or replace function grace_internal.enumeration(items text [])
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select concat_ws(
+    ' and ',
+    nullif(array_to_string(enumeration.items[:cardinality(enumeration.items) - 1], ', '), ''),
+    enumeration.items[cardinality(enumeration.items)]
+  )
+$$;
+
+-- Numbers that follow each other.
+create or replace function grace_internal.runs(elements integer [])
+returns table (first integer, last integer)
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select min(r.n), max(r.n)
+  from (select e.n, e.n - row_number() over (order by e.n) as run from unnest(runs.elements) as e (n)) as r
+  group by r.run
+  order by 1
+$$;
+
+-- 1, 3 and 5 to 7. labels: what to call the numbers from 1 on.
+create or replace function grace_internal.numbers_in_words(elements integer [], labels text [] default '{}')
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.enumeration(array_agg(i.item order by i.n))
+  from grace_internal.runs(numbers_in_words.elements) as r
+  cross join lateral (
+    select
+      s.n,
+      coalesce(numbers_in_words.labels[s.n], s.n::text)
+      || case when r.last - r.first > 1 then ' to ' || coalesce(numbers_in_words.labels[r.last], r.last::text) else '' end as item
+    from generate_series(r.first, case when r.last - r.first > 1 then r.first else r.last end) as s (n)
+  ) as i
+$$;
+
+-- What a schedule says of the time of day. kind: times of the clock, all the day long, or part of it.
+create or replace function grace_internal.hours_in_words(minutes integer [], hours integer [], out words text, out kind text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_step constant integer := coalesce(minutes[2], 60) - minutes[1];
+  v_every constant text := case
+    when minutes <> array(select s.n from generate_series(0, 59, v_step) as s (n)) or 60 % v_step <> 0 or v_step = 60 then null
+    when v_step = 1 then 'every minute'
+    else format('every %s minutes', v_step)
+  end;
+  v_at constant text := format(
+    'at minute%s %s', case when cardinality(minutes) > 1 then 's' end, grace_internal.numbers_in_words(minutes)
+  );
+  v_hour_step constant integer := coalesce(hours[2], 24) - hours[1];
+begin
+  kind := case
+    when cardinality(hours) = 24 then 'day'
+    when cardinality(hours) * cardinality(minutes) <= 6 then 'clock'
+    else 'part'
+  end;
+  words := case
+    when kind = 'day' then coalesce(v_every, v_at || ' of every hour')
+    when kind = 'clock' then 'at ' || grace_internal.enumeration(array(
+      select to_char(make_time(h.n, m.n, 0), 'HH24:MI')
+      from unnest(hours) as h (n) cross join unnest(minutes) as m (n)
+      order by 1
+    ))
+    when v_every is not null then v_every || ' ' || grace_internal.enumeration(array(
+      select 'from ' || to_char(make_time(r.first, 0, 0), 'HH24:MI')
+        || ' to ' || to_char(make_time(r.last, minutes[cardinality(minutes)], 0), 'HH24:MI')
+      from grace_internal.runs(hours) as r
+    ))
+    when cardinality(minutes) = 1
+      and hours = array(select s.n from generate_series(hours[1], hours[cardinality(hours)], v_hour_step) as s (n))
+      then format(
+        'every %s from %s to %s', case when v_hour_step = 1 then 'hour' else v_hour_step || ' hours' end,
+        to_char(make_time(hours[1], minutes[1], 0), 'HH24:MI'), to_char(make_time(hours[cardinality(hours)], minutes[1], 0), 'HH24:MI')
+      )
+    else format(
+      '%s of hour%s %s', v_at, case when cardinality(hours) > 1 then 's' end, grace_internal.numbers_in_words(hours)
+    )
+  end;
+end
+$$;
+
+-- What a schedule says of the days; 'every day' where it says nothing.
+create or replace function grace_internal.days_in_words(
+  days integer [], last_day boolean, months integer [], weekdays integer [], either_day boolean
+)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_month_names constant text [] := array[
+    'January', 'February', 'March', 'April', 'May', 'June', 'July', 'August', 'September', 'October', 'November', 'December'
+  ];
+  -- The week begins on Monday.
+  v_weekdays constant integer [] := array(select coalesce(nullif(w.n, 0), 7) from unnest(weekdays) as w (n) order by 1);
+  v_weekday_names constant text [] := array['Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday'];
+  v_any_day constant boolean := cardinality(days) = 31;
+  v_any_weekday constant boolean := cardinality(weekdays) = 7;
+  v_many constant boolean := cardinality(days) > 1;
+  v_in text;
+  v_on text;
+begin
+  if cardinality(months) < 12 then
+    v_in := case
+      when cardinality(months) > 2 and months[cardinality(months)] - months[1] = cardinality(months) - 1
+        then format('from %s to %s', v_month_names[months[1]], v_month_names[months[cardinality(months)]])
+      else 'in ' || grace_internal.enumeration(array(select v_month_names[m.n] from unnest(months) as m (n) order by m.n))
+    end;
+  end if;
+  if v_any_day and v_any_weekday or either_day and (v_any_day or v_any_weekday) then
+    return concat_ws(' ', 'every day', v_in);
+  end if;
+  if v_any_day then
+    return concat_ws(' ', v_in, 'every ' || grace_internal.numbers_in_words(v_weekdays, v_weekday_names));
+  end if;
+  v_on := case
+    when last_day then 'on the last day'
+    else format('on day%s %s', case when v_many then 's' end, grace_internal.numbers_in_words(days))
+  end || case when v_in is null then ' of every month' else '' end;
+  if days[1] > (select min(case when m.n = 2 then 28 when m.n in (4, 6, 9, 11) then 30 else 31 end) from unnest(months) as m (n)) then
+    v_on := v_on || case
+      when v_many then ' as far as there are such days'
+      when v_in is null then ' that has it'
+      else ' if there is such a day'
+    end;
+  end if;
+  if either_day then
+    v_on := v_on || ' or on any ' || array_to_string(array(select v_weekday_names[w.n] from unnest(v_weekdays) as w (n)), ' or ');
+  elsif not v_any_weekday then
+    v_on := v_on || ' if it is a ' || array_to_string(array(select v_weekday_names[w.n] from unnest(v_weekdays) as w (n)), ' or ');
+  end if;
+  return concat_ws(' ', v_in, v_on);
+end
+$$;
+
+-- Errors: GR024 for what is no schedule.
+create or replace function grace.schedule_in_words(schedule text)
+returns text
+language plpgsql stable
+security definer -- calls what is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_schedule record;
+  v_time record;
+  v_days text;
+begin
+  v_schedule := grace_internal.read_schedule(schedule);
+  v_time := grace_internal.hours_in_words(v_schedule.minutes, v_schedule.hours);
+  v_days := grace_internal.days_in_words(
+    v_schedule.days, v_schedule.last_day, v_schedule.months, v_schedule.weekdays, v_schedule.either_day
+  );
+  return case
+    when v_time.kind = 'clock' and v_days like 'every day%' then v_days || ' ' || v_time.words
+    when v_time.kind = 'clock' then v_time.words || ' ' || v_days
+    when v_time.kind = 'day' and v_days = 'every day' then v_time.words
+    else v_time.words || ', ' || v_days
+  end;
+end
+$$;
+comment on function grace.schedule_in_words(text) is
+'A schedule (cron syntax, as pg_cron reads it) in English: "every day at 00:05". Of the time zone it says nothing.';
+
 -- schedule/ensure_jobs.sql
 -- Why pg_cron can't run jobs for this database, in words, and which setting is missing; null when it can.
 create or replace function grace_internal.schedule_obstacle()
@@ -8924,6 +9439,8 @@ grant select on grace.alembic_version to grace_operator, grace_auditor;
 grant execute on function grace.doctor() to grace_operator, grace_auditor;
 grant execute on function grace.verify_buffer(regclass) to grace_auditor;
 grant execute on function grace.jobs() to grace_operator, grace_auditor;
+grant execute on function grace.schedule_times(text, integer, timestamptz, text) to grace_admin, grace_operator, grace_auditor;
+grant execute on function grace.schedule_in_words(text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
 grant execute on function grace._is_running(integer, timestamptz) to grace_operator, grace_auditor;
 grant execute on function grace._expired_before(integer) to grace_operator, grace_auditor;

@@ -16,6 +16,8 @@ grant select on grace.alembic_version to grace_operator, grace_auditor;
 grant execute on function grace.doctor() to grace_operator, grace_auditor;
 grant execute on function grace.verify_buffer(regclass) to grace_auditor;
 grant execute on function grace.jobs() to grace_operator, grace_auditor;
+grant execute on function grace.schedule_times(text, integer, timestamptz, text) to grace_admin, grace_operator, grace_auditor;
+grant execute on function grace.schedule_in_words(text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
 grant execute on function grace._is_running(integer, timestamptz) to grace_operator, grace_auditor;
 grant execute on function grace._expired_before(integer) to grace_operator, grace_auditor;
