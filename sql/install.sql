@@ -1,4 +1,4 @@
--- pg_grace 0.1.0, revision 0004: psql -f install.sql
+-- pg_grace 0.1.0, revision 0005: psql -f install.sql
 -- Generated from sql/ and migrations/ by "pg_grace install --sql"; change those.
 \set ON_ERROR_STOP on
 
@@ -468,6 +468,79 @@ comment on type grace._conflict is 'Why one selected row can''t be restored.';
 
 UPDATE grace.alembic_version SET version_num='0004' WHERE grace.alembic_version.version_num = '0003';
 
+-- Running upgrade 0004 -> 0005
+
+create table grace_internal.job (
+  name text primary key,
+  schedule text not null,
+  claimed_at timestamptz,
+  changed_at timestamptz not null default pg_catalog.clock_timestamp()
+);
+
+comment on table grace_internal.job is 'What runs by itself, whichever scheduler does it.';
+comment on column grace_internal.job.claimed_at is 'When a tick last took it.';
+
+-- The buffers' days are those of UTC, and pg_cron's hours are GMT: at midnight a whole day has expired and can be truncated.
+insert into grace_internal.job (name, schedule) values ('purge', '0 0 * * *'), ('watch', '*/5 * * * *');
+
+create table grace_internal.setting (
+  name text primary key,
+  value text not null
+);
+
+comment on table grace_internal.setting is 'What is set for the whole buffer: capacity, in bytes.';
+
+alter table grace_internal.protected add column capacity bigint;
+alter table grace_internal.protected add column evicted_to timestamptz;
+
+comment on column grace_internal.protected.capacity is 'How many bytes the buffer may have before its oldest days go early.';
+comment on column grace_internal.protected.evicted_to is
+'What was deleted up to then has expired early, because the buffer was over its capacity.';
+
+alter table grace_internal.run drop constraint run_kind;
+alter table grace_internal.run add constraint run_kind check (
+  kind in ('restore', 'purge', 'capacity', 'protect', 'unprotect', 'retention', 'sync', 'files', 'schedule', 'job')
+);
+alter table grace_internal.run drop constraint run_status;
+alter table grace_internal.run add constraint run_status
+check (status in ('running', 'done', 'incomplete', 'failed', 'aborted'));
+alter table grace_internal.run add column job text;
+
+comment on column grace_internal.run.job is 'The job of grace_internal.job whose work it did.';
+
+create index run_kind_id on grace_internal.run (kind, id);
+
+create table grace_internal.ledger (
+  id bigint primary key,
+  at timestamptz not null,
+  run_id bigint not null,
+  action text not null,
+  target_name text not null,
+  row_count bigint not null,
+  deleted_before timestamptz,
+  role text not null,
+  previous bytea not null,
+  hash bytea not null unique
+);
+
+comment on table grace_internal.ledger is
+'What has gone for good: append-only, each entry with the hash of the one before it. Counts, never content.';
+
+alter table grace_internal.ledger replica identity full;
+
+-- Functions whose parameters or results changed; the repeatable files create them anew.
+drop function if exists grace.jobs();
+drop function if exists grace.set_retention(regclass, interval);
+drop function if exists grace_internal.leaves(integer);
+drop function if exists grace_internal.drop_leaf(integer, oid);
+drop function if exists grace_internal.leaf_is_expired(integer, oid);
+drop function if exists grace_internal.empty_leaf(integer, oid);
+drop function if exists grace_internal.delete_expired(integer, oid, integer);
+drop function if exists grace_internal.prepare_partition(integer);
+
+
+UPDATE grace.alembic_version SET version_num='0005' WHERE grace.alembic_version.version_num = '0004';
+
 -- common/caller.sql
 -- Who is really calling: inside SECURITY DEFINER current_user is the owner, and in a cascaded trigger of
 -- PostgreSQL 18 it is the child table's owner, so the role setting and the login are what counts.
@@ -612,7 +685,7 @@ returns timestamptz
 language sql stable security definer -- the registry is granted to nobody
 set search_path = pg_catalog, pg_temp
 as $$
-  select statement_timestamp() - p.span
+  select greatest(statement_timestamp() - p.span, p.evicted_to)
   from grace_internal.protected p
   where p.id = $1
 $$;
@@ -1555,32 +1628,59 @@ as $$
 $$;
 
 -- capture/partitions.sql
--- A buffer's partitions are called after its stem: b5_20261121 and b5_default for the rows, f5_… for what their files hold.
+-- A buffer's partitions are called after its stem: b5_20261121 for a day, b5_20261221_20270118 for several, b5_default; f5_…
+-- for what its files hold. Every day of the next two weeks has a leaf of its own, and the twelve weeks after it two longer
+-- ones: while no purge runs, what is deleted goes there, not to the default partition, where it would stand in the way of
+-- each new leaf. A longer leaf is cut into days as they come near, unless its time has begun; then it stays what it is.
 
--- The default partition, and leaves for today and the days ahead. Rows have no identity but themselves; without one, a
--- publication that takes in all tables would make it an error to delete them.
+create or replace function grace_internal.stem_leaves(stem text)
+returns table (leaf oid, name name, lower_bound timestamptz, upper_bound timestamptz)
+language sql stable
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO'
+set timezone = 'UTC'
+as $$
+  select c.oid, c.relname, b.bounds[1]::timestamptz, b.bounds[2]::timestamptz
+  from pg_class c
+  cross join lateral (select regexp_match(pg_get_expr(c.relpartbound, c.oid), '\(''(.+)''\).*\(''(.+)''\)')) as b (bounds)
+  where c.relnamespace = 'grace_internal'::regnamespace
+    and c.relkind = 'r'
+    and c.relispartition
+    and c.relname >= stem || '_' and c.relname < stem || '`' -- all that begin so, by the index
+$$;
+
+create or replace function grace_internal.create_default(stem text, parent text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format('create table grace_internal.%I partition of %s default', stem || '_default', parent);
+  execute format('alter table grace_internal.%I replica identity full', stem || '_default');
+  perform grace_internal.no_statistics(format('grace_internal.%I', stem || '_default'));
+end
+$$;
+
+-- The default partition, and leaves for the time ahead. Rows have no identity but themselves; without one, a publication that
+-- takes in all tables would make it an error to delete them.
 create or replace function grace_internal.create_partitions(stem text, parent text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_day date;
 begin
   execute format('alter table %s replica identity full', parent);
   perform grace_internal.no_statistics(parent);
-  execute format('create table grace_internal.%I partition of %s default', stem || '_default', parent);
-  execute format('alter table grace_internal.%I replica identity full', stem || '_default');
-  perform grace_internal.no_statistics(format('grace_internal.%I', stem || '_default'));
-  for v_day in select m from grace_internal.missing_partitions(stem) m loop
-    perform grace_internal.create_partition(stem, parent, v_day);
+  perform grace_internal.create_default(stem, parent);
+  while grace_internal.prepare_leaf(stem, parent) loop
+    null; -- one at a time, until none is missing
   end loop;
 end
 $$;
 
--- Makes the leaf for one day (UTC). It is attached, not created as a partition: that takes only SHARE UPDATE EXCLUSIVE on
--- the buffer, so captures go on meanwhile.
-create or replace function grace_internal.create_partition(stem text, parent text, day date)
+-- Makes the leaf for days (UTC) from the first up to, not including, the last. It is attached, not created as a partition:
+-- that takes only SHARE UPDATE EXCLUSIVE on the buffer, so captures go on meanwhile.
+create or replace function grace_internal.create_leaf(stem text, parent text, first date, until date)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -1588,9 +1688,9 @@ set datestyle = 'ISO'
 set timezone = 'UTC'
 as $$
 declare
-  v_leaf name := stem || to_char(day, '_YYYYMMDD');
-  v_from timestamptz := day::timestamp at time zone 'UTC';
-  v_to timestamptz := (day + 1)::timestamp at time zone 'UTC';
+  v_leaf name := grace_internal.leaf_name(stem, first, until);
+  v_from timestamptz := first::timestamp at time zone 'UTC';
+  v_to timestamptz := until::timestamp at time zone 'UTC';
 begin
   execute format(
     'create table grace_internal.%I (like %s including indexes including storage, '
@@ -1606,8 +1706,37 @@ begin
 end
 $$;
 
--- Days (UTC) from today on for which there is no leaf yet. A day of which the default partition already holds rows, because
--- no leaf was there in time, is left to it: nothing is moved, the rows expire where they are.
+create or replace function grace_internal.leaf_name(stem text, first date, until date)
+returns name
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (stem || to_char(first, '_YYYYMMDD') || case when until > first + 1 then to_char(until, '_YYYYMMDD') else '' end)::name
+$$;
+
+create or replace function grace_internal.create_partition(stem text, parent text, day date)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.create_leaf(stem, parent, day, day + 1)
+$$;
+
+-- A longer leaf that is empty and whose time has not come.
+create or replace function grace_internal.reserve_leaves(stem text)
+returns table (leaf oid, first date, until date)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select l.leaf, (l.lower_bound at time zone 'UTC')::date, (l.upper_bound at time zone 'UTC')::date
+  from grace_internal.stem_leaves(stem) l
+  where l.lower_bound > clock_timestamp()
+    and l.upper_bound - l.lower_bound > interval '24 hours'
+    and pg_relation_size(l.leaf) = 0
+$$;
+
+-- Days (UTC) from today on that have no leaf of their own and lie in none that is in use. A day of which the default partition
+-- holds rows, because no leaf was there in time, can't have one until they are settled.
 create or replace function grace_internal.missing_partitions(stem text, days_ahead integer default 14)
 returns setof date
 language plpgsql
@@ -1625,8 +1754,14 @@ begin
   return query
     select v_today + n
     from generate_series(0, days_ahead) n
-    where to_regclass(format('grace_internal.%I', stem || to_char(v_today + n, '_YYYYMMDD'))) is null
-      and not v_today + n = any (coalesce(v_in_default, '{}'));
+    where not v_today + n = any (coalesce(v_in_default, '{}'))
+      and not exists (
+        select
+        from grace_internal.stem_leaves(stem) l
+        where l.lower_bound < (v_today + n + 1)::timestamp at time zone 'UTC'
+          and l.upper_bound > (v_today + n)::timestamp at time zone 'UTC'
+          and l.leaf not in (select r.leaf from grace_internal.reserve_leaves(stem) r)
+      );
 end
 $$;
 
@@ -1644,24 +1779,171 @@ as $$
   where to_regclass(format('grace_internal.%I', 'f' || protected_id)) is not null
 $$;
 
--- Makes one partition that is missing for the days ahead; returns whether it did.
-create or replace function grace_internal.prepare_partition(protected_id integer)
+-- Makes one leaf that is missing for the time ahead; returns whether it did. To cut up a longer leaf takes the lock that
+-- dropping takes, for a moment, with an empty leaf, every two weeks.
+create or replace function grace_internal.prepare_leaf(stem text, parent text)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_today date := (clock_timestamp() at time zone 'UTC')::date;
+  v_day date;
+  v_until date;
+  v_reserve record;
+begin
+  select r.* into v_reserve from grace_internal.reserve_leaves(stem) r order by r.first limit 1;
+  -- All days up to the first longer leaf, or else there would be a gap before it.
+  select min(m) into v_day
+  from grace_internal.missing_partitions(stem, greatest(14, v_reserve.first - v_today - 1)) m;
+  if v_day is not null and v_day >= v_reserve.first then
+    perform grace_internal.drop_leaf(parent, v_reserve.leaf);
+    if v_reserve.until > v_reserve.first + 14 then
+      perform grace_internal.create_leaf(stem, parent, v_reserve.first + 14, v_reserve.until);
+    end if;
+    return true;
+  end if;
+  if v_day is not null then
+    perform grace_internal.create_leaf(stem, parent, v_day, v_day + 1);
+    return true;
+  end if;
+
+  select greatest(max((l.upper_bound at time zone 'UTC')::date), v_today + 15) into v_until
+  from grace_internal.stem_leaves(stem) l;
+  if v_until < v_today + 15 + 84 then
+    perform grace_internal.create_leaf(
+      stem, parent, v_until, v_until + case when v_until < v_today + 43 then 28 else 56 end
+    );
+    return true;
+  end if;
+  return false;
+end
+$$;
+
+-- Drops an empty leaf: locks the whole buffer for the moment that it takes.
+create or replace function grace_internal.drop_leaf(parent text, leaf oid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format('lock table %s in access exclusive mode', parent);
+  if pg_relation_size(leaf) = 0 then
+    perform set_config('grace.following', grace_internal.signature('following'), true);
+    execute format('drop table %s', grace_internal.qualified_name(leaf));
+    perform set_config('grace.following', '', true);
+  end if;
+end
+$$;
+
+-- Does one step towards a buffer whose default partition is empty and whose leaves reach far enough; returns whether there may
+-- be another.
+create or replace function grace_internal.prepare_partitions(protected_id integer)
 returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_stem record;
-  v_day date;
 begin
   for v_stem in select s.stem, s.parent from grace_internal.stems(protected_id) s loop
-    select min(m) into v_day from grace_internal.missing_partitions(v_stem.stem) m;
-    if v_day is not null then
-      perform grace_internal.create_partition(v_stem.stem, v_stem.parent, v_day);
+    if grace_internal.settle_default(v_stem.stem, v_stem.parent) or grace_internal.prepare_leaf(v_stem.stem, v_stem.parent) then
       return true;
     end if;
   end loop;
   return false;
+end
+$$;
+
+-- capture/settle_default.sql
+-- What the default partition holds stands in the way of every new leaf: attaching one reads all of it, under a lock for which
+-- captures wait. So it becomes a leaf itself, for the days that it holds and all up to the next leaf, and an empty one takes its
+-- place. PostgreSQL believes that its rows are in those days if a constraint says so, which it checks without locking anybody out.
+-- Each call does one step and returns whether there is another.
+create or replace function grace_internal.settle_default(stem text, parent text)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO'
+set timezone = 'UTC'
+as $$
+declare
+  v_default text := format('grace_internal.%I', stem || '_default');
+  v_days date [];
+  v_constraint record;
+begin
+  select k.conname, k.convalidated, regexp_match(k.conname, '^days_(\d{8})_(\d{8})$') as days into v_constraint
+  from pg_constraint k
+  where k.conrelid = v_default::regclass and k.conname ~ '^days_';
+
+  if v_constraint.conname is null then
+    v_days := grace_internal.days_to_settle(stem);
+    if v_days is null then
+      return false;
+    end if;
+    execute format(
+      'alter table %s add constraint %I check (grace_deleted_at >= %L and grace_deleted_at < %L) not valid',
+      v_default, to_char(v_days[1], '"days_"YYYYMMDD') || to_char(v_days[2], '_YYYYMMDD'),
+      v_days[1]::timestamp at time zone 'UTC', v_days[2]::timestamp at time zone 'UTC'
+    );
+    return true;
+  end if;
+
+  v_days := array[to_date(v_constraint.days[1], 'YYYYMMDD'), to_date(v_constraint.days[2], 'YYYYMMDD')];
+  -- One that a purge left behind could come to refuse captures where no leaf follows; there is always a week before that.
+  if v_days is distinct from grace_internal.days_to_settle(stem) and v_days[2] < current_date + 7 then
+    execute format('alter table %s drop constraint %I', v_default, v_constraint.conname);
+    return true;
+  end if;
+  if not v_constraint.convalidated then
+    execute format('alter table %s validate constraint %I', v_default, v_constraint.conname);
+    return true;
+  end if;
+
+  execute format('lock table %s in access exclusive mode', parent);
+  execute format('alter table %s detach partition %s', parent, v_default);
+  execute format('alter table %s rename to %I', v_default, grace_internal.leaf_name(stem, v_days[1], v_days[2]));
+  execute format(
+    'alter table %s attach partition grace_internal.%I for values from (%L) to (%L)',
+    parent, grace_internal.leaf_name(stem, v_days[1], v_days[2]),
+    v_days[1]::timestamp at time zone 'UTC', v_days[2]::timestamp at time zone 'UTC'
+  );
+  execute format(
+    'alter table grace_internal.%I drop constraint %I',
+    grace_internal.leaf_name(stem, v_days[1], v_days[2]), v_constraint.conname
+  );
+  perform grace_internal.create_default(stem, parent);
+  return true;
+end
+$$;
+
+-- The days that the default partition can become a leaf for: from the leaf before its rows up to the one after them; where none
+-- follows, two weeks from today. Null where it is empty, or where its rows lie on both sides of a leaf or further ahead (the
+-- clock was wrong): those expire where they are.
+create or replace function grace_internal.days_to_settle(stem text)
+returns date []
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_first timestamptz;
+  v_last timestamptz;
+  v_from timestamptz;
+  v_until timestamptz;
+begin
+  execute format(
+    'select min(d.grace_deleted_at), max(d.grace_deleted_at) from grace_internal.%I d', stem || '_default'
+  )
+  into v_first, v_last;
+  select
+    coalesce(max(l.upper_bound) filter (where l.upper_bound <= v_first), date_trunc('day', v_first) - interval '31 days'),
+    coalesce(
+      min(l.lower_bound) filter (where l.lower_bound > v_first), date_trunc('day', clock_timestamp()) + interval '15 days'
+    )
+  into v_from, v_until
+  from grace_internal.stem_leaves(stem) l;
+  return case when v_first is not null and v_last < v_until then array[v_from::date, v_until::date] end;
 end
 $$;
 
@@ -4100,7 +4382,7 @@ begin
   end if;
   foreach v_id in array v_ids loop
     return query select * from grace_internal.cover(v_id);
-    while grace_internal.prepare_partition(v_id) loop
+    while grace_internal.prepare_partitions(v_id) loop
       null; -- one at a time, until none is missing
     end loop;
   end loop;
@@ -4113,8 +4395,8 @@ comment on function grace.sync(regclass, interval) is
 'Brings one protected table, or all, up to date with what has become of it: capture triggers that are missing or disabled, changed columns, new partitions, tables that have come to lose rows with it, and the buffer''s partitions for the days ahead; without a table also the event triggers and the pg_cron job. What event triggers do at once where a superuser has installed pg_grace. wait: how long to try for the locks. Returns one row per table, and a warning for what could not be protected. Errors: GR001, GR006.';
 
 -- capture/set_retention.sql
-create or replace function grace.set_retention(target regclass, retention interval)
-returns void
+create or replace function grace.set_retention(target regclass, retention interval, dry_run boolean default false)
+returns bigint
 language plpgsql
 security definer -- the registry is granted to nobody
 set search_path = pg_catalog, pg_temp
@@ -4122,20 +4404,29 @@ as $$
 declare
   v_id integer := grace_internal.protected_id(target);
   v_before interval;
+  v_expired_before timestamptz := grace._expired_before(v_id);
+  v_expires bigint;
 begin
   perform grace_internal.check_retention(retention);
   perform grace_internal.require_table_right(target);
   select p.retention into v_before from grace_internal.protected p where p.id = v_id for update;
-  update grace_internal.protected p set retention = set_retention.retention where p.id = v_id;
-  insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
-  values (
-    'retention', target, 'done', clock_timestamp(),
-    jsonb_build_object('before', v_before, 'after', retention), grace_internal.caller(), session_user
+  v_expires := grace_internal.logged_rows(
+    v_id, v_expired_before + interval '1 microsecond',
+    statement_timestamp() - make_interval(secs => extract(epoch from retention)::double precision) + interval '1 microsecond'
   );
+  if not dry_run then
+    update grace_internal.protected p set retention = set_retention.retention where p.id = v_id;
+    insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
+    values (
+      'retention', target, 'done', clock_timestamp(), v_expires,
+      jsonb_build_object('before', v_before, 'after', retention), grace_internal.caller(), session_user
+    );
+  end if;
+  return v_expires;
 end
 $$;
-comment on function grace.set_retention(regclass, interval) is
-'Changes how long rows deleted from a protected table can be restored. Applies at once to what is in the buffer already: a shorter retention expires rows, a longer one gives those that are not yet purged more time. Errors: GR001, GR005, 42501.';
+comment on function grace.set_retention(regclass, interval, boolean) is
+'Changes how long rows deleted from a protected table can be restored. Applies at once to what is in the buffer already: a shorter retention expires rows, which the next purge removes, a longer one gives those that are not yet purged more time. Returns how many rows expire by it; with dry_run only that. Errors: GR001, GR005, 42501.';
 
 -- capture/unprotect.sql
 create or replace function grace.unprotect(
@@ -4404,7 +4695,7 @@ left join lateral (
   from grace_internal.restored r
   where r.deletion = c.deletion and r.protected_id = c.protected_id
 ) as r on true
-where c.deleted_at > statement_timestamp() - p.span
+where c.deleted_at > greatest(statement_timestamp() - p.span, p.evicted_to)
 group by c.deletion, p.id, r.row_count, r.runs;
 
 comment on view grace.deletions is
@@ -4438,7 +4729,9 @@ select
   s.oldest + p.span as next_expiry,
   p.protected_at,
   p.protected_by,
-  p.target_name
+  p.target_name,
+  p.capacity,
+  p.evicted_to as expired_early_to
 from grace_internal.protected p
 cross join lateral grace._protected_state(p.id) s;
 
@@ -4453,6 +4746,8 @@ comment on column grace.protected.buffered_rows is 'Rows that can be restored no
 comment on column grace.protected.buffer_bytes is 'Size of the buffer with TOAST and indexes, expired rows included, in bytes.';
 comment on column grace.protected.oldest is 'Time of the oldest deletion that can be restored.';
 comment on column grace.protected.next_expiry is 'When that deletion expires; the next purge after it removes it.';
+comment on column grace.protected.capacity is 'How big the buffer may become before its oldest days go early, in bytes; null: as big as it gets.';
+comment on column grace.protected.expired_early_to is 'What was deleted up to then has expired before its time, because of a capacity.';
 
 -- look/runs.sql
 create or replace view grace.runs as
@@ -4470,13 +4765,15 @@ select
   r.row_count,
   r.details,
   r.role,
-  r.login
+  r.login,
+  r.job
 from grace_internal.run r;
 
-comment on view grace.runs is 'Every restore, purge and change of protection: when, by whom, how many rows. Never content.';
+comment on view grace.runs is 'Every restore, purge, change of protection and failed job: when, by whom, how many rows. Never content.';
 comment on column grace.runs.status is
-'running, done, incomplete (locks were not free, or a piece failed: see details; the next run takes up the rest) or aborted (its session is gone).';
+'running, done, incomplete (a lock was not free; the next run takes up the rest), failed (something is wrong: see details; the rest was done) or aborted (its session is gone).';
 comment on column grace.runs.row_count is 'Rows restored or purged.';
+comment on column grace.runs.job is 'The job whose work it did, whoever called it: purge; for kind job, the pg_cron job that failed.';
 
 -- files/file_outbox.sql
 create or replace view grace.file_outbox as
@@ -5011,7 +5308,7 @@ declare
   v_id integer := grace_internal.protected_id(target);
 begin
   select
-    format('from grace_buffer.%I b where b.grace_deleted_at operator(pg_catalog.>) %L', p.buffer, statement_timestamp() - p.span),
+    format('from grace_buffer.%I b where b.grace_deleted_at operator(pg_catalog.>) %L', p.buffer, grace._expired_before(p.id)),
     p.span
   into source, retention
   from grace_internal.protected p
@@ -7827,38 +8124,390 @@ end
 $$;
 
 -- purge/leaves.sql
--- The leaves of a buffer, and of what is kept of its files, with the time they cover: both null for a default partition.
+-- The leaves of a buffer, and of what is kept of its files, with the time they cover: both null for a default partition. All or
+-- part of that time may be past the retention.
 create or replace function grace_internal.leaves(protected_id integer)
-returns table (leaf oid, name name, lower_bound timestamptz, upper_bound timestamptz, holds_files boolean)
+returns table (
+  leaf oid, name name, lower_bound timestamptz, upper_bound timestamptz, holds_files boolean,
+  is_expired boolean, is_partly_expired boolean, is_current boolean
+)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.oid, c.relname, d.day::timestamp at time zone 'UTC', (d.day + 1)::timestamp at time zone 'UTC',
-    left(c.relname, 1) = 'f'
-  from pg_class c
+  select
+    l.leaf, l.name, l.lower_bound, l.upper_bound, s.kind = 'f',
+    l.upper_bound is not null and l.upper_bound - interval '1 microsecond' <= e.expired_before,
+    coalesce(
+      l.lower_bound <= e.expired_before and l.upper_bound - interval '1 microsecond' > e.expired_before, true
+    ),
+    coalesce(l.lower_bound <= clock_timestamp() and l.upper_bound > clock_timestamp(), true)
+  from (select grace._expired_before(leaves.protected_id) as expired_before) e
+  cross join (values ('b'), ('f')) as s (kind)
+  cross join lateral grace_internal.stem_leaves(s.kind || leaves.protected_id) l
+$$;
+
+-- schedule/watch.sql
+create or replace function grace_internal.report_run(run bigint)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select pg_notify('grace', jsonb_build_object(
+    'run', r.id, 'kind', r.kind, 'job', r.job, 'status', r.status, 'table', coalesce(
+      (select p.target_name from grace_internal.protected p where p.target = r.target), r.details ->> 'table'
+    ), 'rows', r.row_count, 'started_at', r.started_at, 'finished_at', r.finished_at
+  )::text)
+  from grace_internal.run r
+  where r.id = report_run.run
+$$;
+
+-- Runs whose session is gone. What a purge had removed by then goes into the ledger.
+create or replace function grace_internal.note_aborted_runs()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run bigint;
+begin
+  for v_run in
+    update grace_internal.run r
+    set status = 'aborted', finished_at = clock_timestamp()
+    where r.status = 'running' and r.kind = 'purge' and not grace._is_running(r.pid, r.started_at)
+    returning r.id
+  loop
+    perform grace_internal.record_purge(v_run);
+    perform grace_internal.report_run(v_run);
+  end loop;
+end
+$$;
+
+-- What pg_cron could not even start, or what ended with an error, leaves no run of its own.
+create or replace function grace_internal.note_failed_jobs()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run bigint;
+begin
+  if to_regclass('cron.job_run_details') is null then
+    return;
+  end if;
+  for v_run in execute
+    $q$insert into grace_internal.run (kind, job, status, started_at, finished_at, details, role, login)
+    select
+      'job', substr(j.jobname, length('pg_grace: ') + 1), 'failed', coalesce(d.start_time, d.end_time, clock_timestamp()),
+      coalesce(d.end_time, d.start_time, clock_timestamp()), jsonb_build_object('pg_cron_run', d.runid), d.username, d.username
+    from cron.job j
+    join cron.job_run_details d on d.jobid = j.jobid and d.status = 'failed'
+    where j.jobname like 'pg\_grace: %' and j.database = current_database()
+      and coalesce(d.end_time, d.start_time, clock_timestamp()) > clock_timestamp() - interval '2 days'
+      and not exists (
+        select from grace_internal.run r where r.kind = 'job' and r.details ->> 'pg_cron_run' = d.runid::text
+      )
+    returning id$q$
+  loop
+    perform grace_internal.report_run(v_run);
+  end loop;
+end
+$$;
+
+-- pg_cron keeps a row for each time that a job ran, for ever; those of our jobs go after a month.
+create or replace function grace_internal.trim_cron_log()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if to_regclass('cron.job_run_details') is not null then
+    execute
+      $q$delete from cron.job_run_details d
+      where d.end_time < clock_timestamp() - interval '30 days' and d.jobid in (
+        select j.jobid from cron.job j where j.jobname like 'pg\_grace: %' and j.database = current_database()
+      )$q$;
+  end if;
+end
+$$;
+
+create or replace function grace._watch()
+returns boolean
+language plpgsql
+security definer -- other roles' sessions and jobs
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_last grace_internal.run;
+begin
+  lock table grace_internal.run in share update exclusive mode; -- one at a time, or a run is reported twice
+  perform grace_internal.note_aborted_runs();
+  perform grace_internal.note_failed_jobs();
+  select r.* into v_last from grace_internal.run r where r.kind = 'purge' and r.job is not null order by r.id desc limit 1;
+  return v_last.status = 'incomplete' and v_last.finished_at < clock_timestamp() - interval '10 minutes';
+end
+$$;
+comment on function grace._watch() is
+'Internal: marks and reports runs that were aborted and jobs that failed; returns whether a purge is to be tried again.';
+
+create or replace procedure grace.watch()
+language plpgsql
+as $$
+declare
+  v_again boolean;
+begin
+  commit; -- inside a transaction block this is the error
+  v_again := grace._watch();
+  commit;
+  if v_again then
+    call grace.purge();
+  end if;
+end
+$$;
+comment on procedure grace.watch() is
+'Notices runs that were aborted and pg_cron jobs that failed, and sends each as JSON on channel grace (LISTEN grace); tries a purge again that found a lock taken. What pg_cron calls every five minutes; grace.tick() does the same. Errors: 2D000 inside a transaction block.';
+
+-- ledger/ledger.sql
+-- Each entry has the hash of itself and of the one before it, so that what is changed, removed or put in later is found. Times
+-- are hashed as seconds, which no setting changes.
+create or replace function grace_internal.ledger_hash(entry grace_internal.ledger)
+returns bytea
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select sha256(entry.previous || convert_to(
+    jsonb_build_array(
+      entry.id, extract(epoch from entry.at), entry.run_id, entry.action, entry.target_name, entry.row_count,
+      extract(epoch from entry.deleted_before), entry.role
+    )::text,
+    'UTF8'
+  ))
+$$;
+
+create or replace function grace_internal.record(
+  run_id bigint, action text, target_name text, row_count bigint, deleted_before timestamptz
+)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_entry grace_internal.ledger;
+begin
+  lock table grace_internal.ledger in share row exclusive mode; -- one after the other
+  select l.id + 1, l.hash into v_entry.id, v_entry.previous
+  from grace_internal.ledger l
+  order by l.id desc
+  limit 1;
+  v_entry.id := coalesce(v_entry.id, 1);
+  v_entry.previous := coalesce(v_entry.previous, '');
+  v_entry.at := clock_timestamp();
+  v_entry.run_id := run_id;
+  v_entry.action := action;
+  v_entry.target_name := target_name;
+  v_entry.row_count := row_count;
+  v_entry.deleted_before := deleted_before;
+  v_entry.role := grace_internal.caller();
+  v_entry.hash := grace_internal.ledger_hash(v_entry);
+  insert into grace_internal.ledger select v_entry.*;
+end
+$$;
+
+create or replace view grace.ledger as
+select l.id, l.at, l.run_id as run, l.action, l.target_name, l.row_count, l.deleted_before, l.role, encode(l.hash, 'hex') as hash
+from grace_internal.ledger l;
+
+comment on view grace.ledger is
+'What has gone for good: append-only, hash-chained, counts and never content. grace.verify_ledger() finds what was changed.';
+comment on column grace.ledger.action is
+'purged; expired early, where a capacity let days go before their time: the purge that removed them is an entry of its own.';
+comment on column grace.ledger.row_count is 'How many deleted rows.';
+comment on column grace.ledger.deleted_before is 'They had been deleted up to then.';
+comment on column grace.ledger.hash is 'SHA-256 over the entry and the hash before it. Kept elsewhere, the last one proves all of them.';
+
+create or replace function grace.verify_ledger()
+returns table (id bigint, finding text)
+language sql stable
+security definer -- the ledger's table is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+  select c.id, f.finding
+  from (
+    select
+      l.id, l.hash <> grace_internal.ledger_hash(l) as is_changed, l.previous,
+      lag(l.hash, 1, '') over (order by l.id) as hash_before, l.id - lag(l.id, 1, 0::bigint) over (order by l.id) as step
+    from grace_internal.ledger l
+  ) as c
   cross join lateral (
-    select case
-      when c.relname !~ '_default$' then to_date(right(c.relname, 8), 'YYYYMMDD')
-    end
-  ) as d (day)
-  where c.relnamespace = 'grace_internal'::regnamespace
-    and c.relkind = 'r'
-    and c.relispartition
-    and c.relname ~ format('^[bf]%s_(default|\d{8})$', protected_id)
+    values
+      (c.is_changed, 'changed'),
+      (c.step <> 1, 'entries before it are missing'),
+      (c.step = 1 and c.previous <> c.hash_before, 'the entry before it is another one')
+  ) as f (applies, finding)
+  where f.applies
+  order by c.id, f.finding
+$$;
+comment on function grace.verify_ledger() is
+'Checks every entry of grace.ledger against its hash and the one before it; returns what was changed, removed or put in by hand, nothing when all is as it was written. That the last entries were cut off can only be seen by a hash that was kept elsewhere.';
+
+-- ledger/record_purge.sql
+-- What a purge has removed of each table, also where it did not come to its end.
+create or replace function grace_internal.record_purge(run bigint)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.record(
+    r.id, 'purged', t.key, t.value::bigint,
+    (
+      select greatest(r.started_at - p.span, p.evicted_to)
+      from grace_internal.protected p
+      where p.target_name = t.key
+      limit 1
+    )
+  )
+  from grace_internal.run r
+  cross join lateral jsonb_each_text(r.details -> 'tables') t
+  where r.id = record_purge.run
+  order by t.key
+$$;
+
+-- purge/capacity.sql
+create or replace function grace.set_capacity(capacity text, target regclass default null)
+returns bigint
+language plpgsql
+security definer -- the registry is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id integer := case when target is not null then grace_internal.protected_id(target) end;
+  v_bytes bigint;
+  v_before bigint;
+begin
+  begin
+    v_bytes := pg_size_bytes(capacity);
+  exception when invalid_parameter_value or numeric_value_out_of_range then
+    v_bytes := 0;
+  end;
+  if v_bytes < 1024 * 1024 then
+    raise exception '% is no capacity', quote_literal(capacity)
+      using errcode = 'GR025',
+      detail = 'It says how big a buffer may become before its oldest days go early: at least 1 MB.',
+      hint = 'Give it as pg_size_pretty() does, for example ''20 GB''; null takes it away.';
+  end if;
+  perform grace_internal.require_table_right(p.target)
+  from grace_internal.protected p
+  where p.active and (v_id is null or p.id = v_id);
+  if v_id is not null then
+    select p.capacity into v_before from grace_internal.protected p where p.id = v_id for update;
+    update grace_internal.protected p set capacity = v_bytes where p.id = v_id;
+  else
+    v_before := grace_internal.total_capacity();
+    delete from grace_internal.setting s where s.name = 'capacity';
+    insert into grace_internal.setting (name, value) select 'capacity', v_bytes where v_bytes is not null;
+  end if;
+  insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
+  values (
+    'capacity', target, 'done', clock_timestamp(), jsonb_build_object('before', v_before, 'after', v_bytes),
+    grace_internal.caller(), session_user
+  );
+  return v_bytes;
+end
+$$;
+comment on function grace.set_capacity(text, regclass) is
+'How big the buffer of a table, or without one all buffers together, may become (''20 GB''; null: as big as it gets, the default). A purge that finds it bigger lets the oldest days go before their time, first in, first out, the day in progress never. Each time is a run and an entry in the ledger, and grace.doctor() says for which tables the retention isn''t kept. Returns bytes. Errors: GR001, GR025, 42501.';
+
+create or replace function grace_internal.total_capacity()
+returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select s.value::bigint from grace_internal.setting s where s.name = 'capacity'
+$$;
+
+-- Up to which moment the oldest days have to go so that what is left is no bigger than the capacity; null when nothing has to.
+-- Never the leaf in use, nor anything in the default partition.
+create or replace function grace_internal.eviction(protected_ids integer [], capacity bigint)
+returns timestamptz
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with leaf as (
+    select l.lower_bound, l.upper_bound, l.is_current, pg_total_relation_size(l.leaf) as size
+    from unnest(protected_ids) p (id)
+    cross join lateral grace_internal.leaves(p.id) l
+    where not l.is_expired and pg_relation_size(l.leaf) > 0
+  ),
+  remaining as (
+    select c.upper_bound, (select sum(l.size) from leaf l where l.upper_bound is null or l.upper_bound > c.upper_bound) as size
+    from (select distinct f.upper_bound from leaf f where not f.is_current) as c
+  )
+  -- The least that is enough; where nothing is, all that may go.
+  select coalesce(
+    min(r.upper_bound) filter (where coalesce(r.size, 0) <= eviction.capacity), max(r.upper_bound)
+  ) - interval '1 microsecond'
+  from remaining r
+  where (select sum(l.size) from leaf l) > eviction.capacity
+$$;
+
+-- Expires what has to go early; the purge that follows removes it. All tables together lose the same days, so that what was
+-- deleted together goes together.
+create or replace function grace_internal.evict()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_total bigint := grace_internal.total_capacity();
+  v_total_upto timestamptz;
+  v_table record;
+  v_upto timestamptz;
+begin
+  if v_total is not null then
+    v_total_upto := grace_internal.eviction(array(select p.id from grace_internal.protected p), v_total);
+  end if;
+  for v_table in select p.id, p.capacity from grace_internal.protected p order by p.id loop
+    v_upto := greatest(
+      v_total_upto,
+      case when v_table.capacity is not null then grace_internal.eviction(array[v_table.id], v_table.capacity) end
+    );
+    if v_upto > grace._expired_before(v_table.id) then
+      perform grace_internal.evict_table(
+        v_table.id, v_upto, case when v_upto = v_total_upto then v_total else v_table.capacity end
+      );
+    end if;
+  end loop;
+end
+$$;
+
+create or replace function grace_internal.evict_table(protected_id integer, upto timestamptz, capacity bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rows bigint := grace_internal.logged_rows(
+    protected_id, grace._expired_before(protected_id) + interval '1 microsecond', upto + interval '1 microsecond'
+  );
+  v_protected grace_internal.protected;
+  v_run bigint;
+begin
+  update grace_internal.protected p set evicted_to = upto where p.id = protected_id returning p.* into v_protected;
+  if v_rows = 0 then
+    return;
+  end if;
+  insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
+  values (
+    'capacity', v_protected.target, 'done', clock_timestamp(), v_rows,
+    jsonb_build_object('table', v_protected.target_name, 'capacity', capacity, 'expired_early_to', upto),
+    grace_internal.caller(), session_user
+  )
+  returning id into v_run;
+  perform grace_internal.record(v_run, 'expired early', v_protected.target_name, v_rows, upto);
+  perform grace_internal.report_run(v_run);
+end
 $$;
 
 -- purge/purge_actions.sql
--- Is a leaf, and all of it, past the retention? Asked again in the slice: the retention may have been raised since.
-create or replace function grace_internal.leaf_is_expired(protected_id integer, leaf oid)
-returns boolean
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce(bool_and(l.upper_bound <= grace._expired_before(protected_id)), false)
-  from grace_internal.leaves(protected_id) l
-  where l.leaf = leaf_is_expired.leaf
-$$;
-
 -- TRUNCATE locks the leaf alone, so nobody who deletes from the table waits. How many rows go is taken from the log, which
 -- is trimmed later: counting them would take longer than all the rest.
 create or replace function grace_internal.empty_leaf(protected_id integer, leaf oid)
@@ -7867,89 +8516,149 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_rows bigint := 0;
   v_leaf text := grace_internal.qualified_name(leaf);
+  v_bounds record;
   v_files_left boolean := false;
-  v_holds_files boolean := (
-    select l.holds_files from grace_internal.leaves(protected_id) l where l.leaf = empty_leaf.leaf
-  );
 begin
-  if grace_internal.leaf_is_expired(protected_id, leaf) and pg_relation_size(leaf) > 0 then
-    if v_holds_files then
-      execute format('select exists (select from %s f where f.page = 0)', v_leaf) into v_files_left;
-      if not v_files_left then
-        execute format('truncate %s', v_leaf);
-      end if;
-      return 0;
-    end if;
-    execute format('lock table %s in access exclusive mode', v_leaf); -- what is posted is what goes
-    perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
-    execute format('truncate %s', v_leaf);
-    select
-      coalesce((
-        select sum(c.row_count)
-        from grace_internal.capture c
-        where c.protected_id = empty_leaf.protected_id
-          and c.deleted_at >= l.lower_bound and c.deleted_at < l.upper_bound
-      ), 0) - coalesce((
-        select sum(r.row_count)
-        from grace_internal.restored r
-        where r.protected_id = empty_leaf.protected_id
-          and r.deleted_at >= l.lower_bound and r.deleted_at < l.upper_bound
-      ), 0)
-    into v_rows
-    from grace_internal.leaves(protected_id) l
-    where l.leaf = empty_leaf.leaf;
+  -- Asked again in the slice: the retention may have been raised since.
+  select l.* into v_bounds from grace_internal.leaves(protected_id) l where l.leaf = empty_leaf.leaf and l.is_expired;
+  if not found or pg_relation_size(leaf) = 0 then
+    return 0;
   end if;
-  return v_rows;
+  if v_bounds.holds_files then
+    execute format('select exists (select from %s f where f.page = 0)', v_leaf) into v_files_left;
+    if not v_files_left then
+      execute format('truncate %s', v_leaf);
+    end if;
+    return 0;
+  end if;
+  execute format('lock table %s in access exclusive mode', v_leaf); -- what is posted is what goes
+  perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
+  execute format('truncate %s', v_leaf);
+  return grace_internal.logged_rows(protected_id, v_bounds.lower_bound, v_bounds.upper_bound);
 end
 $$;
 
--- Locks the whole buffer for the moment that dropping takes; does so only with an empty leaf.
-create or replace function grace_internal.drop_leaf(protected_id integer, leaf oid)
-returns void
-language plpgsql
+-- How many rows of a time are in the buffer, by the log.
+create or replace function grace_internal.logged_rows(protected_id integer, since timestamptz, until timestamptz)
+returns bigint
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-begin
-  if grace_internal.leaf_is_expired(protected_id, leaf) and pg_relation_size(leaf) = 0 then
-    perform set_config('grace.following', grace_internal.signature('following'), true);
-    execute format('drop table %s', grace_internal.qualified_name(leaf));
-    perform set_config('grace.following', '', true);
-  end if;
-end
+  select coalesce((
+    select sum(c.row_count)
+    from grace_internal.capture c
+    where c.protected_id = logged_rows.protected_id and c.deleted_at >= since and c.deleted_at < until
+  ), 0)::bigint - coalesce((
+    select sum(r.row_count)
+    from grace_internal.restored r
+    where r.protected_id = logged_rows.protected_id and r.deleted_at >= since and r.deleted_at < until
+  ), 0)::bigint
 $$;
 
--- For the default partition, which is never dropped, and for the day in which the retention ends now.
-create or replace function grace_internal.delete_expired(protected_id integer, leaf oid, max_rows integer)
-returns bigint
+-- The part of a leaf that has expired. What DELETE takes from a table stays in its file until something is written over it, so
+-- where little is left, that is written anew and the old file goes; the rest goes with the leaf, at the latest when all of it has
+-- expired. Captures wait for a leaf that is in use, so it may be small only.
+create or replace function grace_internal.clear_leaf(
+  protected_id integer, leaf oid, max_rows integer, out row_count bigint, out more boolean
+)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_leaf text := grace_internal.qualified_name(leaf);
   v_before timestamptz := grace._expired_before(protected_id);
+  v_bounds record;
+  v_expired text := format('b.grace_deleted_at <= %L', v_before);
+  v_kept text := 'grace_internal.kept';
+  v_others boolean;
+  v_last bigint;
+begin
+  row_count := 0;
+  more := false;
+  select l.* into v_bounds from grace_internal.leaves(protected_id) l where l.leaf = clear_leaf.leaf and l.is_partly_expired;
+  if not found then
+    return;
+  end if;
+  if v_bounds.holds_files then
+    v_expired := v_expired || ' and b.page > 0'; -- the first page goes when the object is unlinked
+  end if;
+  execute format('select exists (select from %s b where %s)', v_leaf, v_expired) into more;
+  if not more then
+    return;
+  end if;
+  if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 64 end) * 1024 * 1024 then
+    execute format('select exists (select from %s b where (%s) is not true)', v_leaf, v_expired) into v_others;
+    if v_others or v_bounds.holds_files or v_bounds.upper_bound is null then
+      row_count := grace_internal.delete_expired(protected_id, leaf, v_expired, max_rows);
+      more := row_count = max_rows;
+      return;
+    end if;
+    -- Once captures are locked out, the log says whether one has been quicker.
+    execute format('lock table %s in access exclusive mode', v_leaf);
+    if grace_internal.logged_rows(protected_id, v_before + interval '1 microsecond', v_bounds.upper_bound) > 0 then
+      more := false;
+      return;
+    end if;
+    row_count := grace_internal.logged_rows(protected_id, v_bounds.lower_bound, v_before + interval '1 microsecond');
+    perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
+    execute format('truncate %s', v_leaf);
+    more := false;
+    return;
+  end if;
+
+  execute format('lock table %s in access exclusive mode', v_leaf);
+  execute format('create table %s (like %s including storage)', v_kept, v_leaf);
+  execute format('insert into %s select * from %s b where (%s) is not true', v_kept, v_leaf, v_expired);
+  if not v_bounds.holds_files then
+    perform grace_internal.post_files(protected_id, format('from %s b where %s', v_leaf, v_expired));
+  end if;
+  execute format('select count(*) from %s b where %s', v_leaf, v_expired) into row_count;
+  execute format('truncate %s', v_leaf);
+  execute format('insert into %s select * from %s', v_leaf, v_kept);
+  execute format('select max(k.grace_deletion) from %s k', v_kept) into v_last;
+  execute format('drop table %s', v_kept);
+  if not v_bounds.holds_files then
+    update grace_internal.protected p set unmarked_to = greatest(p.unmarked_to, v_last) where p.id = protected_id;
+  end if;
+  more := false;
+end
+$$;
+
+create or replace function grace_internal.delete_expired(protected_id integer, leaf oid, expired text, max_rows integer)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_leaf text := grace_internal.qualified_name(leaf);
   v_tids tid [];
 begin
   execute format(
-    'select array_agg(e.ctid) from (select e.ctid from %s e where e.grace_deleted_at <= $1%s limit $2 for update) e',
-    v_leaf,
-    case when v_leaf ~ '^grace_internal\.f' then ' and e.page > 0' else '' end
+    'select array_agg(e.ctid) from (select b.ctid from %s b where %s limit %s for update) e', v_leaf, expired, max_rows
   )
-  into v_tids using v_before, max_rows;
-  if v_tids is null then
-    return 0;
-  end if;
+  into v_tids;
   if v_leaf ~ '^grace_internal\.b' then
     perform grace_internal.post_files(protected_id, format('from %s b where b.ctid = any (%L::tid[])', v_leaf, v_tids));
   end if;
   execute format('delete from %s b where b.ctid = any ($1)', v_leaf) using v_tids;
-  return cardinality(v_tids);
+  return coalesce(cardinality(v_tids), 0);
 end
 $$;
 
--- One missing partition, or one column that nothing buffered has any more, or triggers on partitions that lack them, at a
--- time; returns whether there is more to do. A buffer that is unprotected and empty goes.
+create or replace function grace_internal.drop_expired_leaf(protected_id integer, leaf oid)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.drop_leaf(s.parent, l.leaf)
+  from grace_internal.leaves(protected_id) l
+  join grace_internal.stems(protected_id) s on s.stem ^@ case when l.holds_files then 'f' else 'b' end
+  where l.leaf = drop_expired_leaf.leaf and l.is_expired and pg_relation_size(l.leaf) = 0
+$$;
+
+-- Rows of the default partition to be settled, a leaf that is missing, or a column that nothing buffered has any more, or
+-- triggers on partitions that lack them, one at a time; returns whether there is more to do. A buffer that is unprotected and empty goes.
 create or replace function grace_internal.prepare_buffer(protected_id integer)
 returns boolean
 language plpgsql
@@ -7978,7 +8687,7 @@ begin
     return false;
   end if;
 
-  if grace_internal.prepare_partition(protected_id) or grace_internal.drop_former_column(protected_id) then
+  if grace_internal.prepare_partitions(protected_id) or grace_internal.drop_former_column(protected_id) then
     return true;
   end if;
   perform grace_internal.follow_table(protected_id, repair => false);
@@ -7996,10 +8705,9 @@ declare
   v_before timestamptz;
   v_rows bigint;
 begin
-  v_before := least(
-    grace._expired_before(protected_id),
-    as_of - (select p.span from grace_internal.protected p where p.id = protected_id)
-  );
+  select least(grace._expired_before(p.id), greatest(as_of - p.span, p.evicted_to)) into v_before
+  from grace_internal.protected p
+  where p.id = protected_id;
   delete from grace_internal.capture c
   where c.ctid = any (array(
     select e.ctid
@@ -8071,9 +8779,7 @@ begin
     perform grace_internal.protected_id(target);
   end if;
   lock table grace_internal.run in share update exclusive mode; -- against another purge only
-  update grace_internal.run r
-  set status = 'aborted', finished_at = clock_timestamp()
-  where r.kind = 'purge' and r.status = 'running' and not grace._is_running(r.pid, r.started_at);
+  perform grace_internal.note_aborted_runs();
   select r.* into v_other
   from grace_internal.run r
   where r.kind = 'purge' and r.status = 'running' and r.pid <> pg_backend_pid();
@@ -8083,9 +8789,12 @@ begin
       detail = format('Run %s, process %s, since %s.', v_other.id, v_other.pid, v_other.started_at),
       hint = 'It does the same work; wait for it.';
   end if;
-  insert into grace_internal.run (kind, target, role, login)
-  values ('purge', target, grace_internal.caller(), session_user)
+  insert into grace_internal.run (kind, job, target, role, login)
+  values ('purge', case when target is null then 'purge' end, target, grace_internal.caller(), session_user)
   returning id into v_run;
+  if target is null then
+    perform grace_internal.evict();
+  end if;
   return v_run;
 end
 $$;
@@ -8106,12 +8815,10 @@ as $$
     cross join lateral grace_internal.leaves(p.id) l
     cross join lateral (
       values
-        (2, 'unlink', l.holds_files and coalesce(l.lower_bound <= grace._expired_before(p.id), true)),
-        (case when l.holds_files then 3 else 1 end, 'empty', l.upper_bound <= grace._expired_before(p.id)),
-        (4, 'drop', l.upper_bound <= grace._expired_before(p.id)),
-        (case when l.holds_files then 3 else 1 end, 'delete', l.upper_bound is null or (
-          l.lower_bound <= grace._expired_before(p.id) and l.upper_bound > grace._expired_before(p.id)
-        ))
+        (2, 'unlink', l.holds_files and (l.is_expired or l.is_partly_expired)),
+        (case when l.holds_files then 3 else 1 end, 'empty', l.is_expired),
+        (case when l.holds_files then 3 else 1 end, 'clear', l.is_partly_expired),
+        (4, 'drop', l.is_expired)
     ) as a (step, action, applies)
     where a.applies and (_purge_work.target is null or p.target = coalesce(pg_partition_root(_purge_work.target), _purge_work.target))
     union all
@@ -8148,10 +8855,10 @@ begin
   begin
     case item.action
       when 'empty' then v_rows := grace_internal.empty_leaf(item.protected_id, item.leaf);
-      when 'drop' then perform grace_internal.drop_leaf(item.protected_id, item.leaf);
-      when 'delete' then
-        v_rows := grace_internal.delete_expired(item.protected_id, item.leaf, 5000);
-        v_more := v_rows = 5000;
+      when 'drop' then perform grace_internal.drop_expired_leaf(item.protected_id, item.leaf);
+      when 'clear' then
+        select c.row_count, c.more into v_rows, v_more
+        from grace_internal.clear_leaf(item.protected_id, item.leaf, 5000) c;
         if v_leaf ~ '^grace_internal\.f' then
           v_rows := 0; -- pieces of files are no rows of the table
         end if;
@@ -8197,17 +8904,37 @@ end
 $$;
 comment on function grace._purge_slice(bigint, grace._purge_item) is 'Internal: one slice of a purge.';
 
+-- Closes the run: done; incomplete where a lock was not free, so that another try may do; failed where something is wrong.
 create or replace function grace._purge_end(run bigint)
 returns void
-language sql
-security definer -- writes the run
+language plpgsql
+security definer -- writes run and ledger
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_status text;
+begin
   update grace_internal.run r
   set
     finished_at = clock_timestamp(),
-    status = case when r.details ? 'left_for_next_run' then 'incomplete' else 'done' end
+    status = case
+      when not r.details ? 'left_for_next_run' then 'done'
+      when exists (
+        select from jsonb_array_elements_text(r.details -> 'left_for_next_run') l where l like '%SQLSTATE%'
+      ) then 'failed'
+      else 'incomplete'
+    end
   where r.id = run and r.kind = 'purge' and r.status = 'running' and r.pid = pg_backend_pid()
+  returning r.status into v_status;
+  if not found then
+    return;
+  end if;
+  perform grace_internal.record_purge(run);
+  if v_status = 'failed' then
+    perform grace_internal.report_run(run);
+  end if;
+  perform grace_internal.trim_cron_log();
+end
 $$;
 comment on function grace._purge_end(bigint) is 'Internal: closes the run of a purge.';
 
@@ -8223,6 +8950,7 @@ declare
   v_work grace._purge_item [];
   v_more boolean;
 begin
+  commit; -- inside a transaction block this is the error, before anything has changed
   v_run := grace._purge_begin(target);
   v_work := grace._purge_work(target);
   commit;
@@ -8238,7 +8966,7 @@ begin
 end
 $$;
 comment on procedure grace.purge(regclass) is
-'Removes for good what is past its retention, of one table or of all, and makes the partitions of the days ahead. Commits as it goes, so it can''t run inside a transaction block. Each call is a row in grace.runs; status incomplete means that a lock was not free and the next run goes on. Errors: GR001, GR014 when another purge is running.';
+'Removes for good what is past its retention, of one table or of all, and makes the partitions of the days ahead. Commits as it goes, so it can''t run inside a transaction block (2D000). Each call is a row in grace.runs, and what has gone one in grace.ledger. Status incomplete means that a lock was not free: pg_grace tries again within a quarter of an hour; failed, that something is wrong: details names it. Errors: GR001, GR014 when another purge is running, 2D000.';
 
 -- purge/expired.sql
 create or replace view grace.expired as
@@ -8773,9 +9501,9 @@ $$;
 comment on function grace.schedule_in_words(text) is
 'A schedule (cron syntax, as pg_cron reads it) in English: "every day at 00:05". Of the time zone it says nothing.';
 
--- schedule/ensure_jobs.sql
--- Why pg_cron can't run jobs for this database, in words, and which setting is missing; null when it can.
-create or replace function grace_internal.schedule_obstacle()
+-- schedule/cron.sql
+-- The database that pg_cron works from; null when pg_cron is not preloaded, empty when that can't be read.
+create or replace function grace_internal.cron_database()
 returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -8783,42 +9511,157 @@ as $$
 declare
   v_database text;
 begin
-  begin
-    -- Without pg_cron's library it can still be set in postgresql.conf; then it is in no view.
-    if current_setting('cron.database_name', true) is not null then
-      select s.setting into v_database from pg_settings s where s.name = 'cron.database_name';
-    end if;
-  exception when insufficient_privilege then
-    v_database := '?';
-  end;
+  -- Without pg_cron's library it can still be set in postgresql.conf; then it is in no view.
+  if current_setting('cron.database_name', true) is not null then
+    select s.setting into v_database from pg_settings s where s.name = 'cron.database_name';
+  end if;
+  return v_database;
+exception when insufficient_privilege then
+  return '';
+end
+$$;
+
+-- pg_cron's jobs are those of a whole cluster, so their names say the database, but for the one that pg_cron is in.
+create or replace function grace_internal.cron_name(job text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'pg_grace: ' || job || case
+    when grace_internal.cron_database() not in ('', current_database()) then ' (' || current_database() || ')' else ''
+  end
+$$;
+
+-- The statements that make pg_cron's jobs what they should be, to be run in the database that pg_cron is in. A job that is right
+-- already is left alone, whoever owns it.
+create or replace function grace_internal.cron_statements()
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select s.statement
+  from grace_internal.job j
+  cross join lateral (select grace_internal.cron_name(j.name), 'call grace.' || j.name || '()') as c (name, command)
+  cross join lateral (
+    select format(
+      'from cron.job j where j.jobname = %L and j.database = %L and %s (j.schedule = %L and j.command = %L)',
+      c.name, current_database(), '%s', j.schedule, c.command
+    )
+  ) as q (query)
+  cross join lateral (
+    values
+      (1, 'select cron.unschedule(j.jobid) ' || format(q.query, 'j.username <> current_user and not')),
+      (2, format(
+        'select %s where not exists (select %s)',
+        case when grace_internal.cron_database() in ('', current_database())
+          then format('cron.schedule(%L, %L, %L)', c.name, j.schedule, c.command)
+          else format('cron.schedule_in_database(%L, %L, %L, %L)', c.name, j.schedule, c.command, current_database())
+        end,
+        format(q.query, '')
+      ))
+  ) as s (step, statement)
+  order by j.name, s.step
+$$;
+
+-- Reads how pg_cron's jobs for a database have run, in the database that pg_cron is in.
+create or replace function grace_internal.cron_query()
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    $q$select
+      substring(j.jobname from '^pg_grace: (\S+)') as job, j.jobname as cron_job, j.schedule, j.username::text as login, j.active,
+      coalesce((select r.rolcanlogin from pg_catalog.pg_roles r where r.rolname = j.username), false) as may_login,
+      d.start_time as last_start, d.status as last_status, d.end_time - d.start_time as last_duration,
+      d.return_message as last_message,
+      (
+        select count(*)
+        from cron.job_run_details f
+        where f.jobid = j.jobid and f.status = 'failed' and f.runid > coalesce((
+          select max(s.runid) from cron.job_run_details s where s.jobid = j.jobid and s.status = 'succeeded'
+        ), 0)
+      ) as failures
+    from cron.job j
+    left join lateral (
+      select r.start_time, r.end_time, r.status, r.return_message
+      from cron.job_run_details r
+      where r.jobid = j.jobid
+      order by r.runid desc
+      limit 1
+    ) as d on true
+    where j.jobname like 'pg\_grace: %%' and j.database = %L
+    order by j.jobname$q$,
+    current_database()
+  )
+$$;
+
+-- Where pg_cron works from another database: its name, the statements that make our jobs there, those that remove them, and the
+-- query that reads how they have run. No row otherwise.
+create or replace function grace._cron_elsewhere()
+returns table (database text, ensure text [], remove text, query text)
+language sql stable
+security definer -- reads the jobs
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    d.name, array(select grace_internal.cron_statements()),
+    format(
+      'select cron.unschedule(j.jobid) from cron.job j where j.jobname like ''pg\_grace: %%'' and j.database = %L', current_database()
+    ),
+    grace_internal.cron_query()
+  from (select grace_internal.cron_database() as name) as d
+  where d.name not in ('', current_database())
+$$;
+comment on function grace._cron_elsewhere() is
+'Internal: what to run in the database that pg_cron works from, where that is another one.';
+
+-- Why pg_cron can't run jobs for this database, in words, and which setting is missing; null when it can.
+create or replace function grace_internal.schedule_obstacle()
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_database text := grace_internal.cron_database();
+  v_otherwise text := 'Or let any scheduler call "pg_grace tick".';
+begin
   if not exists (select from pg_extension where extname = 'pg_cron')
     and not exists (select from pg_available_extensions where name = 'pg_cron')
   then
     return 'pg_cron is not installed on the server, so nothing is purged by itself. Install the package '
       'postgresql-' || current_setting('server_version_num')::integer / 10000 || '-cron, set '
       'shared_preload_libraries = ''pg_cron'' and cron.database_name = ''' || current_database()
-      || ''', restart, "create extension pg_cron", then install again. Until then call grace.purge() yourself.';
+      || ''', restart, "create extension pg_cron", then install again. ' || v_otherwise;
   end if;
   if v_database is null then
     return 'pg_cron is not preloaded, so nothing is purged by itself. Set shared_preload_libraries = ''pg_cron'' and '
       'cron.database_name = ''' || current_database() || ''' in postgresql.conf, restart, "create extension pg_cron", '
-      'then install again. Until then call grace.purge() yourself.';
+      'then install again. ' || v_otherwise;
   end if;
-  if v_database not in ('?', current_database()) then
+  if v_database not in ('', current_database()) then
     return format(
-      'pg_cron runs in database "%s" (cron.database_name), not here, so nothing is purged by itself. There, run: '
-      'select cron.schedule_in_database(%L, ''5 0 * * *'', ''call grace.purge()'', %L); '
-      'or set cron.database_name = %L, restart and install again.',
-      v_database, 'pg_grace: purge ' || current_database(), current_database(), current_database()
+      'pg_cron works from database "%s" (cron.database_name). "pg_grace install" makes the jobs there; in psql, run there: %s',
+      v_database, (
+        select string_agg(regexp_replace(s, ' where not exists .*$', ';'), ' ')
+        from grace_internal.cron_statements() s
+        where s ~ '^select cron.schedule'
+      )
     );
   end if;
   if exists (select from pg_extension where extname = 'pg_cron') then
-    return case when not has_schema_privilege('cron', 'usage') then format(
-      'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
-      'then install again. Until then call grace.purge() yourself.', current_user, current_user
-    ) end;
+    return case
+      when not has_schema_privilege('cron', 'usage') then format(
+        'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
+        'then install again. %s', current_user, current_user, v_otherwise
+      )
+      when not (select r.rolcanlogin from pg_roles r where r.rolname = current_user) then format(
+        'role %I may not log in, so pg_cron can''t run jobs as it, and nothing is purged by itself. alter role %I login; then '
+        'install again. %s', current_user, current_user, v_otherwise
+      )
+    end;
   end if;
-  if v_database = '?' then
+  if v_database = '' then
     return format(
       'pg_cron is preloaded, but this role may not read cron.database_name, so nothing is purged by itself. If it is %L, '
       'as superuser: create extension pg_cron; grant usage on schema cron to %I; then install again.',
@@ -8830,9 +9673,8 @@ begin
 end
 $$;
 
--- Creates the pg_cron job that purges every night, or says in words why there is none and which setting is missing.
--- 00:05 in pg_cron's time zone (GMT unless cron.timezone says otherwise): a buffer's day ends at 00:00 UTC, so that
--- almost all that is due can be truncated.
+-- schedule/ensure_jobs.sql
+-- Makes pg_cron's jobs what they should be, or says in words why there are none and which setting is missing.
 create or replace function grace_internal.ensure_jobs()
 returns text
 language plpgsql
@@ -8840,6 +9682,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_obstacle text := grace_internal.schedule_obstacle();
+  v_statement text;
 begin
   if v_obstacle is not null then
     return v_obstacle;
@@ -8847,39 +9690,168 @@ begin
   -- Before 1.6.3 pg_cron leaves a job of this name where it is, in a database that has been renamed since.
   execute
     'select cron.unschedule(j.jobid) from cron.job j '
-    'where j.jobname = $1 and j.username = current_user and j.database <> current_database()'
-  using 'pg_grace: purge';
-  execute 'select cron.schedule($1, $2, $3)' using 'pg_grace: purge', '5 0 * * *', 'call grace.purge()';
-  return 'pg_cron job "pg_grace: purge" runs every night at 00:05';
+    'where j.jobname in (select grace_internal.cron_name(n.name) from grace_internal.job n) '
+    'and j.username = current_user and j.database <> current_database()';
+  for v_statement in select s from grace_internal.cron_statements() s loop
+    execute v_statement;
+  end loop;
+  return (
+    select string_agg(
+      format('pg_cron job "%s" runs %s (%s)', grace_internal.cron_name(j.name),
+        grace.schedule_in_words(j.schedule), grace_internal.schedule_zone()),
+      '; ' order by j.name
+    )
+    from grace_internal.job j
+  );
 end
 $$;
 
+-- schedule/set_schedule.sql
+create or replace function grace.set_schedule(job text, schedule text)
+returns table (in_words text, zone text, next_times timestamptz [])
+language plpgsql
+security definer -- the jobs are granted to nobody, and pg_cron's belong to the owner of pg_grace
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (select from grace_internal.job j where j.name = set_schedule.job) then
+    raise exception 'there is no job %', coalesce(quote_ident(job), 'null')
+      using errcode = 'GR026',
+      detail = 'Jobs: ' || (select string_agg(j.name, ', ' order by j.name) from grace_internal.job j),
+      hint = 'select * from grace.jobs();';
+  end if;
+  in_words := grace.schedule_in_words(schedule);
+  zone := grace_internal.schedule_zone();
+  next_times := array(select t from grace.schedule_times(schedule, 3) t);
+  update grace_internal.job j
+  set schedule = set_schedule.schedule, changed_at = clock_timestamp()
+  where j.name = set_schedule.job;
+  if grace_internal.schedule_obstacle() is null then
+    perform grace_internal.ensure_jobs();
+  end if;
+  insert into grace_internal.run (kind, job, status, finished_at, details, role, login)
+  values (
+    'schedule', job, 'done', clock_timestamp(), jsonb_build_object('schedule', schedule), grace_internal.caller(), session_user
+  );
+  return next;
+end
+$$;
+comment on function grace.set_schedule(text, text) is
+'When a job (purge, watch) runs, as cron writes it: minute, hour, day of month, month, day of week. Checks it, and returns it in words, the time zone in which its hours are meant (that of pg_cron, else GMT), and the next three times. Where pg_cron works from another database, "pg_grace schedule" carries it there. Errors: GR024, GR026.';
+
+-- schedule/tick.sql
+-- Takes the next job whose time has come, so that of two hosts one does it; null when there is none. Its time has come when it has
+-- not run since it should have, whoever ran it: once, however often it was missed.
+create or replace function grace._tick_claim()
+returns text
+language plpgsql
+security definer -- the jobs are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_job text;
+begin
+  select j.name into v_job
+  from grace_internal.job j
+  where j.name <> 'watch'
+    and grace_internal.last_scheduled(
+      j.schedule, clock_timestamp(), greatest(j.changed_at, j.claimed_at, grace_internal.last_start(j.name))
+    ) is not null
+    and not exists (
+      select from grace_internal.run r
+      where r.job = j.name and r.status = 'running' and grace._is_running(r.pid, r.started_at)
+    )
+  order by j.name
+  limit 1
+  for update of j skip locked;
+  update grace_internal.job j set claimed_at = clock_timestamp() where j.name = v_job;
+  return v_job;
+end
+$$;
+comment on function grace._tick_claim() is 'Internal: takes the next job that is due.';
+
+create or replace function grace_internal.last_start(job text)
+returns timestamptz
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select max(r.started_at) from grace_internal.run r where r.job = last_start.job and r.kind <> 'job'
+$$;
+
+create or replace procedure grace.tick()
+language plpgsql
+as $$
+declare
+  v_job text;
+begin
+  commit; -- inside a transaction block this is the error
+  loop
+    v_job := grace._tick_claim();
+    commit;
+    exit when v_job is null;
+    case v_job
+      when 'purge' then call grace.purge();
+    end case;
+  end loop;
+  call grace.watch();
+end
+$$;
+comment on procedure grace.tick() is
+'Does what is due, once, and returns: for any scheduler, where pg_cron can''t be had, and beside pg_cron as well. Call it at any interval, from as many hosts as you like: each job''s turn is taken by one of them. A turn that was missed is made up for, once. Then does what grace.watch() does. Errors: those of the job, whose turn is over then; 2D000 inside a transaction block.';
+
 -- schedule/jobs.sql
--- The pg_cron jobs of pg_grace; none where pg_cron is not in this database.
+-- What runs by itself, and how it last went: as pg_cron says it where pg_cron is in this database, else as the runs do.
 create or replace function grace.jobs()
 returns table (
-  job text, schedule text, login name, active boolean,
-  last_start timestamptz, last_status text, last_message text
+  job text, schedule text, in_words text, zone text, next_start timestamptz, scheduler text, login text, active boolean,
+  last_start timestamptz, last_status text, last_duration interval, last_message text, failures bigint
 )
 language plpgsql stable
 security definer -- row security in pg_cron shows each role its own jobs only
 set search_path = pg_catalog, pg_temp
 as $$
+#variable_conflict use_column
+declare
+  v_cron text := 'select null::text as job, null::text as schedule, null::text as login, null::boolean as active, '
+    'null::timestamptz as last_start, null::text as last_status, null::interval as last_duration, null::text as last_message, '
+    'null::bigint as failures where false';
+  v_elsewhere boolean := coalesce(grace_internal.cron_database() not in ('', current_database()), false);
 begin
-  if to_regclass('cron.job') is not null then
-    return query execute
-      'select j.jobname::text, j.schedule, j.username::name, j.active, d.start_time, d.status, d.return_message
-      from cron.job j
-      left join lateral (
-        select r.start_time, r.status, r.return_message from cron.job_run_details r
-        where r.jobid = j.jobid order by r.runid desc limit 1
-      ) as d on true
-      where j.jobname like ''pg_grace: %'' and j.database = current_database()
-      order by j.jobname';
+  if to_regclass('cron.job') is not null and not v_elsewhere then
+    v_cron := grace_internal.cron_query();
   end if;
+  return query execute format(
+    $q$select
+      j.name, coalesce(c.schedule, j.schedule), case when c.schedule is null or c.schedule = j.schedule then grace.schedule_in_words(j.schedule) end,
+      grace_internal.schedule_zone(), case when c.job is null or c.active then t.next_start end,
+      case
+        when c.job is not null then 'pg_cron'
+        when j.claimed_at > clock_timestamp() - interval '2 days' then 'tick'
+        when $1 then 'pg_cron elsewhere'
+      end,
+      c.login, c.active,
+      coalesce(c.last_start, r.started_at), coalesce(c.last_status, r.status),
+      coalesce(c.last_duration, r.finished_at - r.started_at), c.last_message, coalesce(c.failures, 0)
+    from grace_internal.job j
+    left join (%s) as c on c.job = j.name
+    left join lateral (
+      select u.started_at, u.finished_at, u.status
+      from grace.runs u
+      where u.job = j.name and u.kind = j.name
+      order by u.id desc
+      limit 1
+    ) as r on true
+    left join lateral (
+      select min(n) as next_start from grace.schedule_times(j.schedule, 1) n where c.schedule is null or c.schedule = j.schedule
+    ) as t on true
+    order by j.name$q$,
+    v_cron
+  )
+  using v_elsewhere;
 end
 $$;
-comment on function grace.jobs() is 'The pg_cron jobs of pg_grace in this database, with how they last ran.';
+comment on function grace.jobs() is
+'What runs by itself: schedule, in words, next start; which scheduler runs it (pg_cron; tick; pg_cron elsewhere: in another database of the cluster, which pg_grace status looks into; null: none), as whom, how it last went, and how often in a row it has failed.';
 
 -- doctor/verify_buffer.sql
 -- A capture writes its rows and its log row in one subtransaction, so that all of them carry the same xmin, which PostgreSQL
@@ -9285,6 +10257,59 @@ as $$
     )
 $$;
 
+-- Whether pg_cron's job for each of ours is there and works; asked of what was read in the database that pg_cron is in.
+create or replace function grace._check_jobs(jobs jsonb)
+returns setof grace.finding
+language sql stable
+security definer -- reads the jobs
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'problem', 'schedule', grace_internal.cron_name(j.name), f.finding, f.hint, f.fixable
+  from grace_internal.job j
+  left join jsonb_to_recordset(jobs) as c (
+    job text, schedule text, login text, active boolean, may_login boolean, last_start timestamptz, last_status text,
+    last_message text, failures bigint
+  ) on c.job = j.name
+  left join pg_proc p on p.pronamespace = 'grace'::regnamespace and p.proname = j.name and p.prokind = 'p'
+  cross join lateral (
+    values
+      (c.job is null, 'the pg_cron job is missing, or belongs to another database', 'pg_grace doctor --fix', true),
+      (
+        not c.may_login, format('the job''s role %I may not log in, so pg_cron can''t run it', c.login),
+        format('alter role %I login; or install pg_grace as a role that may.', c.login), false
+      ),
+      (
+        not coalesce(
+          (select pg_has_role(r.oid, p.proowner, 'usage') or has_function_privilege(r.oid, p.oid, 'execute')
+          from pg_roles r where r.rolname = c.login), true
+        ),
+        format('the job''s role %I may not call grace.%s()', c.login, j.name), format('grant grace_admin to %I;', c.login), false
+      ),
+      (
+        not c.active, 'the pg_cron job is switched off',
+        format('select cron.alter_job(jobid, active => true) from cron.job where jobname = %L;', grace_internal.cron_name(j.name)),
+        false
+      ),
+      (
+        c.schedule <> j.schedule, format('pg_cron runs it at "%s", which was set past pg_grace', c.schedule),
+        format('pg_grace doctor --fix sets it to "%s"; or: pg_grace schedule %s "%s"', j.schedule, j.name, c.schedule), true
+      ),
+      (
+        c.last_status = 'failed' and not exists (
+          select from grace_internal.run r
+          where r.job = j.name and r.kind = j.name and r.status = 'done' and r.finished_at > c.last_start
+        ),
+        format(
+          case when c.failures > 1 then 'it has failed %1$s times in a row, ' else '' end || 'the last run failed at %2$s: %3$s',
+          c.failures, to_char(c.last_start, 'YYYY-MM-DD HH24:MI TZ'), c.last_message
+        ),
+        format('See the server''s log; run it by hand: call grace.%s()', j.name), false
+      )
+  ) as f (applies, finding, hint, fixable)
+  where f.applies
+$$;
+comment on function grace._check_jobs(jsonb) is 'Internal: what is wrong with pg_cron''s jobs, as they were read where pg_cron is.';
+
 create or replace function grace_internal.check_schedule()
 returns setof grace.finding
 language plpgsql stable
@@ -9292,65 +10317,70 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_obstacle text := grace_internal.schedule_obstacle();
-  v_job record;
-  v_login boolean;
+  v_jobs jsonb;
+  v_ran boolean;
 begin
   return query
     select 'problem', 'purge', null,
       coalesce('the last purge that ended was at ' || to_char(max(r.finished_at), 'YYYY-MM-DD HH24:MI TZ'), 'no purge has ever run'),
       'Call it now: pg_grace purge. ' || coalesce(v_obstacle, 'Then see why the job does not run.'), false
     from grace_internal.run r
-    where r.kind = 'purge' and r.status in ('done', 'incomplete')
+    where r.kind = 'purge' and r.status in ('done', 'incomplete', 'failed')
     having coalesce(max(r.finished_at), '-infinity') < clock_timestamp() - interval '2 days'
       and (select min(p.protected_at) from grace_internal.protected p) < clock_timestamp() - interval '2 days';
   return query
-    select 'problem', 'purge', 'run ' || r.id, 'the last purge left something over, twice in a row',
+    select 'problem', 'purge', 'run ' || r.id,
+      case r.status
+        when 'failed' then 'the last purge failed in part'
+        else 'purges have left something over for more than a day'
+      end,
       'Its details say what was locked or failed: select details from grace.runs; the server''s log has the messages.', false
     from (
-      select l.id, count(*) filter (where l.status = 'incomplete') over () as incomplete, row_number() over (order by l.id desc)
-      from (
-        select r.id, r.status from grace_internal.run r where r.kind = 'purge' and r.status <> 'running' order by r.id desc limit 2
-      ) as l
+      select u.* from grace_internal.run u where u.kind = 'purge' and u.status <> 'running' order by u.id desc limit 1
     ) as r
-    where r.incomplete = 2 and r.row_number = 1;
+    where r.status = 'failed' or (
+      r.status = 'incomplete'
+      and not exists (
+        select from grace_internal.run d
+        where d.kind = 'purge' and d.status = 'done' and d.finished_at > clock_timestamp() - interval '25 hours'
+      )
+      and exists (
+        select from grace_internal.run d
+        where d.kind = 'purge' and d.status = 'incomplete' and d.finished_at < clock_timestamp() - interval '23 hours'
+      )
+    );
+  return query
+    select 'problem', 'schedule', 'purge',
+      format('it runs %s, so that what has expired stays for longer than a day', grace.schedule_in_words(j.schedule)),
+      'Let it run every day: pg_grace schedule purge "0 0 * * *"', false
+    from grace_internal.job j
+    where j.name = 'purge' and exists (
+      select
+      from (
+        select t - lag(t) over (order by t) as gap
+        from grace.schedule_times(j.schedule, 60) t
+      ) as g
+      where g.gap > interval '25 hours' -- a day on which the clock is set back has as many
+    );
 
+  v_ran := exists (
+    select from grace_internal.run r
+    where r.kind = 'purge' and r.status <> 'aborted' and r.finished_at > clock_timestamp() - interval '2 days'
+  );
   if v_obstacle is not null then
     return next row(
-      case when exists (
-        select from grace_internal.run r where r.kind = 'purge' and r.finished_at > clock_timestamp() - interval '2 days'
-      ) then 'note' else 'problem' end,
-      'schedule', null, 'pg_cron runs no job for this database', v_obstacle, false
+      case when v_ran then 'note' else 'problem' end, 'schedule', null,
+      case
+        when coalesce(grace_internal.cron_database() not in ('', current_database()), false)
+          then 'pg_cron works from another database, which can''t be seen from here'
+        else 'pg_cron runs no job for this database'
+      end,
+      v_obstacle, false
     )::grace.finding;
     return;
   end if;
-  select j.* into v_job from grace.jobs() j where j.job = 'pg_grace: purge';
-  if not found then
-    return next row(
-      'problem', 'schedule', 'pg_grace: purge', 'the pg_cron job is missing, or belongs to another database',
-      'pg_grace doctor --fix', true
-    )::grace.finding;
-    return;
-  end if;
-  select r.rolcanlogin into v_login from pg_roles r where r.rolname = v_job.login;
-  if not coalesce(v_login, false) then
-    return next row(
-      'problem', 'schedule', 'pg_grace: purge', format('the job''s role %I may not log in, so pg_cron can''t run it', v_job.login),
-      format('alter role %I login; or install pg_grace as a role that may.', v_job.login), false
-    )::grace.finding;
-  end if;
-  if not v_job.active then
-    return next row(
-      'problem', 'schedule', 'pg_grace: purge', 'the pg_cron job is switched off',
-      'select cron.alter_job(jobid, active => true) from cron.job where jobname = ''pg_grace: purge'';', false
-    )::grace.finding;
-  end if;
-  if v_job.last_status = 'failed' then
-    return next row(
-      'problem', 'schedule', 'pg_grace: purge',
-      format('the last run failed at %s: %s', to_char(v_job.last_start, 'YYYY-MM-DD HH24:MI TZ'), v_job.last_message),
-      'See the server''s log; run it by hand: pg_grace purge', false
-    )::grace.finding;
-  end if;
+  execute format('select coalesce(jsonb_agg(to_jsonb(c)), ''[]'') from (%s) as c', grace_internal.cron_query()) into v_jobs;
+  return query select * from grace._check_jobs(v_jobs);
   if pg_has_role('pg_read_all_stats', 'usage') and not exists (
     select from pg_stat_activity a where a.backend_type like 'pg_cron%' or a.application_name like 'pg_cron%'
   ) then
@@ -9360,6 +10390,48 @@ begin
     )::grace.finding;
   end if;
 end
+$$;
+
+-- Whether what a capacity allows is enough for the retention.
+create or replace function grace_internal.check_capacity()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    'problem', 'capacity', p.target_name,
+    format(
+      'the buffer was over its capacity: what was deleted up to %s has expired early, after %s of %s',
+      to_char(p.evicted_to, 'YYYY-MM-DD HH24:MI TZ'),
+      to_char(extract(epoch from clock_timestamp() - p.evicted_to) / 86400, 'FM99990.0') || ' days', p.retention
+    ),
+    'Raise it or shorten the retention: select grace.set_capacity(…); select grace.set_retention(…);', false
+  from grace_internal.protected p
+  where p.evicted_to > clock_timestamp() - p.span
+  union all
+  select
+    'problem', 'capacity', p.target_name,
+    format('the buffer has %s and may have %s', pg_size_pretty(grace_internal.buffer_size(p.id)), pg_size_pretty(p.capacity)),
+    'The next purge lets its oldest days go early. To keep the retention, raise the capacity.', false
+  from grace_internal.protected p
+  where grace_internal.buffer_size(p.id) > p.capacity
+  union all
+  select
+    'problem', 'capacity', null,
+    format('the buffers have %s together and may have %s', pg_size_pretty(t.size), pg_size_pretty(grace_internal.total_capacity())),
+    'The next purge lets their oldest days go early. To keep the retention, raise the capacity.', false
+  from (select sum(grace_internal.buffer_size(p.id))::bigint as size from grace_internal.protected p) as t
+  where t.size > grace_internal.total_capacity()
+$$;
+
+-- Entries that were changed by hand.
+create or replace function grace_internal.check_ledger()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'problem', 'ledger', 'entry ' || v.id, v.finding, 'Compare with a backup: select * from grace.verify_ledger();', false
+  from grace.verify_ledger() v
 $$;
 
 create or replace function grace.doctor()
@@ -9375,6 +10447,10 @@ as $$
     select * from grace_internal.check_buffers()
     union all
     select * from grace_internal.check_schedule()
+    union all
+    select * from grace_internal.check_capacity()
+    union all
+    select * from grace_internal.check_ledger()
     union all
     select * from grace_internal.check_server()
     union all
@@ -9414,7 +10490,7 @@ begin
       select format('grace_internal.%I', c.relname)
       from pg_class c
       where c.relnamespace = 'grace_internal'::regnamespace and c.relkind = 'r'
-        and c.relname ~ format('^b%s_(default|\d{8})$', v_protected.id)
+        and c.relname >= format('b%s_', v_protected.id) and c.relname < format('b%s`', v_protected.id)
     ) as r (relation);
   end loop;
 end
@@ -9434,11 +10510,14 @@ do $$ begin perform grace_internal.grant_links(); end $$;
 grant usage on schema grace to grace_admin, grace_operator, grace_auditor;
 grant usage on schema grace_buffer to grace_operator, grace_auditor;
 
-grant select on grace.deletions, grace.protected, grace.runs, grace.expired to grace_operator, grace_auditor;
+grant select on grace.deletions, grace.protected, grace.runs, grace.expired, grace.ledger to grace_operator, grace_auditor;
 grant select on grace.alembic_version to grace_operator, grace_auditor;
 grant execute on function grace.doctor() to grace_operator, grace_auditor;
 grant execute on function grace.verify_buffer(regclass) to grace_auditor;
 grant execute on function grace.jobs() to grace_operator, grace_auditor;
+grant execute on function grace._check_jobs(jsonb) to grace_operator, grace_auditor;
+grant execute on function grace._cron_elsewhere() to grace_operator, grace_auditor;
+grant execute on function grace.verify_ledger() to grace_auditor;
 grant execute on function grace.schedule_times(text, integer, timestamptz, text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace.schedule_in_words(text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
@@ -9497,7 +10576,13 @@ grant select on grace.file_outbox to grace_admin;
 grant execute on function grace.claim_files(integer, interval) to grace_admin;
 grant execute on function grace.file_deleted(bigint, text) to grace_admin;
 grant execute on function grace.unprotect(regclass, text, interval) to grace_admin;
-grant execute on function grace.set_retention(regclass, interval) to grace_admin;
+grant execute on function grace.set_retention(regclass, interval, boolean) to grace_admin;
+grant execute on function grace.set_capacity(text, regclass) to grace_admin;
+grant execute on function grace.set_schedule(text, text) to grace_admin;
+grant execute on function grace._tick_claim() to grace_admin;
+grant execute on function grace._watch() to grace_admin;
+grant execute on procedure grace.tick() to grace_admin;
+grant execute on procedure grace.watch() to grace_admin;
 grant execute on function grace._purge_begin(regclass) to grace_admin;
 grant execute on function grace._purge_work(regclass) to grace_admin;
 grant execute on function grace._purge_slice(bigint, grace._purge_item) to grace_admin;

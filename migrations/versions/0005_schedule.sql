@@ -60,6 +60,7 @@ alter table grace_internal.ledger replica identity full;
 drop function if exists grace.jobs();
 drop function if exists grace.set_retention(regclass, interval);
 drop function if exists grace_internal.leaves(integer);
+drop function if exists grace_internal.drop_leaf(integer, oid);
 drop function if exists grace_internal.leaf_is_expired(integer, oid);
 drop function if exists grace_internal.empty_leaf(integer, oid);
 drop function if exists grace_internal.delete_expired(integer, oid, integer);

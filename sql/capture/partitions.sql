@@ -167,7 +167,7 @@ begin
   select min(m) into v_day
   from grace_internal.missing_partitions(stem, greatest(14, v_reserve.first - v_today - 1)) m;
   if v_day is not null and v_day >= v_reserve.first then
-    perform grace_internal.drop_leaf(stem, parent, v_reserve.leaf);
+    perform grace_internal.drop_leaf(parent, v_reserve.leaf);
     if v_reserve.until > v_reserve.first + 14 then
       perform grace_internal.create_leaf(stem, parent, v_reserve.first + 14, v_reserve.until);
     end if;
@@ -191,7 +191,7 @@ end
 $$;
 
 -- Drops an empty leaf: locks the whole buffer for the moment that it takes.
-create or replace function grace_internal.drop_leaf(stem text, parent text, leaf oid)
+create or replace function grace_internal.drop_leaf(parent text, leaf oid)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp

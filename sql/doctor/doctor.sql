@@ -318,6 +318,7 @@ as $$
     job text, schedule text, login text, active boolean, may_login boolean, last_start timestamptz, last_status text,
     last_message text, failures bigint
   ) on c.job = j.name
+  left join pg_proc p on p.pronamespace = 'grace'::regnamespace and p.proname = j.name and p.prokind = 'p'
   cross join lateral (
     values
       (c.job is null, 'the pg_cron job is missing, or belongs to another database', 'pg_grace doctor --fix', true),
@@ -353,7 +354,6 @@ as $$
         format('See the server''s log; run it by hand: call grace.%s()', j.name), false
       )
   ) as f (applies, finding, hint, fixable)
-  left join pg_proc p on p.pronamespace = 'grace'::regnamespace and p.proname = j.name and p.prokind = 'p'
   where f.applies
 $$;
 comment on function grace._check_jobs(jsonb) is 'Internal: what is wrong with pg_cron''s jobs, as they were read where pg_cron is.';

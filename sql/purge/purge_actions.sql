@@ -60,6 +60,7 @@ declare
   v_before timestamptz := grace._expired_before(protected_id);
   v_bounds record;
   v_expired text := format('b.grace_deleted_at <= %L', v_before);
+  v_kept text := 'grace_internal.kept';
   v_others boolean;
   v_last bigint;
 begin
@@ -76,7 +77,7 @@ begin
   if not more then
     return;
   end if;
-  if pg_table_size(leaf) > case when v_bounds.is_current then 2 else 64 end * 1024 * 1024 then
+  if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 64 end) * 1024 * 1024 then
     execute format('select exists (select from %s b where (%s) is not true)', v_leaf, v_expired) into v_others;
     if v_others or v_bounds.holds_files or v_bounds.upper_bound is null then
       row_count := grace_internal.delete_expired(protected_id, leaf, v_expired, max_rows);
@@ -97,16 +98,16 @@ begin
   end if;
 
   execute format('lock table %s in access exclusive mode', v_leaf);
-  execute format('create table grace_internal.kept (like %s including storage)', v_leaf);
-  execute format('insert into grace_internal.kept select * from %s b where (%s) is not true', v_leaf, v_expired);
+  execute format('create table %s (like %s including storage)', v_kept, v_leaf);
+  execute format('insert into %s select * from %s b where (%s) is not true', v_kept, v_leaf, v_expired);
   if not v_bounds.holds_files then
     perform grace_internal.post_files(protected_id, format('from %s b where %s', v_leaf, v_expired));
   end if;
   execute format('select count(*) from %s b where %s', v_leaf, v_expired) into row_count;
   execute format('truncate %s', v_leaf);
-  execute format('insert into %s select * from grace_internal.kept', v_leaf);
-  execute 'select max(k.grace_deletion) from grace_internal.kept k' into v_last;
-  execute 'drop table grace_internal.kept';
+  execute format('insert into %s select * from %s', v_leaf, v_kept);
+  execute format('select max(k.grace_deletion) from %s k', v_kept) into v_last;
+  execute format('drop table %s', v_kept);
   if not v_bounds.holds_files then
     update grace_internal.protected p set unmarked_to = greatest(p.unmarked_to, v_last) where p.id = protected_id;
   end if;
@@ -140,7 +141,7 @@ returns void
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  select grace_internal.drop_leaf(s.stem, s.parent, l.leaf)
+  select grace_internal.drop_leaf(s.parent, l.leaf)
   from grace_internal.leaves(protected_id) l
   join grace_internal.stems(protected_id) s on s.stem ^@ case when l.holds_files then 'f' else 'b' end
   where l.leaf = drop_expired_leaf.leaf and l.is_expired and pg_relation_size(l.leaf) = 0

@@ -92,6 +92,26 @@ as $$
   )
 $$;
 
+-- Where pg_cron works from another database: its name, the statements that make our jobs there, those that remove them, and the
+-- query that reads how they have run. No row otherwise.
+create or replace function grace._cron_elsewhere()
+returns table (database text, ensure text [], remove text, query text)
+language sql stable
+security definer -- reads the jobs
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    d.name, array(select grace_internal.cron_statements()),
+    format(
+      'select cron.unschedule(j.jobid) from cron.job j where j.jobname like ''pg\_grace: %%'' and j.database = %L', current_database()
+    ),
+    grace_internal.cron_query()
+  from (select grace_internal.cron_database() as name) as d
+  where d.name not in ('', current_database())
+$$;
+comment on function grace._cron_elsewhere() is
+'Internal: what to run in the database that pg_cron works from, where that is another one.';
+
 -- Why pg_cron can't run jobs for this database, in words, and which setting is missing; null when it can.
 create or replace function grace_internal.schedule_obstacle()
 returns text
@@ -118,7 +138,11 @@ begin
   if v_database not in ('', current_database()) then
     return format(
       'pg_cron works from database "%s" (cron.database_name). "pg_grace install" makes the jobs there; in psql, run there: %s',
-      v_database, (select string_agg(s || ';', ' ') from grace_internal.cron_statements() s)
+      v_database, (
+        select string_agg(regexp_replace(s, ' where not exists .*$', ';'), ' ')
+        from grace_internal.cron_statements() s
+        where s ~ '^select cron.schedule'
+      )
     );
   end if;
   if exists (select from pg_extension where extname = 'pg_cron') then
