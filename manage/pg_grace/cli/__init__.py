@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pg_grace import __version__
-from pg_grace.cli import demo, doctor, files, install, look, protect, purge, restore
+from pg_grace.cli import demo, doctor, files, install, look, metrics, protect, purge, restore
 from pg_grace.cli.options import Settings
 from pg_grace.connection import Target
 
@@ -58,5 +58,6 @@ for command in (
     restore.restore,
     purge.purge,
     files.files,
+    metrics.metrics,
 ):
     main.add_command(command)
