@@ -9906,54 +9906,58 @@ as $$
     ) as d
     where d.row_count > 0
     group by d.protected_id
+  ),
+  protected as (
+    select
+      p.*, grace_internal.trigger_state(p.id) as state,
+      -- A table that was dropped may have the name of one that is there: only the buffer tells them apart.
+      jsonb_build_object(
+        'datname', current_database(), 'table', coalesce(grace_internal.qualified_name(p.target), p.target_name), 'buffer', p.buffer
+      ) as labels
+    from grace_internal.protected p
   )
-  select
-    m.name, 'gauge', m.help,
-    -- A table that was dropped may have the name of one that is there: only the buffer tells them apart.
-    jsonb_build_object(
-      'datname', current_database(), 'table', coalesce(grace_internal.qualified_name(p.target), p.target_name), 'buffer', p.buffer
-    ) || m.more_labels,
-    m.value
-  from grace_internal.protected p
+  select m.name, 'gauge', m.help, p.labels, m.value
+  from protected p
   left join log l on l.protected_id = p.id
-  cross join lateral (select grace_internal.trigger_state(p.id) as state) s
   cross join lateral (
     values
-      ('pg_grace_buffered_rows', 'Deleted rows that can be restored.', '{}'::jsonb, coalesce(l.buffered_rows, 0)::double precision),
+      ('pg_grace_buffered_rows', 'Deleted rows that can be restored.', coalesce(l.buffered_rows, 0)::double precision),
       (
-        'pg_grace_buffer_bytes', 'Size of the buffer with TOAST and indexes, expired rows included.', '{}',
+        'pg_grace_buffer_bytes', 'Size of the buffer with TOAST and indexes, expired rows included.',
         grace_internal.buffer_size(p.id)
       ),
       (
-        'pg_grace_oldest_deletion_timestamp_seconds', 'Time of the oldest deletion that can be restored.', '{}',
+        'pg_grace_oldest_deletion_timestamp_seconds', 'Time of the oldest deletion that can be restored.',
         extract(epoch from l.oldest)
       ),
-      ('pg_grace_retention_seconds', 'How long a deleted row stays restorable.', '{}', extract(epoch from p.span)),
-      ('pg_grace_capacity_bytes', 'How big the buffer may become before its oldest days go early.', '{}', p.capacity),
+      ('pg_grace_retention_seconds', 'How long a deleted row stays restorable.', extract(epoch from p.span)),
+      ('pg_grace_capacity_bytes', 'How big the buffer may become before its oldest days go early.', p.capacity),
       (
-        'pg_grace_expired_early', 'Whether rows have expired before their retention was over, because of a capacity.', '{}',
+        'pg_grace_expired_early', 'Whether rows have expired before their retention was over, because of a capacity.',
         coalesce(p.evicted_to > statement_timestamp() - p.span, false)::integer
       ),
-      ('pg_grace_expired_rows', 'Rows that have expired and wait for the purge.', '{}', coalesce(l.expired_rows, 0)),
+      ('pg_grace_expired_rows', 'Rows that have expired and wait for the purge.', coalesce(l.expired_rows, 0)),
       (
-        'pg_grace_purge_overdue_seconds', 'For how long the oldest expired row has been past its retention.', '{}',
+        'pg_grace_purge_overdue_seconds', 'For how long the oldest expired row has been past its retention.',
         coalesce(greatest(extract(epoch from statement_timestamp() - p.span - l.oldest_expired), 0), 0)
       ),
+      ('pg_grace_capturing', 'Whether deletes are captured.', (p.state = 'capturing')::integer),
       (
-        'pg_grace_capturing',
-        'Whether deletes are captured; state: capturing, disabled, missing (a trigger), unprotected, table dropped.',
-        jsonb_build_object('state', s.state), (s.state = 'capturing')::integer
-      ),
-      (
-        'pg_grace_drift', 'Whether the columns of the table have changed since its buffer was brought up to date.', '{}',
+        'pg_grace_drift', 'Whether the columns of the table have changed since its buffer was brought up to date.',
         coalesce(p.active and grace_internal.columns_changed(p.id), false)::integer
       ),
       (
-        'pg_grace_default_partition_in_use', 'Whether deletes went to the default partition, for want of one for their day.', '{}',
+        'pg_grace_default_partition_in_use', 'Whether deletes went to the default partition, for want of one for their day.',
         grace_internal.uses_default_partition(p.id)::integer
       )
-  ) as m (name, help, more_labels, value)
+  ) as m (name, help, value)
   where m.value is not null
+  union all
+  select
+    'pg_grace_table_state', 'gauge', '1 for the state of the table, 0 for the others.',
+    p.labels || jsonb_build_object('state', s.state), (p.state = s.state)::integer
+  from protected p
+  cross join unnest(array['capturing', 'disabled', 'missing', 'unprotected', 'table dropped']) as s (state)
 $$;
 comment on function grace._table_metrics() is 'Internal: what grace.metrics says of tables.';
 
@@ -10064,7 +10068,7 @@ as $$
       '{}'::jsonb as more_labels, 1::double precision as value
     union all
     select
-      'pg_grace_info', 'gauge', 'Always 1; revision: that of pg_grace in the database.',
+      'pg_grace_revision_info', 'gauge', 'Always 1; revision: that of pg_grace in the database.',
       jsonb_build_object('revision', v.version_num), 1
     from grace.alembic_version v
     union all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,11 +53,12 @@ def _read(connection: Connection, _settings: Settings) -> Sequence[Row]:
 
 
 def _database_asked_for(target: Target) -> str:
-    """Return the name of the database as libpq would have it, without asking a server."""
+    """Return the name of the database as libpq would have it, without asking a server; "" where it can't tell."""
     values: dict[str, str] = {}
-    for option in (*pq.Conninfo.get_defaults(), *pq.Conninfo.parse(target.conninfo().encode())):
-        if option.val:
-            values[option.keyword.decode()] = option.val.decode()
+    with contextlib.suppress(CommandError):
+        for option in (*pq.Conninfo.get_defaults(), *pq.Conninfo.parse(target.conninfo().encode())):
+            if option.val:
+                values[option.keyword.decode()] = option.val.decode()
     return values.get("dbname") or values.get("user", "")
 
 
