@@ -98,7 +98,7 @@ as $$
   where m.value is not null
   union all
   select
-    'pg_grace_table_state', 'gauge', '1 for the state of the table, 0 for the others.',
+    'pg_grace_table_status', 'gauge', '1 for the state of the table, 0 for the others.',
     p.labels || jsonb_build_object('state', s.state), (p.state = s.state)::integer
   from protected p
   cross join unnest(array['capturing', 'disabled', 'missing', 'unprotected', 'table dropped']) as s (state)
@@ -154,7 +154,7 @@ as $$
       select j.last_start, j.last_duration, j.last_status where (o.started_at > coalesce(j.last_start, '-infinity')) is not true
     ) as l
   )
-  select m.name, 'gauge', m.help, jsonb_build_object('datname', current_database(), 'job', j.job) || m.more_labels, m.value
+  select m.name, 'gauge', m.help, jsonb_build_object('datname', current_database(), 'job_name', j.job) || m.more_labels, m.value
   from job j
   cross join lateral (
     values
@@ -179,7 +179,7 @@ as $$
   union all
   select
     'pg_grace_job_last_outcome', 'gauge', '1 for the status of the last run, 0 for the others.',
-    jsonb_build_object('datname', current_database(), 'job', j.job, 'status', s.status),
+    jsonb_build_object('datname', current_database(), 'job_name', j.job, 'status', s.status),
     coalesce(j.status = s.status, false)::integer
   from job j
   cross join unnest(array['running', 'done', 'incomplete', 'failed', 'aborted']) as s (status)
@@ -293,5 +293,5 @@ comment on column grace.metrics.name is 'The metric: pg_grace_buffered_rows.';
 comment on column grace.metrics.type is 'gauge, or counter for what only grows.';
 comment on column grace.metrics.help is 'What it says, in a sentence.';
 comment on column grace.metrics.labels is
-'Of what: always datname, the database; table and buffer, job, kind, state, status, scheduler, revision where they apply.';
+'Of what: always datname, the database; table and buffer, job_name (Prometheus has a label job of its own), kind, state, status, scheduler, revision where they apply.';
 comment on column grace.metrics.value is 'The value. What there is none of, such as the oldest deletion of an empty buffer, has no row.';
