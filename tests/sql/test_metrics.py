@@ -164,6 +164,19 @@ def test_drift_that_no_event_trigger_followed(shop: Connection) -> None:
     assert of(shop, "public.note")["drift"] == 0
 
 
+def test_whoever_installed_it(owner: Connection) -> None:
+    owner.execute("create table plain (id int primary key); insert into plain values (1), (2)")
+    owner.execute("select grace.protect('plain')")
+    owner.execute("alter table plain add more int")
+    followed = bool(value(owner, "select rolsuper from pg_roles where rolname = current_user"))
+    assert of(owner, "public.plain")["drift"] == (0 if followed else 1)
+    owner.execute("delete from plain where id = 1")
+    said = of(owner, "public.plain")
+    assert (said["drift"], said["capturing"], said["buffered_rows"]) == (0, 1, 1)
+    owner.execute("call grace.purge()")
+    assert outcome(owner) == ["done"]
+
+
 def test_two_tables_of_one_name_one_of_them_dropped_are_two(shop: Connection) -> None:
     shop.execute("delete from note where id = 1")
     shop.execute("set grace.allow_drop = on; drop table note")
