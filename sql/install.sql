@@ -8313,7 +8313,16 @@ end
 $$;
 
 create or replace view grace.ledger as
-select l.id, l.at, l.run_id as run, l.action, l.target_name, l.row_count, l.deleted_before, l.role, encode(l.hash, 'hex') as hash
+select
+  l.id,
+  l.at,
+  l.run_id as run,
+  l.action,
+  l.target_name,
+  l.row_count,
+  l.deleted_before,
+  l.role,
+  encode(l.hash, 'hex') as hash
 from grace_internal.ledger l;
 
 comment on view grace.ledger is
@@ -8369,142 +8378,6 @@ as $$
   cross join lateral jsonb_each_text(r.details -> 'tables') t
   where r.id = record_purge.run
   order by t.key
-$$;
-
--- purge/capacity.sql
-create or replace function grace.set_capacity(capacity text, target regclass default null)
-returns bigint
-language plpgsql
-security definer -- the registry is granted to nobody
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_id integer := case when target is not null then grace_internal.protected_id(target) end;
-  v_bytes bigint;
-  v_before bigint;
-begin
-  begin
-    v_bytes := pg_size_bytes(capacity);
-  exception when invalid_parameter_value or numeric_value_out_of_range then
-    v_bytes := 0;
-  end;
-  if v_bytes < 1024 * 1024 then
-    raise exception '% is no capacity', quote_literal(capacity)
-      using errcode = 'GR025',
-      detail = 'It says how big a buffer may become before its oldest days go early: at least 1 MB.',
-      hint = 'Give it as pg_size_pretty() does, for example ''20 GB''; null takes it away.';
-  end if;
-  perform grace_internal.require_table_right(p.target)
-  from grace_internal.protected p
-  where p.active and (v_id is null or p.id = v_id);
-  if v_id is not null then
-    select p.capacity into v_before from grace_internal.protected p where p.id = v_id for update;
-    update grace_internal.protected p set capacity = v_bytes where p.id = v_id;
-  else
-    v_before := grace_internal.total_capacity();
-    delete from grace_internal.setting s where s.name = 'capacity';
-    insert into grace_internal.setting (name, value) select 'capacity', v_bytes where v_bytes is not null;
-  end if;
-  insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
-  values (
-    'capacity', target, 'done', clock_timestamp(), jsonb_build_object('before', v_before, 'after', v_bytes),
-    grace_internal.caller(), session_user
-  );
-  return v_bytes;
-end
-$$;
-comment on function grace.set_capacity(text, regclass) is
-'How big the buffer of a table, or without one all buffers together, may become (''20 GB''; null: as big as it gets, the default). A purge that finds it bigger lets the oldest days go before their time, first in, first out, the day in progress never. Each time is a run and an entry in the ledger, and grace.doctor() says for which tables the retention isn''t kept. Returns bytes. Errors: GR001, GR025, 42501.';
-
-create or replace function grace_internal.total_capacity()
-returns bigint
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select s.value::bigint from grace_internal.setting s where s.name = 'capacity'
-$$;
-
--- Up to which moment the oldest days have to go so that what is left is no bigger than the capacity; null when nothing has to.
--- Never the leaf in use, nor anything in the default partition.
-create or replace function grace_internal.eviction(protected_ids integer [], capacity bigint)
-returns timestamptz
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  with leaf as (
-    select l.lower_bound, l.upper_bound, l.is_current, pg_total_relation_size(l.leaf) as size
-    from unnest(protected_ids) p (id)
-    cross join lateral grace_internal.leaves(p.id) l
-    where not l.is_expired and pg_relation_size(l.leaf) > 0
-  ),
-  remaining as (
-    select c.upper_bound, (select sum(l.size) from leaf l where l.upper_bound is null or l.upper_bound > c.upper_bound) as size
-    from (select distinct f.upper_bound from leaf f where not f.is_current) as c
-  )
-  -- The least that is enough; where nothing is, all that may go.
-  select coalesce(
-    min(r.upper_bound) filter (where coalesce(r.size, 0) <= eviction.capacity), max(r.upper_bound)
-  ) - interval '1 microsecond'
-  from remaining r
-  where (select sum(l.size) from leaf l) > eviction.capacity
-$$;
-
--- Expires what has to go early; the purge that follows removes it. All tables together lose the same days, so that what was
--- deleted together goes together.
-create or replace function grace_internal.evict()
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_total bigint := grace_internal.total_capacity();
-  v_total_upto timestamptz;
-  v_table record;
-  v_upto timestamptz;
-begin
-  if v_total is not null then
-    v_total_upto := grace_internal.eviction(array(select p.id from grace_internal.protected p), v_total);
-  end if;
-  for v_table in select p.id, p.capacity from grace_internal.protected p order by p.id loop
-    v_upto := greatest(
-      v_total_upto,
-      case when v_table.capacity is not null then grace_internal.eviction(array[v_table.id], v_table.capacity) end
-    );
-    if v_upto > grace._expired_before(v_table.id) then
-      perform grace_internal.evict_table(
-        v_table.id, v_upto, case when v_upto = v_total_upto then v_total else v_table.capacity end
-      );
-    end if;
-  end loop;
-end
-$$;
-
-create or replace function grace_internal.evict_table(protected_id integer, upto timestamptz, capacity bigint)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_rows bigint := grace_internal.logged_rows(
-    protected_id, grace._expired_before(protected_id) + interval '1 microsecond', upto + interval '1 microsecond'
-  );
-  v_protected grace_internal.protected;
-  v_run bigint;
-begin
-  update grace_internal.protected p set evicted_to = upto where p.id = protected_id returning p.* into v_protected;
-  if v_rows = 0 then
-    return;
-  end if;
-  insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
-  values (
-    'capacity', v_protected.target, 'done', clock_timestamp(), v_rows,
-    jsonb_build_object('table', v_protected.target_name, 'capacity', capacity, 'expired_early_to', upto),
-    grace_internal.caller(), session_user
-  )
-  returning id into v_run;
-  perform grace_internal.record(v_run, 'expired early', v_protected.target_name, v_rows, upto);
-  perform grace_internal.report_run(v_run);
-end
 $$;
 
 -- purge/purge_actions.sql
@@ -8572,7 +8445,6 @@ declare
   v_expired text := format('b.grace_deleted_at <= %L', v_before);
   v_kept text := 'grace_internal.kept';
   v_others boolean;
-  v_last bigint;
 begin
   row_count := 0;
   more := false;
@@ -8587,7 +8459,9 @@ begin
   if not more then
     return;
   end if;
-  if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 64 end) * 1024 * 1024 then
+  if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 16 end) * 1024 * 1024
+    or (not v_bounds.holds_files and grace_internal.holds_unmarked_rows(protected_id, leaf))
+  then
     execute format('select exists (select from %s b where (%s) is not true)', v_leaf, v_expired) into v_others;
     if v_others or v_bounds.holds_files or v_bounds.upper_bound is null then
       row_count := grace_internal.delete_expired(protected_id, leaf, v_expired, max_rows);
@@ -8616,12 +8490,39 @@ begin
   execute format('select count(*) from %s b where %s', v_leaf, v_expired) into row_count;
   execute format('truncate %s', v_leaf);
   execute format('insert into %s select * from %s', v_leaf, v_kept);
-  execute format('select max(k.grace_deletion) from %s k', v_kept) into v_last;
-  execute format('drop table %s', v_kept);
   if not v_bounds.holds_files then
-    update grace_internal.protected p set unmarked_to = greatest(p.unmarked_to, v_last) where p.id = protected_id;
+    -- Rows and their log row bear the mark of one transaction (grace.verify_buffer), so they get a new one together.
+    execute format(
+      'update grace_internal.capture c set row_count = c.row_count '
+      'where c.protected_id = $1 and c.deletion in (select k.grace_deletion from %s k)', v_kept
+    )
+    using protected_id;
   end if;
+  execute format('drop table %s', v_kept);
   more := false;
+end
+$$;
+
+-- Whether a leaf holds rows that were written or changed by hand: to write them anew would cover that up.
+create or replace function grace_internal.holds_unmarked_rows(protected_id integer, leaf oid)
+returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_protected grace_internal.protected;
+  v_result boolean;
+begin
+  select p.* into v_protected from grace_internal.protected p where p.id = protected_id;
+  if grace_internal.has_moved(v_protected) then
+    return false;
+  end if;
+  execute format(
+    'select exists (select from %s b where b.grace_deletion > $1 and not exists (select from grace_internal.capture c '
+    'where c.protected_id = $2 and c.deletion = b.grace_deletion and c.xmin = b.xmin))', grace_internal.qualified_name(leaf)
+  )
+  into v_result using v_protected.unmarked_to, protected_id;
+  return v_result;
 end
 $$;
 
@@ -8752,6 +8653,183 @@ begin
     where c.protected_id = drop_former_column.protected_id and c.buffer_column = v_column;
   end if;
   return v_column is not null;
+end
+$$;
+
+-- purge/capacity.sql
+create or replace function grace.set_capacity(capacity text, target regclass default null, dry_run boolean default false)
+returns table (target_name text, row_count bigint, deleted_before timestamptz)
+language plpgsql
+security definer -- the registry is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id integer := case when target is not null then grace_internal.protected_id(target) end;
+  v_bytes bigint;
+  v_before bigint;
+begin
+  begin
+    v_bytes := pg_size_bytes(capacity);
+  exception when invalid_parameter_value or numeric_value_out_of_range then
+    v_bytes := 0;
+  end;
+  if v_bytes < 1024 * 1024 then
+    raise exception '% is no capacity', quote_literal(capacity)
+      using errcode = 'GR025',
+      detail = 'It says how big a buffer may become before its oldest days go early: at least 1 MB.',
+      hint = 'Give it as pg_size_pretty() does, for example ''20 GB''; null takes it away.';
+  end if;
+  perform grace_internal.require_table_right(p.target)
+  from grace_internal.protected p
+  where p.active and (v_id is null or p.id = v_id);
+  return query
+    select p.target_name, grace_internal.evicted_rows(p.id, e.upto), e.upto
+    from grace_internal.evictions(
+      case when v_id is null then v_bytes else grace_internal.total_capacity() end, v_id, v_bytes
+    ) e
+    join grace_internal.protected p on p.id = e.protected_id
+    order by p.id;
+  if dry_run then
+    return;
+  end if;
+  if v_id is not null then
+    select p.capacity into v_before from grace_internal.protected p where p.id = v_id for update;
+    update grace_internal.protected p set capacity = v_bytes where p.id = v_id;
+  else
+    v_before := grace_internal.total_capacity();
+    delete from grace_internal.setting s where s.name = 'capacity';
+    insert into grace_internal.setting (name, value) select 'capacity', v_bytes where v_bytes is not null;
+  end if;
+  insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
+  values (
+    'capacity', target, 'done', clock_timestamp(), jsonb_build_object('before', v_before, 'after', v_bytes),
+    grace_internal.caller(), session_user
+  );
+end
+$$;
+comment on function grace.set_capacity(text, regclass, boolean) is
+'How big the buffer of a table, or without one all buffers together, may become (''20 GB''; null: as big as it gets, the default). A purge that finds it bigger lets the oldest days go before their time, first in, first out, the day in progress never. Each time is a run, a notification on channel grace and an entry in the ledger, and grace.doctor() says for which tables the retention isn''t kept. Returns what the next purge would let go: per table, how many rows, deleted up to when; with dry_run only that. Errors: GR001, GR025, 42501.';
+
+create or replace function grace_internal.total_capacity()
+returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select s.value::bigint from grace_internal.setting s where s.name = 'capacity'
+$$;
+
+create or replace function grace.capacity()
+returns bigint
+language sql stable
+security definer -- the settings are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.total_capacity()
+$$;
+comment on function grace.capacity() is
+'How big all buffers together may become before their oldest days go early, in bytes; null: as big as they get.';
+
+-- Up to which moment the oldest days have to go so that what is left is no bigger than the capacity; null when nothing has to.
+-- Never the leaf in use, nor anything in the default partition.
+create or replace function grace_internal.eviction(protected_ids integer [], capacity bigint)
+returns timestamptz
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with leaf as (
+    select l.lower_bound, l.upper_bound, l.is_current, pg_total_relation_size(l.leaf) as size
+    from unnest(protected_ids) p (id)
+    cross join lateral grace_internal.leaves(p.id) l
+    where not l.is_expired and pg_relation_size(l.leaf) > 0
+  ),
+  remaining as (
+    select c.upper_bound, (select sum(l.size) from leaf l where l.upper_bound is null or l.upper_bound > c.upper_bound) as size
+    from (select distinct f.upper_bound from leaf f where not f.is_current) as c
+  )
+  -- The least that is enough; where nothing is, all that may go.
+  select coalesce(
+    min(r.upper_bound) filter (where coalesce(r.size, 0) <= eviction.capacity), max(r.upper_bound)
+  ) - interval '1 microsecond'
+  from remaining r
+  where (select sum(l.size) from leaf l) > eviction.capacity
+$$;
+
+-- What has to go early, with the capacities as they are, or with another one for a table. All tables together lose the same days,
+-- so that what was deleted together goes together.
+create or replace function grace_internal.evictions(
+  total bigint, changed_id integer default null, changed_capacity bigint default null
+)
+returns table (protected_id integer, upto timestamptz, capacity bigint)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_table record;
+  v_total_upto timestamptz;
+begin
+  if total is not null then
+    v_total_upto := grace_internal.eviction(array(select p.id from grace_internal.protected p), total);
+  end if;
+  for v_table in
+    select p.id, case when p.id = changed_id then changed_capacity else p.capacity end as capacity
+    from grace_internal.protected p
+    order by p.id
+  loop
+    protected_id := v_table.id;
+    upto := greatest(
+      v_total_upto,
+      case when v_table.capacity is not null then grace_internal.eviction(array[v_table.id], v_table.capacity) end
+    );
+    capacity := case when upto = v_total_upto then total else v_table.capacity end;
+    if upto > grace._expired_before(v_table.id) then
+      return next;
+    end if;
+  end loop;
+end
+$$;
+
+create or replace function grace_internal.evicted_rows(protected_id integer, upto timestamptz)
+returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.logged_rows(
+    protected_id, grace._expired_before(protected_id) + interval '1 microsecond', upto + interval '1 microsecond'
+  )
+$$;
+
+-- Expires what has to go early; the purge that follows removes it.
+create or replace function grace_internal.evict()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_eviction record;
+  v_rows bigint;
+  v_protected grace_internal.protected;
+  v_run bigint;
+begin
+  for v_eviction in select e.* from grace_internal.evictions(grace_internal.total_capacity()) e loop
+    v_rows := grace_internal.evicted_rows(v_eviction.protected_id, v_eviction.upto);
+    update grace_internal.protected p
+    set evicted_to = v_eviction.upto
+    where p.id = v_eviction.protected_id
+    returning p.* into v_protected;
+    if v_rows > 0 then
+      insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
+      values (
+        'capacity', v_protected.target, 'done', clock_timestamp(), v_rows,
+        jsonb_build_object(
+          'table', v_protected.target_name, 'capacity', v_eviction.capacity, 'expired_early_to', v_eviction.upto
+        ),
+        grace_internal.caller(), session_user
+      )
+      returning id into v_run;
+      perform grace_internal.record(v_run, 'expired early', v_protected.target_name, v_rows, v_eviction.upto);
+      perform grace_internal.report_run(v_run);
+    end if;
+  end loop;
 end
 $$;
 
@@ -9804,7 +9882,7 @@ comment on procedure grace.tick() is
 create or replace function grace.jobs()
 returns table (
   job text, schedule text, in_words text, zone text, next_start timestamptz, scheduler text, login text, active boolean,
-  last_start timestamptz, last_status text, last_duration interval, last_message text, failures bigint
+  last_start timestamptz, last_status text, last_duration interval, last_message text, failures bigint, ticked_at timestamptz
 )
 language plpgsql stable
 security definer -- row security in pg_cron shows each role its own jobs only
@@ -9831,7 +9909,7 @@ begin
       end,
       c.login, c.active,
       coalesce(c.last_start, r.started_at), coalesce(c.last_status, r.status),
-      coalesce(c.last_duration, r.finished_at - r.started_at), c.last_message, coalesce(c.failures, 0)
+      coalesce(c.last_duration, r.finished_at - r.started_at), c.last_message, coalesce(c.failures, 0), j.claimed_at
     from grace_internal.job j
     left join (%s) as c on c.job = j.name
     left join lateral (
@@ -9851,7 +9929,7 @@ begin
 end
 $$;
 comment on function grace.jobs() is
-'What runs by itself: schedule, in words, next start; which scheduler runs it (pg_cron; tick; pg_cron elsewhere: in another database of the cluster, which pg_grace status looks into; null: none), as whom, how it last went, and how often in a row it has failed.';
+'What runs by itself: schedule, in words, next start; which scheduler runs it (pg_cron; tick; pg_cron elsewhere: in another database of the cluster, which pg_grace status looks into; null: none), as whom, how it last went, how often in a row it has failed, and when a tick last took it.';
 
 -- doctor/verify_buffer.sql
 -- A capture writes its rows and its log row in one subtransaction, so that all of them carry the same xmin, which PostgreSQL
@@ -10518,6 +10596,7 @@ grant execute on function grace.jobs() to grace_operator, grace_auditor;
 grant execute on function grace._check_jobs(jsonb) to grace_operator, grace_auditor;
 grant execute on function grace._cron_elsewhere() to grace_operator, grace_auditor;
 grant execute on function grace.verify_ledger() to grace_auditor;
+grant execute on function grace.capacity() to grace_operator, grace_auditor;
 grant execute on function grace.schedule_times(text, integer, timestamptz, text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace.schedule_in_words(text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
@@ -10577,7 +10656,7 @@ grant execute on function grace.claim_files(integer, interval) to grace_admin;
 grant execute on function grace.file_deleted(bigint, text) to grace_admin;
 grant execute on function grace.unprotect(regclass, text, interval) to grace_admin;
 grant execute on function grace.set_retention(regclass, interval, boolean) to grace_admin;
-grant execute on function grace.set_capacity(text, regclass) to grace_admin;
+grant execute on function grace.set_capacity(text, regclass, boolean) to grace_admin;
 grant execute on function grace.set_schedule(text, text) to grace_admin;
 grant execute on function grace._tick_claim() to grace_admin;
 grant execute on function grace._watch() to grace_admin;

@@ -62,7 +62,6 @@ declare
   v_expired text := format('b.grace_deleted_at <= %L', v_before);
   v_kept text := 'grace_internal.kept';
   v_others boolean;
-  v_last bigint;
 begin
   row_count := 0;
   more := false;
@@ -77,7 +76,9 @@ begin
   if not more then
     return;
   end if;
-  if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 64 end) * 1024 * 1024 then
+  if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 16 end) * 1024 * 1024
+    or (not v_bounds.holds_files and grace_internal.holds_unmarked_rows(protected_id, leaf))
+  then
     execute format('select exists (select from %s b where (%s) is not true)', v_leaf, v_expired) into v_others;
     if v_others or v_bounds.holds_files or v_bounds.upper_bound is null then
       row_count := grace_internal.delete_expired(protected_id, leaf, v_expired, max_rows);
@@ -106,12 +107,39 @@ begin
   execute format('select count(*) from %s b where %s', v_leaf, v_expired) into row_count;
   execute format('truncate %s', v_leaf);
   execute format('insert into %s select * from %s', v_leaf, v_kept);
-  execute format('select max(k.grace_deletion) from %s k', v_kept) into v_last;
-  execute format('drop table %s', v_kept);
   if not v_bounds.holds_files then
-    update grace_internal.protected p set unmarked_to = greatest(p.unmarked_to, v_last) where p.id = protected_id;
+    -- Rows and their log row bear the mark of one transaction (grace.verify_buffer), so they get a new one together.
+    execute format(
+      'update grace_internal.capture c set row_count = c.row_count '
+      'where c.protected_id = $1 and c.deletion in (select k.grace_deletion from %s k)', v_kept
+    )
+    using protected_id;
   end if;
+  execute format('drop table %s', v_kept);
   more := false;
+end
+$$;
+
+-- Whether a leaf holds rows that were written or changed by hand: to write them anew would cover that up.
+create or replace function grace_internal.holds_unmarked_rows(protected_id integer, leaf oid)
+returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_protected grace_internal.protected;
+  v_result boolean;
+begin
+  select p.* into v_protected from grace_internal.protected p where p.id = protected_id;
+  if grace_internal.has_moved(v_protected) then
+    return false;
+  end if;
+  execute format(
+    'select exists (select from %s b where b.grace_deletion > $1 and not exists (select from grace_internal.capture c '
+    'where c.protected_id = $2 and c.deletion = b.grace_deletion and c.xmin = b.xmin))', grace_internal.qualified_name(leaf)
+  )
+  into v_result using v_protected.unmarked_to, protected_id;
+  return v_result;
 end
 $$;
 

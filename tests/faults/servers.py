@@ -18,7 +18,8 @@ from pg_grace.connection import Connection, Target
 from pg_grace.connection import connect as connect_as_pg_grace
 from tests.conftest import rows, value
 
-PURGE_JOB = "pg_grace: purge"
+JOBS = "select job, schedule, active from grace.jobs() where active order by job"
+OUR_JOBS = [("purge", "0 0 * * *", True), ("watch", "*/5 * * * *", True)]
 
 
 class Cluster(cluster.Cluster):

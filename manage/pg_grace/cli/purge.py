@@ -33,6 +33,7 @@ def purge(connection: Connection, settings: Settings, *, table: str | None, dry_
     ).fetchone()
     assert run is not None
     print_rows([run], ("id", "status", "row_count", "duration", "details"), settings.output_format)
-    if run["status"] == "incomplete":
-        note("some of it was left to the next run: see the details above")
+    if run["status"] != "done":
+        what = "was locked, and left to the next run" if run["status"] == "incomplete" else "failed"
+        note(f"some of it {what}: see the details above")
         raise CommandError("not everything could be purged", Exit.FAILED)
