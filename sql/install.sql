@@ -8466,8 +8466,8 @@ begin
 end
 $$;
 
--- The moments of a day at which a schedule fires, in order. When the clock is changed: what is scheduled for every hour comes in every hour that passes;
--- else a time that comes twice is meant once, the first time, and one that is skipped is the moment of the jump.
+-- The moments of a day at which a schedule fires, in order. When the clock is changed, what is scheduled for every hour comes in every
+-- hour that passes; else a time that comes twice is meant once, the first time, and one that is skipped is the moment of the jump.
 create or replace function grace_internal.scheduled_times(day date, minutes integer [], hours integer [], zone text)
 returns timestamptz []
 language plpgsql stable
@@ -8554,7 +8554,8 @@ comment on function grace.schedule_times(text, integer, timestamptz, text) is
 'unless given. When the clock is changed, a time that is skipped is the moment of the jump, and one that comes twice is meant once.';
 
 -- schedule/last_scheduled.sql
--- The latest time of a schedule that is not after one moment and after another; null when there is none. Errors: GR024 for what is no schedule.
+-- The latest time of a schedule that is after one moment and not after another; null when there is none.
+-- Errors: GR024 for what is no schedule.
 create or replace function grace_internal.last_scheduled(
   schedule text, before timestamptz, not_before timestamptz, zone text default null
 )
