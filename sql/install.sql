@@ -8551,7 +8551,7 @@ end
 $$;
 comment on function grace.schedule_times(text, integer, timestamptz, text) is
 'The next times of a schedule (cron syntax, as pg_cron reads it), strictly after a moment, in order. zone: the time zone its hours are meant in, pg_cron''s own '
-'unless given. When the clock is changed, a time that is skipped is the moment of the jump, and one that comes twice is meant once.';
+'unless given. When the clock is changed, a time that is skipped is the moment of the jump, and one that comes twice is meant once, the first time. Errors: GR024, 22023.';
 
 -- schedule/last_scheduled.sql
 -- The latest time of a schedule that is after one moment and not after another; null when there is none.
@@ -8772,7 +8772,7 @@ begin
 end
 $$;
 comment on function grace.schedule_in_words(text) is
-'A schedule (cron syntax, as pg_cron reads it) in English: "every day at 00:05". Of the time zone it says nothing.';
+'A schedule (cron syntax, as pg_cron reads it) in English: "every day at 00:05". Of the time zone it says nothing. Errors: GR024.';
 
 -- schedule/ensure_jobs.sql
 -- Why pg_cron can't run jobs for this database, in words, and which setting is missing; null when it can.
