@@ -9272,8 +9272,8 @@ begin
 end
 $$;
 
--- The moments of a day at which a schedule fires, in order. When the clock is changed: what is scheduled for every hour comes in every hour that passes;
--- else a time that comes twice is meant once, the first time, and one that is skipped is the moment of the jump.
+-- The moments of a day at which a schedule fires, in order. When the clock is changed, what is scheduled for every hour comes in every
+-- hour that passes; else a time that comes twice is meant once, the first time, and one that is skipped is the moment of the jump.
 create or replace function grace_internal.scheduled_times(day date, minutes integer [], hours integer [], zone text)
 returns timestamptz []
 language plpgsql stable
@@ -9357,10 +9357,11 @@ end
 $$;
 comment on function grace.schedule_times(text, integer, timestamptz, text) is
 'The next times of a schedule (cron syntax, as pg_cron reads it), strictly after a moment, in order. zone: the time zone its hours are meant in, pg_cron''s own '
-'unless given. When the clock is changed, a time that is skipped is the moment of the jump, and one that comes twice is meant once.';
+'unless given. When the clock is changed, a time that is skipped is the moment of the jump, and one that comes twice is meant once, the first time. Errors: GR024, 22023.';
 
 -- schedule/last_scheduled.sql
--- The latest time of a schedule that is not after one moment and after another; null when there is none. Errors: GR024 for what is no schedule.
+-- The latest time of a schedule that is after one moment and not after another; null when there is none.
+-- Errors: GR024 for what is no schedule.
 create or replace function grace_internal.last_scheduled(
   schedule text, before timestamptz, not_before timestamptz, zone text default null
 )
@@ -9577,7 +9578,7 @@ begin
 end
 $$;
 comment on function grace.schedule_in_words(text) is
-'A schedule (cron syntax, as pg_cron reads it) in English: "every day at 00:05". Of the time zone it says nothing.';
+'A schedule (cron syntax, as pg_cron reads it) in English: "every day at 00:05". Of the time zone it says nothing. Errors: GR024.';
 
 -- schedule/cron.sql
 -- The database that pg_cron works from; null when pg_cron is not preloaded, empty when that can't be read.
