@@ -8444,7 +8444,7 @@ declare
   v_bounds record;
   v_expired text := format('b.grace_deleted_at <= %L', v_before);
   v_kept text := 'grace_internal.kept';
-  v_others boolean;
+  v_others bigint;
 begin
   row_count := 0;
   more := false;
@@ -8462,8 +8462,9 @@ begin
   if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 16 end) * 1024 * 1024
     or (not v_bounds.holds_files and grace_internal.holds_unmarked_rows(protected_id, leaf))
   then
-    execute format('select exists (select from %s b where (%s) is not true)', v_leaf, v_expired) into v_others;
-    if v_others or v_bounds.holds_files or v_bounds.upper_bound is null then
+    execute format('select count(*) filter (where %2$s), count(*) filter (where (%2$s) is not true) from %1$s b', v_leaf, v_expired)
+    into row_count, v_others;
+    if v_others > 0 or v_bounds.holds_files or v_bounds.upper_bound is null then
       row_count := grace_internal.delete_expired(protected_id, leaf, v_expired, max_rows);
       more := row_count = max_rows;
       return;
@@ -8471,10 +8472,10 @@ begin
     -- Once captures are locked out, the log says whether one has been quicker.
     execute format('lock table %s in access exclusive mode', v_leaf);
     if grace_internal.logged_rows(protected_id, v_before + interval '1 microsecond', v_bounds.upper_bound) > 0 then
+      row_count := 0;
       more := false;
       return;
     end if;
-    row_count := grace_internal.logged_rows(protected_id, v_bounds.lower_bound, v_before + interval '1 microsecond');
     perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
     execute format('truncate %s', v_leaf);
     more := false;
@@ -9729,16 +9730,10 @@ begin
     );
   end if;
   if exists (select from pg_extension where extname = 'pg_cron') then
-    return case
-      when not has_schema_privilege('cron', 'usage') then format(
-        'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
-        'then install again. %s', current_user, current_user, v_otherwise
-      )
-      when not (select r.rolcanlogin from pg_roles r where r.rolname = current_user) then format(
-        'role %I may not log in, so pg_cron can''t run jobs as it, and nothing is purged by itself. alter role %I login; then '
-        'install again. %s', current_user, current_user, v_otherwise
-      )
-    end;
+    return case when not has_schema_privilege('cron', 'usage') then format(
+      'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
+      'then install again. %s', current_user, current_user, v_otherwise
+    ) end;
   end if;
   if v_database = '' then
     return format(
@@ -9774,6 +9769,12 @@ begin
   for v_statement in select s from grace_internal.cron_statements() s loop
     execute v_statement;
   end loop;
+  if not (select r.rolcanlogin from pg_roles r where r.rolname = current_user) then
+    return format(
+      'role %I may not log in, so pg_cron can''t run its jobs, and nothing is purged by itself: alter role %I login;',
+      current_user, current_user
+    );
+  end if;
   return (
     select string_agg(
       format('pg_cron job "%s" runs %s (%s)', grace_internal.cron_name(j.name),
@@ -9798,6 +9799,9 @@ begin
       using errcode = 'GR026',
       detail = 'Jobs: ' || (select string_agg(j.name, ', ' order by j.name) from grace_internal.job j),
       hint = 'select * from grace.jobs();';
+  end if;
+  if schedule ~* '^\s*@(yearly|annually)\s*$' then
+    schedule := '0 0 1 1 *'; -- pg_cron takes these words and never runs the job
   end if;
   in_words := grace.schedule_in_words(schedule);
   zone := grace_internal.schedule_zone();
@@ -10354,15 +10358,16 @@ as $$
     values
       (c.job is null, 'the pg_cron job is missing, or belongs to another database', 'pg_grace doctor --fix', true),
       (
-        not c.may_login, format('the job''s role %I may not log in, so pg_cron can''t run it', c.login),
-        format('alter role %I login; or install pg_grace as a role that may.', c.login), false
+        not c.may_login, format('the job''s role %s may not log in, so pg_cron can''t run it', quote_ident(c.login)),
+        format('alter role %s login; or install pg_grace as a role that may.', quote_ident(c.login)), false
       ),
       (
         not coalesce(
           (select pg_has_role(r.oid, p.proowner, 'usage') or has_function_privilege(r.oid, p.oid, 'execute')
           from pg_roles r where r.rolname = c.login), true
         ),
-        format('the job''s role %I may not call grace.%s()', c.login, j.name), format('grant grace_admin to %I;', c.login), false
+        format('the job''s role %s may not call grace.%s()', quote_ident(c.login), j.name),
+        format('grant grace_admin to %s;', quote_ident(c.login)), false
       ),
       (
         not c.active, 'the pg_cron job is switched off',

@@ -61,7 +61,7 @@ declare
   v_bounds record;
   v_expired text := format('b.grace_deleted_at <= %L', v_before);
   v_kept text := 'grace_internal.kept';
-  v_others boolean;
+  v_others bigint;
 begin
   row_count := 0;
   more := false;
@@ -79,8 +79,9 @@ begin
   if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 16 end) * 1024 * 1024
     or (not v_bounds.holds_files and grace_internal.holds_unmarked_rows(protected_id, leaf))
   then
-    execute format('select exists (select from %s b where (%s) is not true)', v_leaf, v_expired) into v_others;
-    if v_others or v_bounds.holds_files or v_bounds.upper_bound is null then
+    execute format('select count(*) filter (where %2$s), count(*) filter (where (%2$s) is not true) from %1$s b', v_leaf, v_expired)
+    into row_count, v_others;
+    if v_others > 0 or v_bounds.holds_files or v_bounds.upper_bound is null then
       row_count := grace_internal.delete_expired(protected_id, leaf, v_expired, max_rows);
       more := row_count = max_rows;
       return;
@@ -88,10 +89,10 @@ begin
     -- Once captures are locked out, the log says whether one has been quicker.
     execute format('lock table %s in access exclusive mode', v_leaf);
     if grace_internal.logged_rows(protected_id, v_before + interval '1 microsecond', v_bounds.upper_bound) > 0 then
+      row_count := 0;
       more := false;
       return;
     end if;
-    row_count := grace_internal.logged_rows(protected_id, v_bounds.lower_bound, v_before + interval '1 microsecond');
     perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
     execute format('truncate %s', v_leaf);
     more := false;

@@ -33,9 +33,7 @@ def _findings(connection: Connection, settings: Settings, *, deep: bool) -> list
             for finding in found:
                 if finding["finding"] == _ELSEWHERE:
                     reason = str(error).strip().splitlines()[0]
-                    finding["finding"] = (
-                        f'pg_cron works from database "{there.database}", where it can\'t be asked: {reason}'
-                    )
+                    finding["finding"] = f'pg_cron in database "{there.database}" can\'t be asked: {reason}'
     revision = migrate.installed_revision(connection)
     if revision != migrate.newest_revision():
         found.append(
