@@ -13,10 +13,6 @@ say() { echo "setup: $*" >&2; }
 can_apt() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 
 apt_install() {
-    if ! can_apt; then
-        say "missing: $*; as root: apt-get install $*"
-        return 1
-    fi
     say "installing Debian's $*"
     DEBIAN_FRONTEND=noninteractive
     export DEBIAN_FRONTEND
@@ -24,6 +20,10 @@ apt_install() {
 }
 
 install_server() (
+    if ! can_apt; then
+        say "missing: $*; as root: apt-get install $*"
+        exit 1
+    fi
     if [ ! -d /etc/postgresql ] || [ -z "$(ls -A /etc/postgresql)" ]; then
         # Debian makes and starts a cluster when PostgreSQL is installed; nobody asked for one.
         apt_install postgresql-common || exit 1
@@ -35,6 +35,13 @@ install_server() (
 )
 
 install_python() { # [extra]
+    if [ ! -x "$venv/bin/python" ]; then
+        say "making the virtual environment $venv"
+        python3 -m venv "$venv" >&2 || {
+            rm -rf "$venv"
+            can_apt && apt_install python3-venv && python3 -m venv "$venv" || return 1
+        }
+    fi
     [ "$venv/.ready${1:-}" -nt "$here/pyproject.toml" ] && return
     say "installing pg_grace${1:+, with its extra \"$1\",} into $venv"
     "$venv/bin/python" -m pip install -q --disable-pip-version-check -e "$here${1:+[$1]}" >&2 || return 1
@@ -43,11 +50,6 @@ install_python() { # [extra]
 
 # Where server programs are is for pg_grace to say: the demo takes the same.
 knows() { "$venv/bin/python" -c "import sys; from pg_grace import cluster as c; sys.exit(not $1)" 2>/dev/null; }
-
-if [ ! -x "$venv/bin/python" ]; then
-    say "making the virtual environment $venv"
-    python3 -m venv "$venv" >&2 || { rm -rf "$venv"; can_apt; apt_install python3-venv; python3 -m venv "$venv"; }
-fi
 
 if [ "$purpose" = test ]; then
     bin=${PG_GRACE_BINDIR:-/usr/lib/postgresql/15/bin}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -57,15 +58,16 @@ class Demo:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         self._say("Starting a PostgreSQL server of its own, in a temporary folder, on a free port …")
         with Cluster(_PG_CRON if self._has_pg_cron else {}, with_pg_cron or binaries()) as cluster:
-            self._conninfo = cluster.conninfo(_DATABASE)
-            self._environment |= {
-                "PGHOST": "127.0.0.1",
-                "PGPORT": str(cluster.port),
-                "PGUSER": cluster.superuser,
-                "PGDATABASE": _DATABASE,
-                "PATH": f"{cluster.binaries}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            }
-            self._has_psql = self._runs("psql", "--version")
+            self.connect_to(
+                cluster.conninfo(_DATABASE),
+                {
+                    "PGHOST": "127.0.0.1",
+                    "PGPORT": str(cluster.port),
+                    "PGUSER": cluster.superuser,
+                    "PGDATABASE": _DATABASE,
+                    "PATH": f"{cluster.binaries}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+                },
+            )
             self._prepare(cluster)
             self._protect()
             self._lose_a_customer()
@@ -73,6 +75,12 @@ class Demo:
             self._purge()
             self._go_on_by_hand(cluster)
         self._say("The server is stopped and its folder removed. Next: README.md, docs/")
+
+    def connect_to(self, conninfo: str, environment: Mapping[str, str]) -> None:
+        """Say what database the story plays in, to this program and to those it runs."""
+        self._conninfo = conninfo
+        self._environment |= environment
+        self._has_psql = self._runs("psql", "--version")
 
     def _prepare(self, cluster: Cluster) -> None:
         with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
@@ -91,8 +99,8 @@ class Demo:
         )
         if not self._has_pg_cron:
             self._say(
-                "This server has no pg_cron. What pg_cron's jobs do elsewhere, pg_grace tick does here, and any scheduler"
-                " can start it."
+                "This server has no pg_cron. What pg_cron's jobs do elsewhere, pg_grace tick does here, and any"
+                " scheduler can start it."
             )
         if not self._has_psql:
             self._say(
@@ -111,11 +119,11 @@ class Demo:
             " knows nothing of pg_grace, and its role has no right on the buffer:"
         )
         self._before = self._value(_CHECKSUM)
-        self._query(
+        self.query(
             "set grace.reason = 'clean-up of test customers'", "delete from crm.company where id = 7", role=_APPLICATION
         )
         self._say("The customer is gone, with contacts, invoices, their items and the uploaded contract:")
-        self._query("select count(*) from crm.invoice where company_id = 7")
+        self.query("select count(*) from crm.invoice where company_id = 7")
 
     def _restore(self) -> None:
         self._say("Ten minutes later the phone rings. What was deleted, by whom?")
@@ -137,7 +145,7 @@ class Demo:
         )
         self._type("pg_grace retention crm.email '5 seconds' --yes")
         self._type("pg_grace schedule purge '* * * * *'")
-        self._query("delete from crm.email where id <= 25", role=_APPLICATION)
+        self.query("delete from crm.email where id <= 25", role=_APPLICATION)
         self._type("pg_grace deletions crm.email")
         if self._has_pg_cron:
             self._wait_for_pg_cron()
@@ -154,13 +162,13 @@ class Demo:
             if time.monotonic() > deadline:
                 raise CommandError("pg_cron did not purge in time", Exit.FAILED)
             time.sleep(1)
-        self._query("select kind, status, row_count, duration, details from grace.runs where kind = 'purge'")
-        self._query("select status, command, start_time from cron.job_run_details order by runid desc limit 1")
+        self.query("select kind, status, row_count, duration, details from grace.runs where kind = 'purge'")
+        self.query("select status, command, start_time from cron.job_run_details order by runid desc limit 1")
 
     def _tick(self) -> None:
         self._say(
-            "pg_grace tick does what is due, once: a crontab, a systemd timer or Kubernetes would start it every minute."
-            " Now wait for the next full minute …"
+            "pg_grace tick does what is due, once; a crontab, a systemd timer or Kubernetes would start it every"
+            " minute. Now wait for the next full minute …"
         )
         deadline = time.monotonic() + _LONGEST_WAIT
         while not self._has_purged():
@@ -208,7 +216,7 @@ class Demo:
             return False
         return done.returncode == 0
 
-    def _query(self, *statements: str, role: str | None = None) -> None:
+    def query(self, *statements: str, role: str | None = None) -> None:
         """Run statements in one session: as a user would type them for psql, or, where there is none, without it."""
         if self._has_psql:
             as_role = f" -U {role}" if role else ""
