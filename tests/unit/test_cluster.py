@@ -27,6 +27,11 @@ def programs(folder: Path, version: str, *libraries: str) -> Path:
     return folder
 
 
+def start_and_stop(folder: Path | None = None) -> None:
+    with Cluster({"fsync": "off"}, folder):
+        pass
+
+
 @pytest.fixture
 def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine without any server programs; Debian's would be in this folder."""
@@ -85,20 +90,16 @@ def test_root_without_a_system_user_for_the_server_is_told_what_to_do(
     def unknown(name: str) -> pwd.struct_passwd:
         raise KeyError(name)
 
-    def create() -> None:
-        with Cluster():
-            pass
-
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(pwd, "getpwnam", unknown)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(
         CommandError, match=r"does not run as root.*\nHINT:  .* or make that user: useradd --system postgres"
     ):
-        create()
+        start_and_stop()
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(CommandError, match=r"runuser, .* is not here\nHINT:  Run this as an ordinary user"):
-        create()
+        start_and_stop()
     assert not list(tmp_path.iterdir())
 
 
@@ -120,4 +121,4 @@ def test_the_wheels_programs_are_copied_where_the_servers_owner_may_not_enter_th
         assert running.binaries.is_relative_to(running.folder)
     other = programs(closed / "other", "15.1")
     with pytest.raises(CommandError, match=r"the system user postgres.* may not run what is in"):
-        Cluster({}, other).create()
+        start_and_stop(other)
