@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -75,9 +74,7 @@ class Standby(Cluster):
         self.primary = primary
 
     def create(self) -> None:
-        if self._as_user:
-            owner = pwd.getpwnam("postgres")
-            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+        self.hand_over()
         self.run("pg_basebackup", "-d", self.primary.conninfo(), "-D", str(self.data), "-R", "-c", "fast", "--no-sync")
         with (self.data / "postgresql.conf").open("a", encoding="utf-8") as file:
             file.write(f"port = {self.port}\nunix_socket_directories = '{self.folder}'\n")
