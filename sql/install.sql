@@ -2421,7 +2421,7 @@ begin
     return false;
   end if;
   perform grace_internal.unlink_unreferenced(v_unlinkable);
-  execute format('delete from %s f where f.ctid = any ($1)', v_leaf) using v_tids;
+  execute format('update %s f set page = -1 where f.ctid = any ($1)', v_leaf) using v_tids; -- goes with the other pages
   return true;
 end
 $$;
@@ -8453,7 +8453,7 @@ begin
     return;
   end if;
   if v_bounds.holds_files then
-    v_expired := v_expired || ' and b.page > 0'; -- the first page goes when the object is unlinked
+    v_expired := v_expired || ' and b.page <> 0'; -- the first page stands for an object that is yet to be unlinked
   end if;
   execute format('select exists (select from %s b where %s)', v_leaf, v_expired) into more;
   if not more then
@@ -9823,6 +9823,23 @@ comment on function grace.set_schedule(text, text) is
 'When a job (purge, watch) runs, as cron writes it: minute, hour, day of month, month, day of week. Checks it, and returns it in words, the time zone in which its hours are meant (that of pg_cron, else GMT), and the next three times. Where pg_cron works from another database, "pg_grace schedule" carries it there. Errors: GR024, GR026.';
 
 -- schedule/tick.sql
+-- When a job last had its turn, or came to be. What lies ahead, because the clock was set back since, does not count.
+create or replace function grace_internal.last_turn(job grace_internal.job)
+returns timestamptz
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select max(t.at)
+  from (
+    select job.changed_at
+    union all
+    select job.claimed_at
+    union all
+    select r.started_at from grace_internal.run r where r.job = (job).name and r.kind <> 'job'
+  ) as t (at)
+  where t.at <= clock_timestamp()
+$$;
+
 -- Takes the next job whose time has come, so that of two hosts one does it; null when there is none. Its time has come when it has
 -- not run since it should have, whoever ran it: once, however often it was missed.
 create or replace function grace._tick_claim()
@@ -9838,7 +9855,7 @@ begin
   from grace_internal.job j
   where j.name <> 'watch'
     and grace_internal.last_scheduled(
-      j.schedule, clock_timestamp(), greatest(j.changed_at, j.claimed_at, grace_internal.last_start(j.name))
+      j.schedule, clock_timestamp(), grace_internal.last_turn(j)
     ) is not null
     and not exists (
       select from grace_internal.run r
@@ -9852,14 +9869,6 @@ begin
 end
 $$;
 comment on function grace._tick_claim() is 'Internal: takes the next job that is due.';
-
-create or replace function grace_internal.last_start(job text)
-returns timestamptz
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select max(r.started_at) from grace_internal.run r where r.job = last_start.job and r.kind <> 'job'
-$$;
 
 create or replace procedure grace.tick()
 language plpgsql
