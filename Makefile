@@ -9,7 +9,7 @@ PYTHON = $(VENV)/bin/python
 .PHONY: demo test bench lint format sql docs setup
 
 demo:
-	@manage/setup.sh $(VENV)
+	@manage/setup.sh $(VENV) demo
 	@$(VENV)/bin/pg_grace demo
 
 setup:

@@ -2421,7 +2421,7 @@ begin
     return false;
   end if;
   perform grace_internal.unlink_unreferenced(v_unlinkable);
-  execute format('delete from %s f where f.ctid = any ($1)', v_leaf) using v_tids;
+  execute format('update %s f set page = -1 where f.ctid = any ($1)', v_leaf) using v_tids; -- goes with the other pages
   return true;
 end
 $$;
@@ -8313,7 +8313,16 @@ end
 $$;
 
 create or replace view grace.ledger as
-select l.id, l.at, l.run_id as run, l.action, l.target_name, l.row_count, l.deleted_before, l.role, encode(l.hash, 'hex') as hash
+select
+  l.id,
+  l.at,
+  l.run_id as run,
+  l.action,
+  l.target_name,
+  l.row_count,
+  l.deleted_before,
+  l.role,
+  encode(l.hash, 'hex') as hash
 from grace_internal.ledger l;
 
 comment on view grace.ledger is
@@ -8369,142 +8378,6 @@ as $$
   cross join lateral jsonb_each_text(r.details -> 'tables') t
   where r.id = record_purge.run
   order by t.key
-$$;
-
--- purge/capacity.sql
-create or replace function grace.set_capacity(capacity text, target regclass default null)
-returns bigint
-language plpgsql
-security definer -- the registry is granted to nobody
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_id integer := case when target is not null then grace_internal.protected_id(target) end;
-  v_bytes bigint;
-  v_before bigint;
-begin
-  begin
-    v_bytes := pg_size_bytes(capacity);
-  exception when invalid_parameter_value or numeric_value_out_of_range then
-    v_bytes := 0;
-  end;
-  if v_bytes < 1024 * 1024 then
-    raise exception '% is no capacity', quote_literal(capacity)
-      using errcode = 'GR025',
-      detail = 'It says how big a buffer may become before its oldest days go early: at least 1 MB.',
-      hint = 'Give it as pg_size_pretty() does, for example ''20 GB''; null takes it away.';
-  end if;
-  perform grace_internal.require_table_right(p.target)
-  from grace_internal.protected p
-  where p.active and (v_id is null or p.id = v_id);
-  if v_id is not null then
-    select p.capacity into v_before from grace_internal.protected p where p.id = v_id for update;
-    update grace_internal.protected p set capacity = v_bytes where p.id = v_id;
-  else
-    v_before := grace_internal.total_capacity();
-    delete from grace_internal.setting s where s.name = 'capacity';
-    insert into grace_internal.setting (name, value) select 'capacity', v_bytes where v_bytes is not null;
-  end if;
-  insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
-  values (
-    'capacity', target, 'done', clock_timestamp(), jsonb_build_object('before', v_before, 'after', v_bytes),
-    grace_internal.caller(), session_user
-  );
-  return v_bytes;
-end
-$$;
-comment on function grace.set_capacity(text, regclass) is
-'How big the buffer of a table, or without one all buffers together, may become (''20 GB''; null: as big as it gets, the default). A purge that finds it bigger lets the oldest days go before their time, first in, first out, the day in progress never. Each time is a run and an entry in the ledger, and grace.doctor() says for which tables the retention isn''t kept. Returns bytes. Errors: GR001, GR025, 42501.';
-
-create or replace function grace_internal.total_capacity()
-returns bigint
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select s.value::bigint from grace_internal.setting s where s.name = 'capacity'
-$$;
-
--- Up to which moment the oldest days have to go so that what is left is no bigger than the capacity; null when nothing has to.
--- Never the leaf in use, nor anything in the default partition.
-create or replace function grace_internal.eviction(protected_ids integer [], capacity bigint)
-returns timestamptz
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  with leaf as (
-    select l.lower_bound, l.upper_bound, l.is_current, pg_total_relation_size(l.leaf) as size
-    from unnest(protected_ids) p (id)
-    cross join lateral grace_internal.leaves(p.id) l
-    where not l.is_expired and pg_relation_size(l.leaf) > 0
-  ),
-  remaining as (
-    select c.upper_bound, (select sum(l.size) from leaf l where l.upper_bound is null or l.upper_bound > c.upper_bound) as size
-    from (select distinct f.upper_bound from leaf f where not f.is_current) as c
-  )
-  -- The least that is enough; where nothing is, all that may go.
-  select coalesce(
-    min(r.upper_bound) filter (where coalesce(r.size, 0) <= eviction.capacity), max(r.upper_bound)
-  ) - interval '1 microsecond'
-  from remaining r
-  where (select sum(l.size) from leaf l) > eviction.capacity
-$$;
-
--- Expires what has to go early; the purge that follows removes it. All tables together lose the same days, so that what was
--- deleted together goes together.
-create or replace function grace_internal.evict()
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_total bigint := grace_internal.total_capacity();
-  v_total_upto timestamptz;
-  v_table record;
-  v_upto timestamptz;
-begin
-  if v_total is not null then
-    v_total_upto := grace_internal.eviction(array(select p.id from grace_internal.protected p), v_total);
-  end if;
-  for v_table in select p.id, p.capacity from grace_internal.protected p order by p.id loop
-    v_upto := greatest(
-      v_total_upto,
-      case when v_table.capacity is not null then grace_internal.eviction(array[v_table.id], v_table.capacity) end
-    );
-    if v_upto > grace._expired_before(v_table.id) then
-      perform grace_internal.evict_table(
-        v_table.id, v_upto, case when v_upto = v_total_upto then v_total else v_table.capacity end
-      );
-    end if;
-  end loop;
-end
-$$;
-
-create or replace function grace_internal.evict_table(protected_id integer, upto timestamptz, capacity bigint)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_rows bigint := grace_internal.logged_rows(
-    protected_id, grace._expired_before(protected_id) + interval '1 microsecond', upto + interval '1 microsecond'
-  );
-  v_protected grace_internal.protected;
-  v_run bigint;
-begin
-  update grace_internal.protected p set evicted_to = upto where p.id = protected_id returning p.* into v_protected;
-  if v_rows = 0 then
-    return;
-  end if;
-  insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
-  values (
-    'capacity', v_protected.target, 'done', clock_timestamp(), v_rows,
-    jsonb_build_object('table', v_protected.target_name, 'capacity', capacity, 'expired_early_to', upto),
-    grace_internal.caller(), session_user
-  )
-  returning id into v_run;
-  perform grace_internal.record(v_run, 'expired early', v_protected.target_name, v_rows, upto);
-  perform grace_internal.report_run(v_run);
-end
 $$;
 
 -- purge/purge_actions.sql
@@ -8571,8 +8444,7 @@ declare
   v_bounds record;
   v_expired text := format('b.grace_deleted_at <= %L', v_before);
   v_kept text := 'grace_internal.kept';
-  v_others boolean;
-  v_last bigint;
+  v_others bigint;
 begin
   row_count := 0;
   more := false;
@@ -8581,15 +8453,18 @@ begin
     return;
   end if;
   if v_bounds.holds_files then
-    v_expired := v_expired || ' and b.page > 0'; -- the first page goes when the object is unlinked
+    v_expired := v_expired || ' and b.page <> 0'; -- the first page stands for an object that is yet to be unlinked
   end if;
   execute format('select exists (select from %s b where %s)', v_leaf, v_expired) into more;
   if not more then
     return;
   end if;
-  if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 64 end) * 1024 * 1024 then
-    execute format('select exists (select from %s b where (%s) is not true)', v_leaf, v_expired) into v_others;
-    if v_others or v_bounds.holds_files or v_bounds.upper_bound is null then
+  if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 16 end) * 1024 * 1024
+    or (not v_bounds.holds_files and grace_internal.holds_unmarked_rows(protected_id, leaf))
+  then
+    execute format('select count(*) filter (where %2$s), count(*) filter (where (%2$s) is not true) from %1$s b', v_leaf, v_expired)
+    into row_count, v_others;
+    if v_others > 0 or v_bounds.holds_files or v_bounds.upper_bound is null then
       row_count := grace_internal.delete_expired(protected_id, leaf, v_expired, max_rows);
       more := row_count = max_rows;
       return;
@@ -8597,10 +8472,10 @@ begin
     -- Once captures are locked out, the log says whether one has been quicker.
     execute format('lock table %s in access exclusive mode', v_leaf);
     if grace_internal.logged_rows(protected_id, v_before + interval '1 microsecond', v_bounds.upper_bound) > 0 then
+      row_count := 0;
       more := false;
       return;
     end if;
-    row_count := grace_internal.logged_rows(protected_id, v_bounds.lower_bound, v_before + interval '1 microsecond');
     perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
     execute format('truncate %s', v_leaf);
     more := false;
@@ -8616,12 +8491,39 @@ begin
   execute format('select count(*) from %s b where %s', v_leaf, v_expired) into row_count;
   execute format('truncate %s', v_leaf);
   execute format('insert into %s select * from %s', v_leaf, v_kept);
-  execute format('select max(k.grace_deletion) from %s k', v_kept) into v_last;
-  execute format('drop table %s', v_kept);
   if not v_bounds.holds_files then
-    update grace_internal.protected p set unmarked_to = greatest(p.unmarked_to, v_last) where p.id = protected_id;
+    -- Rows and their log row bear the mark of one transaction (grace.verify_buffer), so they get a new one together.
+    execute format(
+      'update grace_internal.capture c set row_count = c.row_count '
+      'where c.protected_id = $1 and c.deletion in (select k.grace_deletion from %s k)', v_kept
+    )
+    using protected_id;
   end if;
+  execute format('drop table %s', v_kept);
   more := false;
+end
+$$;
+
+-- Whether a leaf holds rows that were written or changed by hand: to write them anew would cover that up.
+create or replace function grace_internal.holds_unmarked_rows(protected_id integer, leaf oid)
+returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_protected grace_internal.protected;
+  v_result boolean;
+begin
+  select p.* into v_protected from grace_internal.protected p where p.id = protected_id;
+  if grace_internal.has_moved(v_protected) then
+    return false;
+  end if;
+  execute format(
+    'select exists (select from %s b where b.grace_deletion > $1 and not exists (select from grace_internal.capture c '
+    'where c.protected_id = $2 and c.deletion = b.grace_deletion and c.xmin = b.xmin))', grace_internal.qualified_name(leaf)
+  )
+  into v_result using v_protected.unmarked_to, protected_id;
+  return v_result;
 end
 $$;
 
@@ -8752,6 +8654,183 @@ begin
     where c.protected_id = drop_former_column.protected_id and c.buffer_column = v_column;
   end if;
   return v_column is not null;
+end
+$$;
+
+-- purge/capacity.sql
+create or replace function grace.set_capacity(capacity text, target regclass default null, dry_run boolean default false)
+returns table (target_name text, row_count bigint, deleted_before timestamptz)
+language plpgsql
+security definer -- the registry is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id integer := case when target is not null then grace_internal.protected_id(target) end;
+  v_bytes bigint;
+  v_before bigint;
+begin
+  begin
+    v_bytes := pg_size_bytes(capacity);
+  exception when invalid_parameter_value or numeric_value_out_of_range then
+    v_bytes := 0;
+  end;
+  if v_bytes < 1024 * 1024 then
+    raise exception '% is no capacity', quote_literal(capacity)
+      using errcode = 'GR025',
+      detail = 'It says how big a buffer may become before its oldest days go early: at least 1 MB.',
+      hint = 'Give it as pg_size_pretty() does, for example ''20 GB''; null takes it away.';
+  end if;
+  perform grace_internal.require_table_right(p.target)
+  from grace_internal.protected p
+  where p.active and (v_id is null or p.id = v_id);
+  return query
+    select p.target_name, grace_internal.evicted_rows(p.id, e.upto), e.upto
+    from grace_internal.evictions(
+      case when v_id is null then v_bytes else grace_internal.total_capacity() end, v_id, v_bytes
+    ) e
+    join grace_internal.protected p on p.id = e.protected_id
+    order by p.id;
+  if dry_run then
+    return;
+  end if;
+  if v_id is not null then
+    select p.capacity into v_before from grace_internal.protected p where p.id = v_id for update;
+    update grace_internal.protected p set capacity = v_bytes where p.id = v_id;
+  else
+    v_before := grace_internal.total_capacity();
+    delete from grace_internal.setting s where s.name = 'capacity';
+    insert into grace_internal.setting (name, value) select 'capacity', v_bytes where v_bytes is not null;
+  end if;
+  insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
+  values (
+    'capacity', target, 'done', clock_timestamp(), jsonb_build_object('before', v_before, 'after', v_bytes),
+    grace_internal.caller(), session_user
+  );
+end
+$$;
+comment on function grace.set_capacity(text, regclass, boolean) is
+'How big the buffer of a table, or without one all buffers together, may become (''20 GB''; null: as big as it gets, the default). A purge that finds it bigger lets the oldest days go before their time, first in, first out, the day in progress never. Each time is a run, a notification on channel grace and an entry in the ledger, and grace.doctor() says for which tables the retention isn''t kept. Returns what the next purge would let go: per table, how many rows, deleted up to when; with dry_run only that. Errors: GR001, GR025, 42501.';
+
+create or replace function grace_internal.total_capacity()
+returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select s.value::bigint from grace_internal.setting s where s.name = 'capacity'
+$$;
+
+create or replace function grace.capacity()
+returns bigint
+language sql stable
+security definer -- the settings are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.total_capacity()
+$$;
+comment on function grace.capacity() is
+'How big all buffers together may become before their oldest days go early, in bytes; null: as big as they get.';
+
+-- Up to which moment the oldest days have to go so that what is left is no bigger than the capacity; null when nothing has to.
+-- Never the leaf in use, nor anything in the default partition.
+create or replace function grace_internal.eviction(protected_ids integer [], capacity bigint)
+returns timestamptz
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with leaf as (
+    select l.lower_bound, l.upper_bound, l.is_current, pg_total_relation_size(l.leaf) as size
+    from unnest(protected_ids) p (id)
+    cross join lateral grace_internal.leaves(p.id) l
+    where not l.is_expired and pg_relation_size(l.leaf) > 0
+  ),
+  remaining as (
+    select c.upper_bound, (select sum(l.size) from leaf l where l.upper_bound is null or l.upper_bound > c.upper_bound) as size
+    from (select distinct f.upper_bound from leaf f where not f.is_current) as c
+  )
+  -- The least that is enough; where nothing is, all that may go.
+  select coalesce(
+    min(r.upper_bound) filter (where coalesce(r.size, 0) <= eviction.capacity), max(r.upper_bound)
+  ) - interval '1 microsecond'
+  from remaining r
+  where (select sum(l.size) from leaf l) > eviction.capacity
+$$;
+
+-- What has to go early, with the capacities as they are, or with another one for a table. All tables together lose the same days,
+-- so that what was deleted together goes together.
+create or replace function grace_internal.evictions(
+  total bigint, changed_id integer default null, changed_capacity bigint default null
+)
+returns table (protected_id integer, upto timestamptz, capacity bigint)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_table record;
+  v_total_upto timestamptz;
+begin
+  if total is not null then
+    v_total_upto := grace_internal.eviction(array(select p.id from grace_internal.protected p), total);
+  end if;
+  for v_table in
+    select p.id, case when p.id = changed_id then changed_capacity else p.capacity end as capacity
+    from grace_internal.protected p
+    order by p.id
+  loop
+    protected_id := v_table.id;
+    upto := greatest(
+      v_total_upto,
+      case when v_table.capacity is not null then grace_internal.eviction(array[v_table.id], v_table.capacity) end
+    );
+    capacity := case when upto = v_total_upto then total else v_table.capacity end;
+    if upto > grace._expired_before(v_table.id) then
+      return next;
+    end if;
+  end loop;
+end
+$$;
+
+create or replace function grace_internal.evicted_rows(protected_id integer, upto timestamptz)
+returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.logged_rows(
+    protected_id, grace._expired_before(protected_id) + interval '1 microsecond', upto + interval '1 microsecond'
+  )
+$$;
+
+-- Expires what has to go early; the purge that follows removes it.
+create or replace function grace_internal.evict()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_eviction record;
+  v_rows bigint;
+  v_protected grace_internal.protected;
+  v_run bigint;
+begin
+  for v_eviction in select e.* from grace_internal.evictions(grace_internal.total_capacity()) e loop
+    v_rows := grace_internal.evicted_rows(v_eviction.protected_id, v_eviction.upto);
+    update grace_internal.protected p
+    set evicted_to = v_eviction.upto
+    where p.id = v_eviction.protected_id
+    returning p.* into v_protected;
+    if v_rows > 0 then
+      insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
+      values (
+        'capacity', v_protected.target, 'done', clock_timestamp(), v_rows,
+        jsonb_build_object(
+          'table', v_protected.target_name, 'capacity', v_eviction.capacity, 'expired_early_to', v_eviction.upto
+        ),
+        grace_internal.caller(), session_user
+      )
+      returning id into v_run;
+      perform grace_internal.record(v_run, 'expired early', v_protected.target_name, v_rows, v_eviction.upto);
+      perform grace_internal.report_run(v_run);
+    end if;
+  end loop;
 end
 $$;
 
@@ -8939,7 +9018,7 @@ $$;
 comment on function grace._purge_end(bigint) is 'Internal: closes the run of a purge.';
 
 -- purge/purge.sql
--- What pg_cron calls every night. It commits between slices, so that no lock is held for longer than one of them takes;
+-- What pg_cron calls every day. It commits between slices, so that no lock is held for longer than one of them takes;
 -- each slice waits at most 50 ms for a lock and leaves what it can't get to the next run. A procedure that commits can
 -- be neither SECURITY DEFINER nor have a SET clause: the slices are functions that are both.
 create or replace procedure grace.purge(target regclass default null)
@@ -9194,8 +9273,8 @@ begin
 end
 $$;
 
--- The moments of a day at which a schedule fires, in order. When the clock is changed: what is scheduled for every hour comes in every hour that passes;
--- else a time that comes twice is meant once, the first time, and one that is skipped is the moment of the jump.
+-- The moments of a day at which a schedule fires, in order. When the clock is changed, what is scheduled for every hour comes in every
+-- hour that passes; else a time that comes twice is meant once, the first time, and one that is skipped is the moment of the jump.
 create or replace function grace_internal.scheduled_times(day date, minutes integer [], hours integer [], zone text)
 returns timestamptz []
 language plpgsql stable
@@ -9279,10 +9358,11 @@ end
 $$;
 comment on function grace.schedule_times(text, integer, timestamptz, text) is
 'The next times of a schedule (cron syntax, as pg_cron reads it), strictly after a moment, in order. zone: the time zone its hours are meant in, pg_cron''s own '
-'unless given. When the clock is changed, a time that is skipped is the moment of the jump, and one that comes twice is meant once.';
+'unless given. When the clock is changed, a time that is skipped is the moment of the jump, and one that comes twice is meant once, the first time. Errors: GR024, 22023.';
 
 -- schedule/last_scheduled.sql
--- The latest time of a schedule that is not after one moment and after another; null when there is none. Errors: GR024 for what is no schedule.
+-- The latest time of a schedule that is after one moment and not after another; null when there is none.
+-- Errors: GR024 for what is no schedule.
 create or replace function grace_internal.last_scheduled(
   schedule text, before timestamptz, not_before timestamptz, zone text default null
 )
@@ -9499,7 +9579,7 @@ begin
 end
 $$;
 comment on function grace.schedule_in_words(text) is
-'A schedule (cron syntax, as pg_cron reads it) in English: "every day at 00:05". Of the time zone it says nothing.';
+'A schedule (cron syntax, as pg_cron reads it) in English: "every day at 00:05". Of the time zone it says nothing. Errors: GR024.';
 
 -- schedule/cron.sql
 -- The database that pg_cron works from; null when pg_cron is not preloaded, empty when that can't be read.
@@ -9650,16 +9730,10 @@ begin
     );
   end if;
   if exists (select from pg_extension where extname = 'pg_cron') then
-    return case
-      when not has_schema_privilege('cron', 'usage') then format(
-        'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
-        'then install again. %s', current_user, current_user, v_otherwise
-      )
-      when not (select r.rolcanlogin from pg_roles r where r.rolname = current_user) then format(
-        'role %I may not log in, so pg_cron can''t run jobs as it, and nothing is purged by itself. alter role %I login; then '
-        'install again. %s', current_user, current_user, v_otherwise
-      )
-    end;
+    return case when not has_schema_privilege('cron', 'usage') then format(
+      'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
+      'then install again. %s', current_user, current_user, v_otherwise
+    ) end;
   end if;
   if v_database = '' then
     return format(
@@ -9695,6 +9769,12 @@ begin
   for v_statement in select s from grace_internal.cron_statements() s loop
     execute v_statement;
   end loop;
+  if not (select r.rolcanlogin from pg_roles r where r.rolname = current_user) then
+    return format(
+      'role %I may not log in, so pg_cron can''t run its jobs, and nothing is purged by itself: alter role %I login;',
+      current_user, current_user
+    );
+  end if;
   return (
     select string_agg(
       format('pg_cron job "%s" runs %s (%s)', grace_internal.cron_name(j.name),
@@ -9720,6 +9800,9 @@ begin
       detail = 'Jobs: ' || (select string_agg(j.name, ', ' order by j.name) from grace_internal.job j),
       hint = 'select * from grace.jobs();';
   end if;
+  if schedule ~* '^\s*@(yearly|annually)\s*$' then
+    schedule := '0 0 1 1 *'; -- pg_cron takes these words and never runs the job
+  end if;
   in_words := grace.schedule_in_words(schedule);
   zone := grace_internal.schedule_zone();
   next_times := array(select t from grace.schedule_times(schedule, 3) t);
@@ -9740,6 +9823,23 @@ comment on function grace.set_schedule(text, text) is
 'When a job (purge, watch) runs, as cron writes it: minute, hour, day of month, month, day of week. Checks it, and returns it in words, the time zone in which its hours are meant (that of pg_cron, else GMT), and the next three times. Where pg_cron works from another database, "pg_grace schedule" carries it there. Errors: GR024, GR026.';
 
 -- schedule/tick.sql
+-- When a job last had its turn, or came to be. What lies ahead, because the clock was set back since, does not count.
+create or replace function grace_internal.last_turn(job grace_internal.job)
+returns timestamptz
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select max(t.at)
+  from (
+    select job.changed_at
+    union all
+    select job.claimed_at
+    union all
+    select r.started_at from grace_internal.run r where r.job = (job).name and r.kind <> 'job'
+  ) as t (at)
+  where t.at <= clock_timestamp()
+$$;
+
 -- Takes the next job whose time has come, so that of two hosts one does it; null when there is none. Its time has come when it has
 -- not run since it should have, whoever ran it: once, however often it was missed.
 create or replace function grace._tick_claim()
@@ -9755,7 +9855,7 @@ begin
   from grace_internal.job j
   where j.name <> 'watch'
     and grace_internal.last_scheduled(
-      j.schedule, clock_timestamp(), greatest(j.changed_at, j.claimed_at, grace_internal.last_start(j.name))
+      j.schedule, clock_timestamp(), grace_internal.last_turn(j)
     ) is not null
     and not exists (
       select from grace_internal.run r
@@ -9769,14 +9869,6 @@ begin
 end
 $$;
 comment on function grace._tick_claim() is 'Internal: takes the next job that is due.';
-
-create or replace function grace_internal.last_start(job text)
-returns timestamptz
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select max(r.started_at) from grace_internal.run r where r.job = last_start.job and r.kind <> 'job'
-$$;
 
 create or replace procedure grace.tick()
 language plpgsql
@@ -9804,7 +9896,7 @@ comment on procedure grace.tick() is
 create or replace function grace.jobs()
 returns table (
   job text, schedule text, in_words text, zone text, next_start timestamptz, scheduler text, login text, active boolean,
-  last_start timestamptz, last_status text, last_duration interval, last_message text, failures bigint
+  last_start timestamptz, last_status text, last_duration interval, last_message text, failures bigint, ticked_at timestamptz
 )
 language plpgsql stable
 security definer -- row security in pg_cron shows each role its own jobs only
@@ -9831,7 +9923,7 @@ begin
       end,
       c.login, c.active,
       coalesce(c.last_start, r.started_at), coalesce(c.last_status, r.status),
-      coalesce(c.last_duration, r.finished_at - r.started_at), c.last_message, coalesce(c.failures, 0)
+      coalesce(c.last_duration, r.finished_at - r.started_at), c.last_message, coalesce(c.failures, 0), j.claimed_at
     from grace_internal.job j
     left join (%s) as c on c.job = j.name
     left join lateral (
@@ -9851,7 +9943,7 @@ begin
 end
 $$;
 comment on function grace.jobs() is
-'What runs by itself: schedule, in words, next start; which scheduler runs it (pg_cron; tick; pg_cron elsewhere: in another database of the cluster, which pg_grace status looks into; null: none), as whom, how it last went, and how often in a row it has failed.';
+'What runs by itself: schedule, in words, next start; which scheduler runs it (pg_cron; tick; pg_cron elsewhere: in another database of the cluster, which pg_grace status looks into; null: none), as whom, how it last went, how often in a row it has failed, and when a tick last took it.';
 
 -- look/metrics.sql
 -- The metrics of each table: by the log, which is read once for all of them, and the catalog. Of a buffer no more is read than
@@ -10574,15 +10666,16 @@ as $$
     values
       (c.job is null, 'the pg_cron job is missing, or belongs to another database', 'pg_grace doctor --fix', true),
       (
-        not c.may_login, format('the job''s role %I may not log in, so pg_cron can''t run it', c.login),
-        format('alter role %I login; or install pg_grace as a role that may.', c.login), false
+        not c.may_login, format('the job''s role %s may not log in, so pg_cron can''t run it', quote_ident(c.login)),
+        format('alter role %s login; or install pg_grace as a role that may.', quote_ident(c.login)), false
       ),
       (
         not coalesce(
           (select pg_has_role(r.oid, p.proowner, 'usage') or has_function_privilege(r.oid, p.oid, 'execute')
           from pg_roles r where r.rolname = c.login), true
         ),
-        format('the job''s role %I may not call grace.%s()', c.login, j.name), format('grant grace_admin to %I;', c.login), false
+        format('the job''s role %s may not call grace.%s()', quote_ident(c.login), j.name),
+        format('grant grace_admin to %s;', quote_ident(c.login)), false
       ),
       (
         not c.active, 'the pg_cron job is switched off',
@@ -10818,6 +10911,7 @@ grant execute on function grace.jobs() to grace_operator, grace_auditor;
 grant execute on function grace._check_jobs(jsonb) to grace_operator, grace_auditor;
 grant execute on function grace._cron_elsewhere() to grace_operator, grace_auditor;
 grant execute on function grace.verify_ledger() to grace_auditor;
+grant execute on function grace.capacity() to grace_operator, grace_auditor;
 grant execute on function grace.schedule_times(text, integer, timestamptz, text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace.schedule_in_words(text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
@@ -10880,7 +10974,7 @@ grant execute on function grace.claim_files(integer, interval) to grace_admin;
 grant execute on function grace.file_deleted(bigint, text) to grace_admin;
 grant execute on function grace.unprotect(regclass, text, interval) to grace_admin;
 grant execute on function grace.set_retention(regclass, interval, boolean) to grace_admin;
-grant execute on function grace.set_capacity(text, regclass) to grace_admin;
+grant execute on function grace.set_capacity(text, regclass, boolean) to grace_admin;
 grant execute on function grace.set_schedule(text, text) to grace_admin;
 grant execute on function grace._tick_claim() to grace_admin;
 grant execute on function grace._watch() to grace_admin;

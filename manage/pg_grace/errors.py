@@ -28,6 +28,7 @@ _HINTS = {
     "GR001": "Protect it: pg_grace protect TABLE",
     "GR007": "Look at what there is: pg_grace deletions, pg_grace show TABLE",
     "GR009": "Select its rows by --deletion, --from and --to, --by or --where.",
+    "GR026": "See what there is: pg_grace schedule",
     "GR011": "Remove what stands in the way, select less, or say --on-conflict skip or replace.",
     "GR016": "Look at pg_grace deletions and say --deletion ID, or --key, --from, --by, --where with a table.",
 }

@@ -323,15 +323,16 @@ as $$
     values
       (c.job is null, 'the pg_cron job is missing, or belongs to another database', 'pg_grace doctor --fix', true),
       (
-        not c.may_login, format('the job''s role %I may not log in, so pg_cron can''t run it', c.login),
-        format('alter role %I login; or install pg_grace as a role that may.', c.login), false
+        not c.may_login, format('the job''s role %s may not log in, so pg_cron can''t run it', quote_ident(c.login)),
+        format('alter role %s login; or install pg_grace as a role that may.', quote_ident(c.login)), false
       ),
       (
         not coalesce(
           (select pg_has_role(r.oid, p.proowner, 'usage') or has_function_privilege(r.oid, p.oid, 'execute')
           from pg_roles r where r.rolname = c.login), true
         ),
-        format('the job''s role %I may not call grace.%s()', c.login, j.name), format('grant grace_admin to %I;', c.login), false
+        format('the job''s role %s may not call grace.%s()', quote_ident(c.login), j.name),
+        format('grant grace_admin to %s;', quote_ident(c.login)), false
       ),
       (
         not c.active, 'the pg_cron job is switched off',

@@ -44,7 +44,16 @@ end
 $$;
 
 create or replace view grace.ledger as
-select l.id, l.at, l.run_id as run, l.action, l.target_name, l.row_count, l.deleted_before, l.role, encode(l.hash, 'hex') as hash
+select
+  l.id,
+  l.at,
+  l.run_id as run,
+  l.action,
+  l.target_name,
+  l.row_count,
+  l.deleted_before,
+  l.role,
+  encode(l.hash, 'hex') as hash
 from grace_internal.ledger l;
 
 comment on view grace.ledger is

@@ -1,5 +1,5 @@
-create or replace function grace.set_capacity(capacity text, target regclass default null)
-returns bigint
+create or replace function grace.set_capacity(capacity text, target regclass default null, dry_run boolean default false)
+returns table (target_name text, row_count bigint, deleted_before timestamptz)
 language plpgsql
 security definer -- the registry is granted to nobody
 set search_path = pg_catalog, pg_temp
@@ -23,6 +23,16 @@ begin
   perform grace_internal.require_table_right(p.target)
   from grace_internal.protected p
   where p.active and (v_id is null or p.id = v_id);
+  return query
+    select p.target_name, grace_internal.evicted_rows(p.id, e.upto), e.upto
+    from grace_internal.evictions(
+      case when v_id is null then v_bytes else grace_internal.total_capacity() end, v_id, v_bytes
+    ) e
+    join grace_internal.protected p on p.id = e.protected_id
+    order by p.id;
+  if dry_run then
+    return;
+  end if;
   if v_id is not null then
     select p.capacity into v_before from grace_internal.protected p where p.id = v_id for update;
     update grace_internal.protected p set capacity = v_bytes where p.id = v_id;
@@ -36,11 +46,10 @@ begin
     'capacity', target, 'done', clock_timestamp(), jsonb_build_object('before', v_before, 'after', v_bytes),
     grace_internal.caller(), session_user
   );
-  return v_bytes;
 end
 $$;
-comment on function grace.set_capacity(text, regclass) is
-'How big the buffer of a table, or without one all buffers together, may become (''20 GB''; null: as big as it gets, the default). A purge that finds it bigger lets the oldest days go before their time, first in, first out, the day in progress never. Each time is a run and an entry in the ledger, and grace.doctor() says for which tables the retention isn''t kept. Returns bytes. Errors: GR001, GR025, 42501.';
+comment on function grace.set_capacity(text, regclass, boolean) is
+'How big the buffer of a table, or without one all buffers together, may become (''20 GB''; null: as big as it gets, the default). A purge that finds it bigger lets the oldest days go before their time, first in, first out, the day in progress never. Each time is a run, a notification on channel grace and an entry in the ledger, and grace.doctor() says for which tables the retention isn''t kept. Returns what the next purge would let go: per table, how many rows, deleted up to when; with dry_run only that. Errors: GR001, GR025, 42501.';
 
 create or replace function grace_internal.total_capacity()
 returns bigint
@@ -49,6 +58,17 @@ set search_path = pg_catalog, pg_temp
 as $$
   select s.value::bigint from grace_internal.setting s where s.name = 'capacity'
 $$;
+
+create or replace function grace.capacity()
+returns bigint
+language sql stable
+security definer -- the settings are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.total_capacity()
+$$;
+comment on function grace.capacity() is
+'How big all buffers together may become before their oldest days go early, in bytes; null: as big as they get.';
 
 -- Up to which moment the oldest days have to go so that what is left is no bigger than the capacity; null when nothing has to.
 -- Never the leaf in use, nor anything in the default partition.
@@ -75,60 +95,81 @@ as $$
   where (select sum(l.size) from leaf l) > eviction.capacity
 $$;
 
--- Expires what has to go early; the purge that follows removes it. All tables together lose the same days, so that what was
--- deleted together goes together.
+-- What has to go early, with the capacities as they are, or with another one for a table. All tables together lose the same days,
+-- so that what was deleted together goes together.
+create or replace function grace_internal.evictions(
+  total bigint, changed_id integer default null, changed_capacity bigint default null
+)
+returns table (protected_id integer, upto timestamptz, capacity bigint)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_table record;
+  v_total_upto timestamptz;
+begin
+  if total is not null then
+    v_total_upto := grace_internal.eviction(array(select p.id from grace_internal.protected p), total);
+  end if;
+  for v_table in
+    select p.id, case when p.id = changed_id then changed_capacity else p.capacity end as capacity
+    from grace_internal.protected p
+    order by p.id
+  loop
+    protected_id := v_table.id;
+    upto := greatest(
+      v_total_upto,
+      case when v_table.capacity is not null then grace_internal.eviction(array[v_table.id], v_table.capacity) end
+    );
+    capacity := case when upto = v_total_upto then total else v_table.capacity end;
+    if upto > grace._expired_before(v_table.id) then
+      return next;
+    end if;
+  end loop;
+end
+$$;
+
+create or replace function grace_internal.evicted_rows(protected_id integer, upto timestamptz)
+returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.logged_rows(
+    protected_id, grace._expired_before(protected_id) + interval '1 microsecond', upto + interval '1 microsecond'
+  )
+$$;
+
+-- Expires what has to go early; the purge that follows removes it.
 create or replace function grace_internal.evict()
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_total bigint := grace_internal.total_capacity();
-  v_total_upto timestamptz;
-  v_table record;
-  v_upto timestamptz;
-begin
-  if v_total is not null then
-    v_total_upto := grace_internal.eviction(array(select p.id from grace_internal.protected p), v_total);
-  end if;
-  for v_table in select p.id, p.capacity from grace_internal.protected p order by p.id loop
-    v_upto := greatest(
-      v_total_upto,
-      case when v_table.capacity is not null then grace_internal.eviction(array[v_table.id], v_table.capacity) end
-    );
-    if v_upto > grace._expired_before(v_table.id) then
-      perform grace_internal.evict_table(
-        v_table.id, v_upto, case when v_upto = v_total_upto then v_total else v_table.capacity end
-      );
-    end if;
-  end loop;
-end
-$$;
-
-create or replace function grace_internal.evict_table(protected_id integer, upto timestamptz, capacity bigint)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_rows bigint := grace_internal.logged_rows(
-    protected_id, grace._expired_before(protected_id) + interval '1 microsecond', upto + interval '1 microsecond'
-  );
+  v_eviction record;
+  v_rows bigint;
   v_protected grace_internal.protected;
   v_run bigint;
 begin
-  update grace_internal.protected p set evicted_to = upto where p.id = protected_id returning p.* into v_protected;
-  if v_rows = 0 then
-    return;
-  end if;
-  insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
-  values (
-    'capacity', v_protected.target, 'done', clock_timestamp(), v_rows,
-    jsonb_build_object('table', v_protected.target_name, 'capacity', capacity, 'expired_early_to', upto),
-    grace_internal.caller(), session_user
-  )
-  returning id into v_run;
-  perform grace_internal.record(v_run, 'expired early', v_protected.target_name, v_rows, upto);
-  perform grace_internal.report_run(v_run);
+  for v_eviction in select e.* from grace_internal.evictions(grace_internal.total_capacity()) e loop
+    v_rows := grace_internal.evicted_rows(v_eviction.protected_id, v_eviction.upto);
+    update grace_internal.protected p
+    set evicted_to = v_eviction.upto
+    where p.id = v_eviction.protected_id
+    returning p.* into v_protected;
+    if v_rows > 0 then
+      insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
+      values (
+        'capacity', v_protected.target, 'done', clock_timestamp(), v_rows,
+        jsonb_build_object(
+          'table', v_protected.target_name, 'capacity', v_eviction.capacity, 'expired_early_to', v_eviction.upto
+        ),
+        grace_internal.caller(), session_user
+      )
+      returning id into v_run;
+      perform grace_internal.record(v_run, 'expired early', v_protected.target_name, v_rows, v_eviction.upto);
+      perform grace_internal.report_run(v_run);
+    end if;
+  end loop;
 end
 $$;

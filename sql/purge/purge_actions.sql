@@ -61,8 +61,7 @@ declare
   v_bounds record;
   v_expired text := format('b.grace_deleted_at <= %L', v_before);
   v_kept text := 'grace_internal.kept';
-  v_others boolean;
-  v_last bigint;
+  v_others bigint;
 begin
   row_count := 0;
   more := false;
@@ -71,15 +70,18 @@ begin
     return;
   end if;
   if v_bounds.holds_files then
-    v_expired := v_expired || ' and b.page > 0'; -- the first page goes when the object is unlinked
+    v_expired := v_expired || ' and b.page <> 0'; -- the first page stands for an object that is yet to be unlinked
   end if;
   execute format('select exists (select from %s b where %s)', v_leaf, v_expired) into more;
   if not more then
     return;
   end if;
-  if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 64 end) * 1024 * 1024 then
-    execute format('select exists (select from %s b where (%s) is not true)', v_leaf, v_expired) into v_others;
-    if v_others or v_bounds.holds_files or v_bounds.upper_bound is null then
+  if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 16 end) * 1024 * 1024
+    or (not v_bounds.holds_files and grace_internal.holds_unmarked_rows(protected_id, leaf))
+  then
+    execute format('select count(*) filter (where %2$s), count(*) filter (where (%2$s) is not true) from %1$s b', v_leaf, v_expired)
+    into row_count, v_others;
+    if v_others > 0 or v_bounds.holds_files or v_bounds.upper_bound is null then
       row_count := grace_internal.delete_expired(protected_id, leaf, v_expired, max_rows);
       more := row_count = max_rows;
       return;
@@ -87,10 +89,10 @@ begin
     -- Once captures are locked out, the log says whether one has been quicker.
     execute format('lock table %s in access exclusive mode', v_leaf);
     if grace_internal.logged_rows(protected_id, v_before + interval '1 microsecond', v_bounds.upper_bound) > 0 then
+      row_count := 0;
       more := false;
       return;
     end if;
-    row_count := grace_internal.logged_rows(protected_id, v_bounds.lower_bound, v_before + interval '1 microsecond');
     perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
     execute format('truncate %s', v_leaf);
     more := false;
@@ -106,12 +108,39 @@ begin
   execute format('select count(*) from %s b where %s', v_leaf, v_expired) into row_count;
   execute format('truncate %s', v_leaf);
   execute format('insert into %s select * from %s', v_leaf, v_kept);
-  execute format('select max(k.grace_deletion) from %s k', v_kept) into v_last;
-  execute format('drop table %s', v_kept);
   if not v_bounds.holds_files then
-    update grace_internal.protected p set unmarked_to = greatest(p.unmarked_to, v_last) where p.id = protected_id;
+    -- Rows and their log row bear the mark of one transaction (grace.verify_buffer), so they get a new one together.
+    execute format(
+      'update grace_internal.capture c set row_count = c.row_count '
+      'where c.protected_id = $1 and c.deletion in (select k.grace_deletion from %s k)', v_kept
+    )
+    using protected_id;
   end if;
+  execute format('drop table %s', v_kept);
   more := false;
+end
+$$;
+
+-- Whether a leaf holds rows that were written or changed by hand: to write them anew would cover that up.
+create or replace function grace_internal.holds_unmarked_rows(protected_id integer, leaf oid)
+returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_protected grace_internal.protected;
+  v_result boolean;
+begin
+  select p.* into v_protected from grace_internal.protected p where p.id = protected_id;
+  if grace_internal.has_moved(v_protected) then
+    return false;
+  end if;
+  execute format(
+    'select exists (select from %s b where b.grace_deletion > $1 and not exists (select from grace_internal.capture c '
+    'where c.protected_id = $2 and c.deletion = b.grace_deletion and c.xmin = b.xmin))', grace_internal.qualified_name(leaf)
+  )
+  into v_result using v_protected.unmarked_to, protected_id;
+  return v_result;
 end
 $$;
 

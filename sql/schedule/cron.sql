@@ -146,16 +146,10 @@ begin
     );
   end if;
   if exists (select from pg_extension where extname = 'pg_cron') then
-    return case
-      when not has_schema_privilege('cron', 'usage') then format(
-        'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
-        'then install again. %s', current_user, current_user, v_otherwise
-      )
-      when not (select r.rolcanlogin from pg_roles r where r.rolname = current_user) then format(
-        'role %I may not log in, so pg_cron can''t run jobs as it, and nothing is purged by itself. alter role %I login; then '
-        'install again. %s', current_user, current_user, v_otherwise
-      )
-    end;
+    return case when not has_schema_privilege('cron', 'usage') then format(
+      'role %I may not use pg_cron, so nothing is purged by itself. As superuser: grant usage on schema cron to %I; '
+      'then install again. %s', current_user, current_user, v_otherwise
+    ) end;
   end if;
   if v_database = '' then
     return format(

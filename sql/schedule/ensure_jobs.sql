@@ -19,6 +19,12 @@ begin
   for v_statement in select s from grace_internal.cron_statements() s loop
     execute v_statement;
   end loop;
+  if not (select r.rolcanlogin from pg_roles r where r.rolname = current_user) then
+    return format(
+      'role %I may not log in, so pg_cron can''t run its jobs, and nothing is purged by itself: alter role %I login;',
+      current_user, current_user
+    );
+  end if;
   return (
     select string_agg(
       format('pg_cron job "%s" runs %s (%s)', grace_internal.cron_name(j.name),

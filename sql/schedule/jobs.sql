@@ -2,7 +2,7 @@
 create or replace function grace.jobs()
 returns table (
   job text, schedule text, in_words text, zone text, next_start timestamptz, scheduler text, login text, active boolean,
-  last_start timestamptz, last_status text, last_duration interval, last_message text, failures bigint
+  last_start timestamptz, last_status text, last_duration interval, last_message text, failures bigint, ticked_at timestamptz
 )
 language plpgsql stable
 security definer -- row security in pg_cron shows each role its own jobs only
@@ -29,7 +29,7 @@ begin
       end,
       c.login, c.active,
       coalesce(c.last_start, r.started_at), coalesce(c.last_status, r.status),
-      coalesce(c.last_duration, r.finished_at - r.started_at), c.last_message, coalesce(c.failures, 0)
+      coalesce(c.last_duration, r.finished_at - r.started_at), c.last_message, coalesce(c.failures, 0), j.claimed_at
     from grace_internal.job j
     left join (%s) as c on c.job = j.name
     left join lateral (
@@ -49,4 +49,4 @@ begin
 end
 $$;
 comment on function grace.jobs() is
-'What runs by itself: schedule, in words, next start; which scheduler runs it (pg_cron; tick; pg_cron elsewhere: in another database of the cluster, which pg_grace status looks into; null: none), as whom, how it last went, and how often in a row it has failed.';
+'What runs by itself: schedule, in words, next start; which scheduler runs it (pg_cron; tick; pg_cron elsewhere: in another database of the cluster, which pg_grace status looks into; null: none), as whom, how it last went, how often in a row it has failed, and when a tick last took it.';

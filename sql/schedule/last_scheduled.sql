@@ -1,4 +1,5 @@
--- The latest time of a schedule that is not after one moment and after another; null when there is none. Errors: GR024 for what is no schedule.
+-- The latest time of a schedule that is after one moment and not after another; null when there is none.
+-- Errors: GR024 for what is no schedule.
 create or replace function grace_internal.last_scheduled(
   schedule text, before timestamptz, not_before timestamptz, zone text default null
 )

@@ -166,4 +166,4 @@ begin
 end
 $$;
 comment on function grace.schedule_in_words(text) is
-'A schedule (cron syntax, as pg_cron reads it) in English: "every day at 00:05". Of the time zone it says nothing.';
+'A schedule (cron syntax, as pg_cron reads it) in English: "every day at 00:05". Of the time zone it says nothing. Errors: GR024.';

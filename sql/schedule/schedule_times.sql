@@ -46,4 +46,4 @@ end
 $$;
 comment on function grace.schedule_times(text, integer, timestamptz, text) is
 'The next times of a schedule (cron syntax, as pg_cron reads it), strictly after a moment, in order. zone: the time zone its hours are meant in, pg_cron''s own '
-'unless given. When the clock is changed, a time that is skipped is the moment of the jump, and one that comes twice is meant once.';
+'unless given. When the clock is changed, a time that is skipped is the moment of the jump, and one that comes twice is meant once, the first time. Errors: GR024, 22023.';

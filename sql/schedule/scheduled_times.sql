@@ -38,8 +38,8 @@ begin
 end
 $$;
 
--- The moments of a day at which a schedule fires, in order. When the clock is changed: what is scheduled for every hour comes in every hour that passes;
--- else a time that comes twice is meant once, the first time, and one that is skipped is the moment of the jump.
+-- The moments of a day at which a schedule fires, in order. When the clock is changed, what is scheduled for every hour comes in every
+-- hour that passes; else a time that comes twice is meant once, the first time, and one that is skipped is the moment of the jump.
 create or replace function grace_internal.scheduled_times(day date, minutes integer [], hours integer [], zone text)
 returns timestamptz []
 language plpgsql stable

@@ -11,6 +11,9 @@ begin
       detail = 'Jobs: ' || (select string_agg(j.name, ', ' order by j.name) from grace_internal.job j),
       hint = 'select * from grace.jobs();';
   end if;
+  if schedule ~* '^\s*@(yearly|annually)\s*$' then
+    schedule := '0 0 1 1 *'; -- pg_cron takes these words and never runs the job
+  end if;
   in_words := grace.schedule_in_words(schedule);
   zone := grace_internal.schedule_zone();
   next_times := array(select t from grace.schedule_times(schedule, 3) t);

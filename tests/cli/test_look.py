@@ -291,7 +291,7 @@ def test_status_says_how_things_stand(own_shop: Database) -> None:
     assert facts["tables capturing"] == 2
     assert facts["not capturing"] == "none"
     assert facts["rows restorable"] == 4
-    assert facts["expired, to be purged"] == 0
+    assert facts["expired, to be purged"] == "nothing"
     assert facts["last purge"] is None
     assert own_shop.name in facts["database"]
     own_shop.cli("purge", "--yes")
@@ -305,7 +305,7 @@ def test_what_has_expired_is_shown_nowhere_but_as_waiting_for_the_purge(own_shop
     conn.execute("select grace.set_retention(t, '30 minutes') from unnest(array['customer', 'item']::regclass[]) t")
     assert from_json(own_shop, "show", "customer") == []
     assert [line["id"] for line in from_json(own_shop, "deletions")] == [2]
-    assert from_json(own_shop, "status")["expired, to be purged"] == 3
+    assert from_json(own_shop, "status")["expired, to be purged"] == "customer: 1 rows, item: 2 rows"
     assert [row["buffered_rows"] for row in from_json(own_shop, "tables")] == [0, 1]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +17,8 @@ from pg_grace.connection import Connection, Target
 from pg_grace.connection import connect as connect_as_pg_grace
 from tests.conftest import rows, value
 
-PURGE_JOB = "pg_grace: purge"
+JOBS = "select job, schedule, active from grace.jobs() where active order by job"
+OUR_JOBS = [("purge", "0 0 * * *", True), ("watch", "*/5 * * * *", True)]
 
 
 class Cluster(cluster.Cluster):
@@ -74,9 +74,7 @@ class Standby(Cluster):
         self.primary = primary
 
     def create(self) -> None:
-        if self._as_user:
-            owner = pwd.getpwnam("postgres")
-            os.chown(self.folder, owner.pw_uid, owner.pw_gid)
+        self.hand_over()
         self.run("pg_basebackup", "-d", self.primary.conninfo(), "-D", str(self.data), "-R", "-c", "fast", "--no-sync")
         with (self.data / "postgresql.conf").open("a", encoding="utf-8") as file:
             file.write(f"port = {self.port}\nunix_socket_directories = '{self.folder}'\n")
@@ -161,3 +159,28 @@ def _stat(pid: int) -> list[str]:
 
 def _is_alive(pid: int) -> bool:
     return _stat(pid)[:1] not in ([], ["Z"])
+
+
+class TimedCluster(Cluster):
+    """A cluster whose clock can be set: libfaketime answers the server when it asks for the time."""
+
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__({"fsync": "off", **(settings or {})})
+        self._clock = ""
+
+    def set_clock(self, clock: str) -> None:
+        """Restart the server with a clock that is off: "-60d" from now, or goes on from a moment: "@2026-03-29 00:59:00"."""
+        self.stop()
+        self._clock = clock
+        self.start()
+
+    def start(self) -> None:
+        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+        before = dict(os.environ)
+        if self._clock:
+            os.environ.update(LD_PRELOAD=str(library), FAKETIME=self._clock, FAKETIME_DONT_FAKE_MONOTONIC="1", TZ="UTC")
+        try:
+            super().start()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)

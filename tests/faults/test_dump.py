@@ -12,7 +12,7 @@ import pytest
 
 from pg_grace.connection import Connection
 from tests.conftest import rows, value
-from tests.faults.servers import PURGE_JOB, Cluster, buffered, ledger, miscounted, protect, with_cron
+from tests.faults.servers import JOBS, OUR_JOBS, Cluster, buffered, ledger, miscounted, protect, with_cron
 
 TABLES = [
     "public.customer",
@@ -296,7 +296,6 @@ def test_the_loaded_database_refuses_what_the_old_one_refused(loaded: Loaded) ->
 def test_the_purge_is_scheduled_once_pg_grace_is_installed_again(loaded: Loaded) -> None:
     """pg_cron keeps the database's name with a job, so under another name it has none before."""
     name = loaded.conn.info.dbname
-    scheduled = [(PURGE_JOB, "5 0 * * *", True)]
-    assert rows(loaded.conn, "select job, schedule, active from grace.jobs()") == (scheduled if name == "shop" else [])
+    assert rows(loaded.conn, JOBS) == (OUR_JOBS if name == "shop" else [])
     loaded.cluster.install(name)
-    assert rows(loaded.conn, "select job, schedule, active from grace.jobs()") == scheduled
+    assert rows(loaded.conn, JOBS) == OUR_JOBS

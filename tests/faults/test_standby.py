@@ -9,7 +9,7 @@ import pytest
 from psycopg import errors
 
 from tests.conftest import rows, value
-from tests.faults.servers import PURGE_JOB, Cluster, Standby, buffered, ledger, miscounted, protect, with_cron
+from tests.faults.servers import JOBS, OUR_JOBS, Cluster, Standby, buffered, ledger, miscounted, protect, with_cron
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,7 @@ def test_what_is_deleted_on_the_primary_can_be_read_on_the_standby(primary: Clus
             assert [record["id"] for _, _, record in buffered(here, table)][-2:] in ([2, 3], [20, 30])
         states = "select target::text, state, buffered_rows from grace.protected order by 1"
         assert rows(here, states) == rows(there, states)
-        jobs = "select job, schedule, active from grace.jobs()"
-        assert rows(here, jobs) == rows(there, jobs) == [(PURGE_JOB, "5 0 * * *", True)]
+        assert rows(here, JOBS) == rows(there, JOBS) == OUR_JOBS
         assert rows(here, "select target from grace.expired") == []
 
 
@@ -129,7 +128,7 @@ def promote_and_go_on(primary: Cluster, standby: Standby) -> None:
         here.execute("select pg_sleep(1.05)")
         here.execute("call grace.purge()")
         assert rows(here, "select status, row_count from grace.runs where kind = 'purge'") == [("done", 2)]
-        assert rows(here, "select job, active from grace.jobs()") == [(PURGE_JOB, True)]
+        assert rows(here, JOBS) == OUR_JOBS
         assert miscounted(here) == []
 
 

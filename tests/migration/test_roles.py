@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from pg_grace import migrate
+from pg_grace.connection import Target, connect
 from tests.conftest import Database, rows, value
 from tests.migration.conftest import new_database, schema_dump
 from tests.server import Server
@@ -164,13 +165,16 @@ def test_install_creates_the_nightly_job_once_and_uninstall_removes_it(cron: Dat
     conn = cron.connect()
     conn.execute("select cron.schedule('somebody else''s', '0 3 * * *', 'select 1')")
     other = ("somebody else's", "0 3 * * *", "select 1", "postgres")
-    ours = ("pg_grace: purge", "5 0 * * *", "call grace.purge()", "postgres")
+    ours = [
+        ("pg_grace: purge", "0 0 * * *", "call grace.purge()", "postgres"),
+        ("pg_grace: watch", "*/5 * * * *", "call grace.watch()", "postgres"),
+    ]
     result = cron.cli("install")
-    assert 'pg_cron job "pg_grace: purge" runs every night' in result.stderr
-    assert sorted(rows(conn, JOBS)) == [ours, other]
+    assert 'pg_cron job "pg_grace: purge" runs every day at 00:00 (GMT)' in result.stderr
+    assert sorted(rows(conn, JOBS)) == [*ours, other]
     cron.cli("install")
-    assert sorted(rows(conn, JOBS)) == [ours, other]
-    assert "pg_grace: purge 5 0 * * *" in cron.cli("status").stdout
+    assert sorted(rows(conn, JOBS)) == [*ours, other]
+    assert "every day at 00:00 (GMT), by pg_cron as postgres; next " in cron.cli("status").stdout
     cron.cli("uninstall", "--yes")
     assert rows(conn, JOBS) == [other]
     conn.execute("drop extension pg_cron")
@@ -180,25 +184,43 @@ def test_without_the_extension_install_says_how_to_create_it(cron: Database) -> 
     cron.connect().execute("drop extension pg_cron")
     result = cron.cli("install")
     assert "create extension pg_cron" in result.stderr
-    assert "no pg_cron job" in cron.cli("status").stdout
+    assert "nothing runs it" in cron.cli("status").stdout
     cron.cli("uninstall", "--yes")
 
 
-def test_in_another_database_install_says_where_pg_cron_runs_and_what_to_run_there(
+def test_the_jobs_of_another_database_are_made_shown_mended_and_removed_where_pg_cron_is(
     cron_server: Server, cron: Database
 ) -> None:
-    other = new_database(cron_server, "the shop's")
-    result = other.cli("install")
-    assert 'pg_cron runs in database "postgres" (cron.database_name)' in result.stderr
-    (statement,) = [
-        part for part in result.stderr.split("run: ")[1].split("; or") if part.startswith("select cron.schedule")
-    ]
     conn = cron.connect()
-    conn.execute(statement.encode())
-    assert rows(conn, JOBS + " where jobname like 'pg_grace%%'") == [
-        ("pg_grace: purge the shop's", "5 0 * * *", "call grace.purge()", "the shop's")
-    ]
-    conn.execute("delete from cron.job")
+    ours = f"{JOBS} where jobname like 'pg_grace%%' order by 1"
+    purge = ("pg_grace: purge (the shop's)", "0 0 * * *", "call grace.purge()", "the shop's")
+    watch = ("pg_grace: watch (the shop's)", "*/5 * * * *", "call grace.watch()", "the shop's")
+    other = new_database(cron_server, "the shop's")
+    assert 'pg_cron runs the jobs from database "postgres"' in other.cli("install").stderr
+    assert rows(conn, ours) == [purge, watch]
+    assert 'by pg_cron in database "postgres" as postgres' in other.cli("status").stdout
+    assert other.cli("doctor").stderr == "no problem found\n"
+
+    other.cli("schedule", "purge", "30 3 * * *")
+    assert rows(conn, ours) == [(purge[0], "30 3 * * *", *purge[2:]), watch]
+    conn.execute("select cron.unschedule('pg_grace: purge (the shop''s)')")
+    assert "the pg_cron job is missing" in other.cli("doctor", code=5).stdout
+    other.cli("doctor", "--fix")
+    assert rows(conn, ours) == [(purge[0], "30 3 * * *", *purge[2:]), watch]
+    other.cli("uninstall", "--yes")
+    assert rows(conn, ours) == []
+
+
+def test_what_install_says_to_run_where_pg_cron_is_makes_the_jobs(cron_server: Server, cron: Database) -> None:
+    other = new_database(cron_server, "by psql")
+    there = other.connect()
+    with connect(Target(there.info.dsn)) as connection:
+        words = migrate.install(connection)
+    assert 'pg_cron works from database "postgres"' in words
+    conn = cron.connect()
+    conn.execute(words.partition("run there: ")[2].encode())
+    assert value(conn, "select count(*) from cron.job where database = 'by psql'") == 2
+    assert other.cli("doctor").stderr == "no problem found\n"
     other.cli("uninstall", "--yes")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pg_grace import __version__
-from pg_grace.cli import demo, doctor, files, install, look, metrics, protect, purge, restore
+from pg_grace.cli import demo, doctor, files, install, look, metrics, protect, purge, restore, schedule
 from pg_grace.cli.options import Settings
 from pg_grace.connection import Target
 
@@ -57,6 +57,11 @@ for command in (
     look.show,
     restore.restore,
     purge.purge,
+    schedule.tick,
+    schedule.schedule,
+    schedule.retention,
+    schedule.capacity,
+    schedule.ledger,
     files.files,
     metrics.metrics,
 ):

@@ -5,19 +5,35 @@ from __future__ import annotations
 from typing import Any
 
 import click
+import psycopg
 
 from pg_grace import __version__, migrate
 from pg_grace.cli.options import Settings, connected, read_interval, wait_option
 from pg_grace.cli.protect import sync_all
 from pg_grace.connection import Connection
+from pg_grace.cron import elsewhere
 from pg_grace.errors import CommandError, Exit
-from pg_grace.output import note, print_rows
+from pg_grace.output import note, print_rows, to_json
 
 _COLUMNS = ("severity", "subject", "object", "finding", "hint")
 
 
-def _findings(connection: Connection, *, deep: bool) -> list[dict[str, Any]]:
+_ELSEWHERE = "pg_cron works from another database, which can't be seen from here"
+
+
+def _findings(connection: Connection, settings: Settings, *, deep: bool) -> list[dict[str, Any]]:
     found = connection.execute("select * from grace.doctor()").fetchall()
+    there = elsewhere(connection, settings.target)
+    if there is not None:
+        try:
+            jobs = to_json(there.jobs())
+            found = [finding for finding in found if finding["finding"] != _ELSEWHERE]
+            found += connection.execute("select * from grace._check_jobs(%s::jsonb)", (jobs,)).fetchall()
+        except (psycopg.Error, CommandError) as error:
+            for finding in found:
+                if finding["finding"] == _ELSEWHERE:
+                    reason = str(error).strip().splitlines()[0]
+                    finding["finding"] = f'pg_cron in database "{there.database}" can\'t be asked: {reason}'
     revision = migrate.installed_revision(connection)
     if revision != migrate.newest_revision():
         found.append(
@@ -60,13 +76,18 @@ def doctor(connection: Connection, settings: Settings, *, fix: bool, deep: bool,
     Ends with exit code 5 when there is a problem; notes are none.
     """
     wait = read_interval(connection, "wait", wait)
-    found = _findings(connection, deep=deep)
+    found = _findings(connection, settings, deep=deep)
     if fix and any(finding["fixable"] for finding in found):
         for row in sync_all(connection, wait):
             if row["status"] == "failed":
                 note(f"not fixed: {row['table']}: {row['warning']}")
         before = dict.fromkeys((finding["subject"], finding["object"]) for finding in found)
-        found = _findings(connection, deep=deep)
+        if any(finding["fixable"] and finding["subject"] == "schedule" for finding in found):
+            there = elsewhere(connection, settings.target)
+            obstacle = there.ensure_jobs() if there else None
+            if there and obstacle:
+                note(f'not fixed: pg_cron in database "{there.database}": {obstacle}')
+        found = _findings(connection, settings, deep=deep)
         left = {(finding["subject"], finding["object"]) for finding in found}
         for subject, concerned in before:
             if (subject, concerned) not in left:

@@ -13,6 +13,7 @@ from psycopg import sql
 from pg_grace import __version__, files, migrate
 from pg_grace.cli.options import Settings, confirm, connected, yes_option
 from pg_grace.connection import Connection, connect
+from pg_grace.cron import elsewhere
 from pg_grace.errors import CommandError, Exit, describe, from_server
 from pg_grace.output import note
 
@@ -26,7 +27,8 @@ def _install(settings: Settings) -> None:
     try:
         with connect(settings.target) as connection:
             before = migrate.installed_revision(connection)
-            schedule = migrate.install(connection)
+            words = migrate.install(connection)
+            there = elsewhere(connection, settings.target)
     except psycopg.errors.InsufficientPrivilege as error:
         raise CommandError(describe(error, hint=_RIGHTS), Exit.REFUSED) from error
     except psycopg.Error as error:
@@ -38,7 +40,13 @@ def _install(settings: Settings) -> None:
         note(f"pg_grace {__version__} was installed already (revision {revision}); functions and views are up to date")
     else:
         note(f"pg_grace is upgraded from revision {before} to {revision}")
-    note(f"schedule: {schedule}")
+    if there is not None:
+        obstacle = there.ensure_jobs()
+        if obstacle is None:
+            words = f'pg_cron runs the jobs from database "{there.database}": pg_grace schedule shows them'
+        else:
+            note(f'pg_cron in database "{there.database}" could not be told: {obstacle}')
+    note(f"schedule: {words}")
 
 
 @click.command()
@@ -88,7 +96,7 @@ def upgrade(connection: Connection, settings: Settings, *, as_script: bool) -> N
 @connected
 def uninstall(
     connection: Connection,
-    settings: Settings,  # noqa: ARG001
+    settings: Settings,
     *,
     discard_buffer: bool,
     export_to: Path | None,
@@ -115,6 +123,7 @@ def uninstall(
     total = sum(row["buffered_rows"] for row in _buffered(connection))
     fate = f" {total} rows that can still be restored will be gone for good." if discard_buffer and total else ""
     confirm(f"Remove pg_grace from this database?{fate}", yes=yes)
+    there = elsewhere(connection, settings.target)
     with connection.transaction():
         if export_to is not None:
             _make_folder(export_to)
@@ -130,6 +139,10 @@ def uninstall(
         if discard_buffer or export_to is not None:
             connection.execute("select set_config('grace.discard_buffer', 'on', true)")
         connection.execute(files.sql("uninstall/uninstall.sql").encode())
+    obstacle = there.remove_jobs() if there else None
+    if there and obstacle:
+        note(f'pg_cron\'s jobs in database "{there.database}" could not be removed: {obstacle}')
+        note(f"run there: {there.remove};")
     note("pg_grace is uninstalled")
 
 

@@ -19,8 +19,9 @@ from pg_grace.cli.options import (
     with_options,
 )
 from pg_grace.connection import Connection
+from pg_grace.cron import merged_jobs
 from pg_grace.errors import CommandError, Exit
-from pg_grace.output import note, print_rows, size
+from pg_grace.output import escaped, interval, note, print_rows, size
 from pg_grace.times import read_window
 
 TABLE_COLUMNS = ("target", "state", "drift", "retention", "buffered_rows", "size", "oldest", "next_expiry", "buffer")
@@ -239,14 +240,21 @@ def status(connection: Connection, settings: Settings) -> None:
         "  from grace.protected where state not in ('capturing', 'unprotected')) as not_capturing,"
         " (select coalesce(sum(buffered_rows), 0)::bigint from grace.protected) as buffered_rows,"
         " (select coalesce(sum(buffer_bytes), 0)::bigint from grace.protected) as buffer_bytes,"
-        " (select coalesce(sum(row_count), 0)::bigint from grace.expired) as expired_rows,"
+        " (select string_agg(format('%s: %s rows', coalesce(target::text, target_name), row_count), ', '"
+        "   order by target_name) from grace.expired where row_count > 0) as expired,"
+        " (select string_agg(format('%s: what was deleted up to %s', coalesce(target::text, target_name),"
+        "   to_char(expired_early_to, 'YYYY-MM-DD HH24:MI TZ')), ', ' order by target_name)"
+        "  from grace.protected where expired_early_to > now() - retention) as early,"
         " (select min(next_expiry) from grace.protected) as next_expiry"
     ).fetchone()
     assert summary is not None
     purge = connection.execute(
         "select started_at, status, row_count from grace.runs where kind = 'purge' order by id desc limit 1"
     ).fetchone()
-    jobs = connection.execute("select * from grace.jobs()").fetchall()
+    problems = [
+        " ".join(finding[part] for part in ("subject", "object") if finding[part]) + f": {finding['finding']}"
+        for finding in connection.execute("select * from grace.doctor() where severity = 'problem'").fetchall()
+    ]
     facts: dict[str, Any] = {
         "database": f"{summary['database']} (PostgreSQL {summary['server']})",
         "version": f"{__version__} (revision {revision})",
@@ -255,22 +263,43 @@ def status(connection: Connection, settings: Settings) -> None:
         "rows restorable": summary["buffered_rows"],
         "buffer size": size(summary["buffer_bytes"]),
         "next expiry": summary["next_expiry"],
-        "expired, to be purged": summary["expired_rows"],
+        "expired, to be purged": summary["expired"] or "nothing",
+        "expired early": summary["early"] or "nothing",
         "last purge": None
         if purge is None
         else f"{purge['started_at'].isoformat(sep=' ', timespec='seconds')}, {purge['status']},"
         f" {purge['row_count']} rows",
-        "schedule": "; ".join(
-            f"{job['job']} {job['schedule']}, as {job['login']}, last: {job['last_status'] or 'not yet run'}"
-            for job in jobs
-        )
-        or "no pg_cron job in this database",
+        **{f"job {job['job']}": _job(job) for job in merged_jobs(connection, settings.target)},
+        "problems": len(problems),
     }
     if settings.output_format == "json":
-        click.echo(json.dumps({**facts, "next expiry": str(facts["next expiry"] or "")}, ensure_ascii=False, indent=2))
+        facts |= {"next expiry": str(facts["next expiry"] or ""), "problems": problems}
+        click.echo(json.dumps(facts, ensure_ascii=False, indent=2))
         return
     print_rows(
         [{"what": what, "value": "-" if value is None else value} for what, value in facts.items()],
         ("what", "value"),
         settings.output_format,
     )
+    for problem in problems:
+        click.secho(escaped(problem), fg="red", err=True)
+    if problems:
+        note("what to do about it: pg_grace doctor")
+
+
+def _job(job: dict[str, Any]) -> str:
+    """Say in one line when a job runs, by what, and how it last went."""
+    words = job["in_words"] or job["schedule"]
+    if job["scheduler"] is None:
+        return f"{words} ({job['zone']}), but nothing runs it: neither pg_cron nor pg_grace tick"
+    parts = [f"{words} ({job['zone']}), by {job['scheduler']}{' as ' + job['login'] if job['login'] else ''}"]
+    if job["next_start"]:
+        parts.append(f"next {job['next_start'].isoformat(sep=' ', timespec='minutes')}")
+    if job["last_start"]:
+        duration = "" if job["last_duration"] is None else f" in {interval(job['last_duration'])}"
+        parts.append(f"last {job['last_start'].isoformat(sep=' ', timespec='seconds')}: {job['last_status']}{duration}")
+    else:
+        parts.append("not yet run")
+    if job["failures"]:
+        parts.append(f"failed {job['failures']} times in a row")
+    return "; ".join(parts)

@@ -16,7 +16,7 @@ from pg_grace.output import note, print_rows
 @yes_option
 @connected
 def purge(connection: Connection, settings: Settings, *, table: str | None, dry_run: bool, yes: bool) -> None:
-    """Remove for good what is past its retention. pg_cron does it every night."""
+    """Remove for good what is past its retention. pg_cron does it every day."""
     target = None if table is None else table_named(connection, table)
     expired = connection.execute(
         "select coalesce(target::text, target_name) as table, row_count, oldest from grace.expired"
@@ -33,6 +33,7 @@ def purge(connection: Connection, settings: Settings, *, table: str | None, dry_
     ).fetchone()
     assert run is not None
     print_rows([run], ("id", "status", "row_count", "duration", "details"), settings.output_format)
-    if run["status"] == "incomplete":
-        note("some of it was left to the next run: see the details above")
+    if run["status"] != "done":
+        what = "was locked, and left to the next run" if run["status"] == "incomplete" else "failed"
+        note(f"some of it {what}: see the details above")
         raise CommandError("not everything could be purged", Exit.FAILED)
