@@ -13,7 +13,7 @@ as $$
     ), 0) as row_count
     from grace_internal.capture c
     where c.protected_id = buffered_rows.protected_id
-      and c.deleted_at > grace._expired_before(c.protected_id)
+      and c.deleted_at > (select grace._expired_before(buffered_rows.protected_id)) -- asked once, not for every row
     group by c.deletion, c.protected_id
   ) as d
   where d.row_count > 0
