@@ -102,13 +102,14 @@ begin
   execute format('lock table %s in access exclusive mode', v_leaf);
   execute format('create table %s (like %s including storage)', v_kept, v_leaf);
   execute format('insert into %s select * from %s b where (%s) is not true', v_kept, v_leaf, v_expired);
+  get diagnostics v_others = row_count;
   if not v_bounds.holds_files then
     perform grace_internal.post_files(protected_id, format('from %s b where %s', v_leaf, v_expired));
   end if;
   execute format('select count(*) from %s b where %s', v_leaf, v_expired) into row_count;
   execute format('truncate %s', v_leaf);
   execute format('insert into %s select * from %s', v_leaf, v_kept);
-  if not v_bounds.holds_files then
+  if v_others > 0 and not v_bounds.holds_files then
     -- Rows and their log row bear the mark of one transaction (grace.verify_buffer), so they get a new one together.
     execute format(
       'update grace_internal.capture c set row_count = c.row_count '
@@ -237,10 +238,13 @@ begin
     for update skip locked
   ));
   get diagnostics v_rows = row_count;
+  if v_rows = max_rows then
+    return true;
+  end if;
   delete from grace_internal.restored r
   where r.protected_id = trim_log.protected_id
     and r.deleted_at <= v_before;
-  return grace_internal.trim_cuts(protected_id, v_before, max_rows) or v_rows = max_rows;
+  return grace_internal.trim_cuts(protected_id, v_before, max_rows);
 end
 $$;
 
