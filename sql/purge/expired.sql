@@ -1,5 +1,9 @@
 create or replace view grace.expired as
-select e.target, e.row_count, e.oldest, e.target_name
+select
+  e.target,
+  e.row_count,
+  e.oldest,
+  e.target_name
 from (
   select
     p.target,
