@@ -8243,7 +8243,18 @@ begin
   perform grace_internal.note_aborted_runs();
   perform grace_internal.note_failed_jobs();
   select r.* into v_last from grace_internal.run r where r.kind = 'purge' and r.job is not null order by r.id desc limit 1;
-  return v_last.status = 'incomplete' and v_last.finished_at < clock_timestamp() - interval '10 minutes';
+  if not coalesce(
+    v_last.status in ('incomplete', 'aborted')
+    and greatest(v_last.finished_at, (v_last.details ->> 'tried_again_at')::timestamptz) < clock_timestamp() - interval '10 minutes',
+    false
+  ) or exists (select from grace_internal.run r where r.kind = 'purge' and r.status = 'running') then
+    return false;
+  end if;
+  -- Of several that watch one tries.
+  update grace_internal.run r
+  set details = r.details || jsonb_build_object('tried_again_at', clock_timestamp())
+  where r.id = v_last.id;
+  return true;
 end
 $$;
 comment on function grace._watch() is
@@ -8256,6 +8267,7 @@ declare
   v_again boolean;
 begin
   commit; -- inside a transaction block this is the error
+  set transaction isolation level read committed; -- else of two at once one fails with 40001
   v_again := grace._watch();
   commit;
   if v_again then
@@ -8264,7 +8276,7 @@ begin
 end
 $$;
 comment on procedure grace.watch() is
-'Notices runs that were aborted and pg_cron jobs that failed, and sends each as JSON on channel grace (LISTEN grace); tries a purge again that found a lock taken. What pg_cron calls every five minutes; grace.tick() does the same. Errors: 2D000 inside a transaction block.';
+'Notices runs that were aborted and pg_cron jobs that failed, and sends each as JSON on channel grace (LISTEN grace); tries a purge again, after ten minutes, that found a lock taken or was aborted. What pg_cron calls every five minutes; grace.tick() does the same. Errors: 2D000 inside a transaction block.';
 
 -- ledger/ledger.sql
 -- Each entry has the hash of itself and of the one before it, so that what is changed, removed or put in later is found. Times
@@ -9030,6 +9042,7 @@ declare
   v_more boolean;
 begin
   commit; -- inside a transaction block this is the error, before anything has changed
+  set transaction isolation level read committed; -- else of two at once one fails with 40001
   v_run := grace._purge_begin(target);
   v_work := grace._purge_work(target);
   commit;
@@ -9824,7 +9837,8 @@ comment on function grace.set_schedule(text, text) is
 
 -- schedule/tick.sql
 -- Takes the next job whose time has come, so that of two hosts one does it; null when there is none. Its time has come when it has
--- not run since it should have, whoever ran it: once, however often it was missed.
+-- not run since it should have, whoever ran it: once, however often it was missed. Who has taken it may have died before it began, so
+-- that counts for ten minutes only.
 create or replace function grace._tick_claim()
 returns text
 language plpgsql
@@ -9838,16 +9852,19 @@ begin
   from grace_internal.job j
   where j.name <> 'watch'
     and grace_internal.last_scheduled(
-      j.schedule, clock_timestamp(), greatest(j.changed_at, j.claimed_at, grace_internal.last_start(j.name))
+      j.schedule, clock_timestamp(), greatest(
+        j.changed_at, grace_internal.last_start(j.name),
+        case when j.claimed_at > clock_timestamp() - interval '10 minutes' then j.claimed_at end
+      )
     ) is not null
-    and not exists (
+    and not exists ( -- of one table, too: it would be refused
       select from grace_internal.run r
-      where r.job = j.name and r.status = 'running' and grace._is_running(r.pid, r.started_at)
+      where r.kind = j.name and r.status = 'running' and grace._is_running(r.pid, r.started_at)
     )
   order by j.name
   limit 1
   for update of j skip locked;
-  update grace_internal.job j set claimed_at = clock_timestamp() where j.name = v_job;
+  update grace_internal.job j set claimed_at = clock_timestamp() where j.name = coalesce(v_job, 'watch'); -- comes last
   return v_job;
 end
 $$;
@@ -9858,7 +9875,7 @@ returns timestamptz
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select max(r.started_at) from grace_internal.run r where r.job = last_start.job and r.kind <> 'job'
+  select max(r.started_at) from grace_internal.run r where r.job = last_start.job and r.kind not in ('job', 'schedule')
 $$;
 
 create or replace procedure grace.tick()
@@ -9869,18 +9886,19 @@ declare
 begin
   commit; -- inside a transaction block this is the error
   loop
+    set transaction isolation level read committed; -- else of two at once one fails with 40001
     v_job := grace._tick_claim();
     commit;
     exit when v_job is null;
-    case v_job
-      when 'purge' then call grace.purge();
-    end case;
+    if v_job operator(pg_catalog.=) 'purge' then
+      call grace.purge();
+    end if;
   end loop;
   call grace.watch();
 end
 $$;
 comment on procedure grace.tick() is
-'Does what is due, once, and returns: for any scheduler, where pg_cron can''t be had, and beside pg_cron as well. Call it at any interval, from as many hosts as you like: each job''s turn is taken by one of them. A turn that was missed is made up for, once. Then does what grace.watch() does. Errors: those of the job, whose turn is over then; 2D000 inside a transaction block.';
+'Does what is due, once, and returns: for any scheduler, where pg_cron can''t be had, and beside pg_cron as well. Call it at any interval, from as many hosts as you like: each job''s turn is taken by one of them. A turn that was missed is made up for, once. Then does what grace.watch() does. Errors: those of the job, whose turn comes again after ten minutes if it had not begun; 2D000 inside a transaction block.';
 
 -- schedule/jobs.sql
 -- What runs by itself, and how it last went: as pg_cron says it where pg_cron is in this database, else as the runs do.
@@ -9909,7 +9927,7 @@ begin
       grace_internal.schedule_zone(), case when c.job is null or c.active then t.next_start end,
       case
         when c.job is not null then 'pg_cron'
-        when j.claimed_at > clock_timestamp() - interval '2 days' then 'tick'
+        when (select max(a.claimed_at) from grace_internal.job a) > clock_timestamp() - interval '2 days' then 'tick'
         when $1 then 'pg_cron elsewhere'
       end,
       c.login, c.active,
