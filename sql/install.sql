@@ -8191,7 +8191,7 @@ as $$
 declare
   v_run bigint;
 begin
-  if to_regclass('cron.job_run_details') is null then
+  if not grace_internal.has_cron() then
     return;
   end if;
   for v_run in execute
@@ -8220,7 +8220,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if to_regclass('cron.job_run_details') is not null then
+  if grace_internal.has_cron() then
     execute
       $q$delete from cron.job_run_details d
       where d.end_time < clock_timestamp() - interval '30 days' and d.jobid in (
@@ -9614,6 +9614,20 @@ exception when insufficient_privilege then
 end
 $$;
 
+-- Whether pg_cron's tables are here, and for the owner of pg_grace to use: even to ask for them by name takes USAGE on their schema.
+create or replace function grace_internal.has_cron()
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'cron'
+    where c.relname = 'job_run_details' and has_schema_privilege(n.oid, 'usage')
+  )
+$$;
+
 -- pg_cron's jobs are those of a whole cluster, so their names say the database, but for the one that pg_cron is in.
 create or replace function grace_internal.cron_name(job text)
 returns text
@@ -9918,7 +9932,7 @@ declare
     'null::bigint as failures where false';
   v_elsewhere boolean := coalesce(grace_internal.cron_database() not in ('', current_database()), false);
 begin
-  if to_regclass('cron.job') is not null and not v_elsewhere then
+  if grace_internal.has_cron() and not v_elsewhere then
     v_cron := grace_internal.cron_query();
   end if;
   return query execute format(

@@ -15,7 +15,7 @@ declare
     'null::bigint as failures where false';
   v_elsewhere boolean := coalesce(grace_internal.cron_database() not in ('', current_database()), false);
 begin
-  if to_regclass('cron.job') is not null and not v_elsewhere then
+  if grace_internal.has_cron() and not v_elsewhere then
     v_cron := grace_internal.cron_query();
   end if;
   return query execute format(

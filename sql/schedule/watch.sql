@@ -42,7 +42,7 @@ as $$
 declare
   v_run bigint;
 begin
-  if to_regclass('cron.job_run_details') is null then
+  if not grace_internal.has_cron() then
     return;
   end if;
   for v_run in execute
@@ -71,7 +71,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if to_regclass('cron.job_run_details') is not null then
+  if grace_internal.has_cron() then
     execute
       $q$delete from cron.job_run_details d
       where d.end_time < clock_timestamp() - interval '30 days' and d.jobid in (

@@ -312,13 +312,9 @@ def test_a_server_that_was_restarted_goes_on_where_it_was(db: Database, note: Co
     let_pass(note)
     with in_the_middle(db, "call grace.tick()", HOLD_LEDGER):
         with psycopg.connect(db.server.dsn, autocommit=True) as admin:
-            admin.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (db.name,)
-            )
+            admin.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", (db.name,))
             wait_until(
-                lambda: not admin.execute(
-                    "select from pg_stat_activity where datname = %s", (db.name,)
-                ).fetchone()
+                lambda: not admin.execute("select from pg_stat_activity where datname = %s", (db.name,)).fetchone()
             )
         again = db.connect()
         again.execute("call grace.watch()")
