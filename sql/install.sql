@@ -4408,7 +4408,7 @@ declare
   v_expires bigint;
 begin
   perform grace_internal.check_retention(retention);
-  perform grace_internal.require_table_right(target);
+  perform grace_internal.require_table_right(coalesce(pg_partition_root(target), target)); -- it is that of the whole tree
   select p.retention into v_before from grace_internal.protected p where p.id = v_id for update;
   v_expires := grace_internal.logged_rows(
     v_id, v_expired_before + interval '1 microsecond',
@@ -4623,9 +4623,8 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(sum(pg_total_relation_size(t.relid)), 0)::bigint
-  from grace_internal.protected p
-  cross join lateral pg_partition_tree(to_regclass(format('grace_buffer.%I', p.buffer))) t
-  where p.id = protected_id
+  from grace_internal.stems(protected_id) s
+  cross join lateral pg_partition_tree(s.parent::regclass) t
 $$;
 
 create or replace function grace_internal.trigger_state(protected_id integer)
@@ -4743,7 +4742,7 @@ comment on column grace.protected.target_name is 'What it is called, or was when
 comment on column grace.protected.drift is
 'The table''s columns have changed since the last capture; the next one follows them.';
 comment on column grace.protected.buffered_rows is 'Rows that can be restored now.';
-comment on column grace.protected.buffer_bytes is 'Size of the buffer with TOAST and indexes, expired rows included, in bytes.';
+comment on column grace.protected.buffer_bytes is 'Size of the buffer with TOAST, indexes and what is kept of files, expired rows included, in bytes.';
 comment on column grace.protected.oldest is 'Time of the oldest deletion that can be restored.';
 comment on column grace.protected.next_expiry is 'When that deletion expires; the next purge after it removes it.';
 comment on column grace.protected.capacity is 'How big the buffer may become before its oldest days go early, in bytes; null: as big as it gets.';
@@ -8694,7 +8693,7 @@ begin
   end if;
   perform grace_internal.require_table_right(p.target)
   from grace_internal.protected p
-  where p.active and (v_id is null or p.id = v_id);
+  where v_id is null or p.id = v_id;
   return query
     select p.target_name, grace_internal.evicted_rows(p.id, e.upto), e.upto
     from grace_internal.evictions(
@@ -8824,6 +8823,9 @@ declare
   v_run bigint;
 begin
   for v_eviction in select e.* from grace_internal.evictions(grace_internal.total_capacity()) e loop
+    -- Whoever is about to change how the table is protected may take their time; then it goes with the next purge.
+    perform from grace_internal.protected p where p.id = v_eviction.protected_id for update skip locked;
+    continue when not found;
     v_rows := grace_internal.evicted_rows(v_eviction.protected_id, v_eviction.upto);
     update grace_internal.protected p
     set evicted_to = v_eviction.upto

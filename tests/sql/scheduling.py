@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -114,10 +114,8 @@ def in_the_middle(db: Database, statement: str, lock: str) -> Iterator[Connectio
     holder.execute(lock.encode())
 
     def call() -> None:
-        try:
+        with suppress(psycopg.Error):
             other.execute(statement.encode())
-        except psycopg.Error:
-            pass
 
     thread = threading.Thread(target=call)
     thread.start()

@@ -137,7 +137,8 @@ def test_what_is_sent_and_recorded_has_nothing_of_the_rows(db: Database, note: C
     )
     note.execute("call grace.purge()")
     assert purges(note) == [("purge", "aborted"), ("purge", "failed")]
-    assert len(sent := heard(listener)) == 2
+    sent = heard(listener)
+    assert len(sent) == 2
     recorded = rows(note, "select r::text from grace.runs r union all select l::text from grace.ledger l")
     for text in (json.dumps(sent), str(recorded)):
         assert "business" not in text
@@ -271,7 +272,7 @@ def test_a_job_of_pg_cron_that_failed_is_sent_once(scheduled: Database, cron: Co
     assert [one["job"] for one in heard(listener)] == ["purge"]
 
 
-def test_a_failed_job_is_no_turn_of_it(scheduled: Database, cron: Connection) -> None:
+def test_a_failed_job_is_no_turn_of_it(cron: Connection) -> None:
     let_pass(cron)
     ran(cron, "failed")
     cron.execute("call grace.watch()")
