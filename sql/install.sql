@@ -4408,7 +4408,7 @@ declare
   v_expires bigint;
 begin
   perform grace_internal.check_retention(retention);
-  perform grace_internal.require_table_right(target);
+  perform grace_internal.require_table_right(coalesce(pg_partition_root(target), target)); -- it is that of the whole tree
   select p.retention into v_before from grace_internal.protected p where p.id = v_id for update;
   v_expires := grace_internal.logged_rows(
     v_id, v_expired_before + interval '1 microsecond',
@@ -4628,9 +4628,8 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(sum(pg_total_relation_size(t.relid)), 0)::bigint
-  from grace_internal.protected p
-  cross join lateral pg_partition_tree(to_regclass(format('grace_buffer.%I', p.buffer))) t
-  where p.id = protected_id
+  from grace_internal.stems(protected_id) s
+  cross join lateral pg_partition_tree(s.parent::regclass) t
 $$;
 
 create or replace function grace_internal.trigger_state(protected_id integer)
@@ -4748,7 +4747,7 @@ comment on column grace.protected.target_name is 'What it is called, or was when
 comment on column grace.protected.drift is
 'The table''s columns have changed since the last capture; the next one follows them.';
 comment on column grace.protected.buffered_rows is 'Rows that can be restored now.';
-comment on column grace.protected.buffer_bytes is 'Size of the buffer with TOAST and indexes, expired rows included, in bytes.';
+comment on column grace.protected.buffer_bytes is 'Size of the buffer with TOAST, indexes and what is kept of files, expired rows included, in bytes.';
 comment on column grace.protected.oldest is 'Time of the oldest deletion that can be restored.';
 comment on column grace.protected.next_expiry is 'When that deletion expires; the next purge after it removes it.';
 comment on column grace.protected.capacity is 'How big the buffer may become before its oldest days go early, in bytes; null: as big as it gets.';
@@ -8196,7 +8195,7 @@ as $$
 declare
   v_run bigint;
 begin
-  if to_regclass('cron.job_run_details') is null then
+  if not grace_internal.has_cron() then
     return;
   end if;
   for v_run in execute
@@ -8225,7 +8224,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if to_regclass('cron.job_run_details') is not null then
+  if grace_internal.has_cron() then
     execute
       $q$delete from cron.job_run_details d
       where d.end_time < clock_timestamp() - interval '30 days' and d.jobid in (
@@ -8248,7 +8247,18 @@ begin
   perform grace_internal.note_aborted_runs();
   perform grace_internal.note_failed_jobs();
   select r.* into v_last from grace_internal.run r where r.kind = 'purge' and r.job is not null order by r.id desc limit 1;
-  return v_last.status = 'incomplete' and v_last.finished_at < clock_timestamp() - interval '10 minutes';
+  if not coalesce(
+    v_last.status in ('incomplete', 'aborted')
+    and greatest(v_last.finished_at, (v_last.details ->> 'tried_again_at')::timestamptz) < clock_timestamp() - interval '10 minutes',
+    false
+  ) or exists (select from grace_internal.run r where r.kind = 'purge' and r.status = 'running') then
+    return false;
+  end if;
+  -- Of several that watch one tries.
+  update grace_internal.run r
+  set details = r.details || jsonb_build_object('tried_again_at', clock_timestamp())
+  where r.id = v_last.id;
+  return true;
 end
 $$;
 comment on function grace._watch() is
@@ -8261,6 +8271,7 @@ declare
   v_again boolean;
 begin
   commit; -- inside a transaction block this is the error
+  set transaction isolation level read committed; -- else of two at once one fails with 40001
   v_again := grace._watch();
   commit;
   if v_again then
@@ -8269,7 +8280,7 @@ begin
 end
 $$;
 comment on procedure grace.watch() is
-'Notices runs that were aborted and pg_cron jobs that failed, and sends each as JSON on channel grace (LISTEN grace); tries a purge again that found a lock taken. What pg_cron calls every five minutes; grace.tick() does the same. Errors: 2D000 inside a transaction block.';
+'Notices runs that were aborted and pg_cron jobs that failed, and sends each as JSON on channel grace (LISTEN grace); tries a purge again, after ten minutes, that found a lock taken or was aborted. What pg_cron calls every five minutes; grace.tick() does the same. Errors: 2D000 inside a transaction block.';
 
 -- ledger/ledger.sql
 -- Each entry has the hash of itself and of the one before it, so that what is changed, removed or put in later is found. Times
@@ -8691,7 +8702,7 @@ begin
   end if;
   perform grace_internal.require_table_right(p.target)
   from grace_internal.protected p
-  where p.active and (v_id is null or p.id = v_id);
+  where v_id is null or p.id = v_id;
   return query
     select p.target_name, grace_internal.evicted_rows(p.id, e.upto), e.upto
     from grace_internal.evictions(
@@ -8821,6 +8832,9 @@ declare
   v_run bigint;
 begin
   for v_eviction in select e.* from grace_internal.evictions(grace_internal.total_capacity()) e loop
+    -- Whoever is about to change how the table is protected may take their time; then it goes with the next purge.
+    perform from grace_internal.protected p where p.id = v_eviction.protected_id for update skip locked;
+    continue when not found;
     v_rows := grace_internal.evicted_rows(v_eviction.protected_id, v_eviction.upto);
     update grace_internal.protected p
     set evicted_to = v_eviction.upto
@@ -9039,6 +9053,7 @@ declare
   v_more boolean;
 begin
   commit; -- inside a transaction block this is the error, before anything has changed
+  set transaction isolation level read committed; -- else of two at once one fails with 40001
   v_run := grace._purge_begin(target);
   v_work := grace._purge_work(target);
   commit;
@@ -9619,6 +9634,20 @@ exception when insufficient_privilege then
 end
 $$;
 
+-- Whether pg_cron's tables are here, and for the owner of pg_grace to use: even to ask for them by name takes USAGE on their schema.
+create or replace function grace_internal.has_cron()
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'cron'
+    where c.relname = 'job_run_details' and has_schema_privilege(n.oid, 'usage')
+  )
+$$;
+
 -- pg_cron's jobs are those of a whole cluster, so their names say the database, but for the one that pg_cron is in.
 create or replace function grace_internal.cron_name(job text)
 returns text
@@ -9851,15 +9880,16 @@ as $$
   from (
     select job.changed_at
     union all
-    select job.claimed_at
+    select job.claimed_at where job.claimed_at > clock_timestamp() - interval '10 minutes'
     union all
-    select r.started_at from grace_internal.run r where r.job = (job).name and r.kind <> 'job'
+    select r.started_at from grace_internal.run r where r.job = (job).name and r.kind not in ('job', 'schedule')
   ) as t (at)
   where t.at <= clock_timestamp()
 $$;
 
 -- Takes the next job whose time has come, so that of two hosts one does it; null when there is none. Its time has come when it has
--- not run since it should have, whoever ran it: once, however often it was missed.
+-- not run since it should have, whoever ran it: once, however often it was missed. Who has taken it may have died before it began, so
+-- that counts for ten minutes only.
 create or replace function grace._tick_claim()
 returns text
 language plpgsql
@@ -9875,14 +9905,14 @@ begin
     and grace_internal.last_scheduled(
       j.schedule, clock_timestamp(), grace_internal.last_turn(j)
     ) is not null
-    and not exists (
+    and not exists ( -- of one table, too: it would be refused
       select from grace_internal.run r
-      where r.job = j.name and r.status = 'running' and grace._is_running(r.pid, r.started_at)
+      where r.kind = j.name and r.status = 'running' and grace._is_running(r.pid, r.started_at)
     )
   order by j.name
   limit 1
   for update of j skip locked;
-  update grace_internal.job j set claimed_at = clock_timestamp() where j.name = coalesce(v_job, 'watch');
+  update grace_internal.job j set claimed_at = clock_timestamp() where j.name = coalesce(v_job, 'watch'); -- comes last
   return v_job;
 end
 $$;
@@ -9896,18 +9926,19 @@ declare
 begin
   commit; -- inside a transaction block this is the error
   loop
+    set transaction isolation level read committed; -- else of two at once one fails with 40001
     v_job := grace._tick_claim();
     commit;
     exit when v_job is null;
-    case v_job
-      when 'purge' then call grace.purge();
-    end case;
+    if v_job operator(pg_catalog.=) 'purge' then
+      call grace.purge();
+    end if;
   end loop;
   call grace.watch();
 end
 $$;
 comment on procedure grace.tick() is
-'Does what is due, once, and returns: for any scheduler, where pg_cron can''t be had, and beside pg_cron as well. Call it at any interval, from as many hosts as you like: each job''s turn is taken by one of them. A turn that was missed is made up for, once. Then does what grace.watch() does. Errors: those of the job, whose turn is over then; 2D000 inside a transaction block.';
+'Does what is due, once, and returns: for any scheduler, where pg_cron can''t be had, and beside pg_cron as well. Call it at any interval, from as many hosts as you like: each job''s turn is taken by one of them. A turn that was missed is made up for, once. Then does what grace.watch() does. Errors: those of the job, whose turn comes again after ten minutes if it had not begun; 2D000 inside a transaction block.';
 
 -- schedule/jobs.sql
 -- What runs by itself, and how it last went: as pg_cron says it where pg_cron is in this database, else as the runs do.
@@ -9927,7 +9958,7 @@ declare
     'null::bigint as failures where false';
   v_elsewhere boolean := coalesce(grace_internal.cron_database() not in ('', current_database()), false);
 begin
-  if to_regclass('cron.job') is not null and not v_elsewhere then
+  if grace_internal.has_cron() and not v_elsewhere then
     v_cron := grace_internal.cron_query();
   end if;
   return query execute format(
@@ -9936,7 +9967,7 @@ begin
       grace_internal.schedule_zone(), case when c.job is null or c.active then t.next_start end,
       case
         when c.job is not null then 'pg_cron'
-        when j.claimed_at > clock_timestamp() - interval '2 days' then 'tick'
+        when (select max(a.claimed_at) from grace_internal.job a) > clock_timestamp() - interval '2 days' then 'tick'
         when $1 then 'pg_cron elsewhere'
       end,
       c.login, c.active,

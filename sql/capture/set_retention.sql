@@ -11,7 +11,7 @@ declare
   v_expires bigint;
 begin
   perform grace_internal.check_retention(retention);
-  perform grace_internal.require_table_right(target);
+  perform grace_internal.require_table_right(coalesce(pg_partition_root(target), target)); -- it is that of the whole tree
   select p.retention into v_before from grace_internal.protected p where p.id = v_id for update;
   v_expires := grace_internal.logged_rows(
     v_id, v_expired_before + interval '1 microsecond',

@@ -25,7 +25,7 @@ comment on column grace.protected.target_name is 'What it is called, or was when
 comment on column grace.protected.drift is
 'The table''s columns have changed since the last capture; the next one follows them.';
 comment on column grace.protected.buffered_rows is 'Rows that can be restored now.';
-comment on column grace.protected.buffer_bytes is 'Size of the buffer with TOAST and indexes, expired rows included, in bytes.';
+comment on column grace.protected.buffer_bytes is 'Size of the buffer with TOAST, indexes and what is kept of files, expired rows included, in bytes.';
 comment on column grace.protected.oldest is 'Time of the oldest deletion that can be restored.';
 comment on column grace.protected.next_expiry is 'When that deletion expires; the next purge after it removes it.';
 comment on column grace.protected.capacity is 'How big the buffer may become before its oldest days go early, in bytes; null: as big as it gets.';

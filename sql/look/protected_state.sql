@@ -30,9 +30,8 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(sum(pg_total_relation_size(t.relid)), 0)::bigint
-  from grace_internal.protected p
-  cross join lateral pg_partition_tree(to_regclass(format('grace_buffer.%I', p.buffer))) t
-  where p.id = protected_id
+  from grace_internal.stems(protected_id) s
+  cross join lateral pg_partition_tree(s.parent::regclass) t
 $$;
 
 create or replace function grace_internal.trigger_state(protected_id integer)

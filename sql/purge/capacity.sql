@@ -22,7 +22,7 @@ begin
   end if;
   perform grace_internal.require_table_right(p.target)
   from grace_internal.protected p
-  where p.active and (v_id is null or p.id = v_id);
+  where v_id is null or p.id = v_id;
   return query
     select p.target_name, grace_internal.evicted_rows(p.id, e.upto), e.upto
     from grace_internal.evictions(
@@ -152,6 +152,9 @@ declare
   v_run bigint;
 begin
   for v_eviction in select e.* from grace_internal.evictions(grace_internal.total_capacity()) e loop
+    -- Whoever is about to change how the table is protected may take their time; then it goes with the next purge.
+    perform from grace_internal.protected p where p.id = v_eviction.protected_id for update skip locked;
+    continue when not found;
     v_rows := grace_internal.evicted_rows(v_eviction.protected_id, v_eviction.upto);
     update grace_internal.protected p
     set evicted_to = v_eviction.upto

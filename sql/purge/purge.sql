@@ -10,6 +10,7 @@ declare
   v_more boolean;
 begin
   commit; -- inside a transaction block this is the error, before anything has changed
+  set transaction isolation level read committed; -- else of two at once one fails with 40001
   v_run := grace._purge_begin(target);
   v_work := grace._purge_work(target);
   commit;

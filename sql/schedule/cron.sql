@@ -17,6 +17,20 @@ exception when insufficient_privilege then
 end
 $$;
 
+-- Whether pg_cron's tables are here, and for the owner of pg_grace to use: even to ask for them by name takes USAGE on their schema.
+create or replace function grace_internal.has_cron()
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'cron'
+    where c.relname = 'job_run_details' and has_schema_privilege(n.oid, 'usage')
+  )
+$$;
+
 -- pg_cron's jobs are those of a whole cluster, so their names say the database, but for the one that pg_cron is in.
 create or replace function grace_internal.cron_name(job text)
 returns text

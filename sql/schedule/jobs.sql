@@ -15,7 +15,7 @@ declare
     'null::bigint as failures where false';
   v_elsewhere boolean := coalesce(grace_internal.cron_database() not in ('', current_database()), false);
 begin
-  if to_regclass('cron.job') is not null and not v_elsewhere then
+  if grace_internal.has_cron() and not v_elsewhere then
     v_cron := grace_internal.cron_query();
   end if;
   return query execute format(
@@ -24,7 +24,7 @@ begin
       grace_internal.schedule_zone(), case when c.job is null or c.active then t.next_start end,
       case
         when c.job is not null then 'pg_cron'
-        when j.claimed_at > clock_timestamp() - interval '2 days' then 'tick'
+        when (select max(a.claimed_at) from grace_internal.job a) > clock_timestamp() - interval '2 days' then 'tick'
         when $1 then 'pg_cron elsewhere'
       end,
       c.login, c.active,

@@ -42,7 +42,7 @@ as $$
 declare
   v_run bigint;
 begin
-  if to_regclass('cron.job_run_details') is null then
+  if not grace_internal.has_cron() then
     return;
   end if;
   for v_run in execute
@@ -71,7 +71,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if to_regclass('cron.job_run_details') is not null then
+  if grace_internal.has_cron() then
     execute
       $q$delete from cron.job_run_details d
       where d.end_time < clock_timestamp() - interval '30 days' and d.jobid in (
@@ -94,7 +94,18 @@ begin
   perform grace_internal.note_aborted_runs();
   perform grace_internal.note_failed_jobs();
   select r.* into v_last from grace_internal.run r where r.kind = 'purge' and r.job is not null order by r.id desc limit 1;
-  return v_last.status = 'incomplete' and v_last.finished_at < clock_timestamp() - interval '10 minutes';
+  if not coalesce(
+    v_last.status in ('incomplete', 'aborted')
+    and greatest(v_last.finished_at, (v_last.details ->> 'tried_again_at')::timestamptz) < clock_timestamp() - interval '10 minutes',
+    false
+  ) or exists (select from grace_internal.run r where r.kind = 'purge' and r.status = 'running') then
+    return false;
+  end if;
+  -- Of several that watch one tries.
+  update grace_internal.run r
+  set details = r.details || jsonb_build_object('tried_again_at', clock_timestamp())
+  where r.id = v_last.id;
+  return true;
 end
 $$;
 comment on function grace._watch() is
@@ -107,6 +118,7 @@ declare
   v_again boolean;
 begin
   commit; -- inside a transaction block this is the error
+  set transaction isolation level read committed; -- else of two at once one fails with 40001
   v_again := grace._watch();
   commit;
   if v_again then
@@ -115,4 +127,4 @@ begin
 end
 $$;
 comment on procedure grace.watch() is
-'Notices runs that were aborted and pg_cron jobs that failed, and sends each as JSON on channel grace (LISTEN grace); tries a purge again that found a lock taken. What pg_cron calls every five minutes; grace.tick() does the same. Errors: 2D000 inside a transaction block.';
+'Notices runs that were aborted and pg_cron jobs that failed, and sends each as JSON on channel grace (LISTEN grace); tries a purge again, after ten minutes, that found a lock taken or was aborted. What pg_cron calls every five minutes; grace.tick() does the same. Errors: 2D000 inside a transaction block.';

@@ -21,7 +21,13 @@ begin
       hint = 'Restore them, or run pg_grace uninstall with --export DIR or --discard-buffer (in psql: set grace.discard_buffer = on).';
   end if;
 
-  if to_regclass('cron.job') is not null then
+  -- Even to ask for pg_cron's table by name takes USAGE on its schema.
+  if exists (
+    select
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace and n.nspname = 'cron'
+    where c.relname = 'job' and pg_catalog.has_schema_privilege(n.oid, 'usage')
+  ) then
     execute 'select cron.unschedule(j.jobid) from cron.job j
       where j.jobname like ''pg_grace: %'' and j.database = current_database()';
   end if;
