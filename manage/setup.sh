@@ -53,12 +53,15 @@ knows() { "$venv/bin/python" -c "import sys; from pg_grace import cluster as c; 
 
 if [ "$purpose" = test ]; then
     bin=${PG_GRACE_BINDIR:-/usr/lib/postgresql/15/bin}
+    missing=
     for library in pg_cron plpgsql_check; do
         if [ ! -d "$bin" ] || [ ! -e "$("$bin/pg_config" --pkglibdir)/$library.so" ]; then
-            install_server postgresql-15 postgresql-15-cron postgresql-15-plpgsql-check
-            break
+            missing="postgresql-15 postgresql-15-cron postgresql-15-plpgsql-check"
         fi
     done
+    # Servers whose clock the tests set.
+    ls /usr/lib/*/faketime/libfaketime.so.1 >/dev/null 2>&1 || missing="$missing libfaketime"
+    [ -z "$missing" ] || install_server $missing
     install_python test
     exit
 fi

@@ -66,7 +66,7 @@ begin
     return false;
   end if;
   perform grace_internal.unlink_unreferenced(v_unlinkable);
-  execute format('delete from %s f where f.ctid = any ($1)', v_leaf) using v_tids;
+  execute format('update %s f set page = -1 where f.ctid = any ($1)', v_leaf) using v_tids; -- goes with the other pages
   return true;
 end
 $$;

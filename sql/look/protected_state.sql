@@ -6,15 +6,20 @@ set search_path = pg_catalog, pg_temp
 as $$
   select coalesce(sum(d.row_count), 0)::bigint, min(d.deleted_at)
   from (
-    select min(c.deleted_at) as deleted_at, sum(c.row_count) - coalesce((
-      select sum(r.row_count)
-      from grace_internal.restored r
-      where r.deletion = c.deletion and r.protected_id = c.protected_id
-    ), 0) as row_count
-    from grace_internal.capture c
-    where c.protected_id = buffered_rows.protected_id
-      and c.deleted_at > grace._expired_before(c.protected_id)
-    group by c.deletion, c.protected_id
+    select c.deleted_at, c.row_count - coalesce(r.row_count, 0) as row_count
+    from (
+      select k.deletion, min(k.deleted_at) as deleted_at, sum(k.row_count) as row_count
+      from grace_internal.capture k
+      where k.protected_id = buffered_rows.protected_id
+        and k.deleted_at > (select grace._expired_before(buffered_rows.protected_id)) -- asked once, not for every row
+      group by k.deletion
+    ) as c
+    left join (
+      select s.deletion, sum(s.row_count) as row_count
+      from grace_internal.restored s
+      where s.protected_id = buffered_rows.protected_id
+      group by s.deletion
+    ) as r on r.deletion = c.deletion
   ) as d
   where d.row_count > 0
 $$;

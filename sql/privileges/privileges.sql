@@ -11,7 +11,8 @@ do $$ begin perform grace_internal.grant_links(); end $$;
 grant usage on schema grace to grace_admin, grace_operator, grace_auditor;
 grant usage on schema grace_buffer to grace_operator, grace_auditor;
 
-grant select on grace.deletions, grace.protected, grace.runs, grace.expired, grace.ledger to grace_operator, grace_auditor;
+grant select on grace.deletions, grace.protected, grace.runs, grace.expired, grace.ledger, grace.metrics
+to grace_operator, grace_auditor;
 grant select on grace.alembic_version to grace_operator, grace_auditor;
 grant execute on function grace.doctor() to grace_operator, grace_auditor;
 grant execute on function grace.verify_buffer(regclass) to grace_auditor;
@@ -23,6 +24,9 @@ grant execute on function grace.capacity() to grace_operator, grace_auditor;
 grant execute on function grace.schedule_times(text, integer, timestamptz, text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace.schedule_in_words(text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
+grant execute on function grace._table_metrics() to grace_operator, grace_auditor;
+grant execute on function grace._job_metrics() to grace_operator, grace_auditor;
+grant execute on function grace._database_metrics() to grace_operator, grace_auditor;
 grant execute on function grace._is_running(integer, timestamptz) to grace_operator, grace_auditor;
 grant execute on function grace._expired_before(integer) to grace_operator, grace_auditor;
 grant execute on function grace.table_named(text) to grace_operator, grace_auditor;

@@ -1,4 +1,4 @@
--- What pg_cron calls every night. It commits between slices, so that no lock is held for longer than one of them takes;
+-- What pg_cron calls every day. It commits between slices, so that no lock is held for longer than one of them takes;
 -- each slice waits at most 50 ms for a lock and leaves what it can't get to the next run. A procedure that commits can
 -- be neither SECURITY DEFINER nor have a SET clause: the slices are functions that are both.
 create or replace procedure grace.purge(target regclass default null)

@@ -70,7 +70,7 @@ begin
     return;
   end if;
   if v_bounds.holds_files then
-    v_expired := v_expired || ' and b.page > 0'; -- the first page goes when the object is unlinked
+    v_expired := v_expired || ' and b.page <> 0'; -- the first page stands for an object that is yet to be unlinked
   end if;
   execute format('select exists (select from %s b where %s)', v_leaf, v_expired) into more;
   if not more then

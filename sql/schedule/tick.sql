@@ -1,3 +1,20 @@
+-- When a job last had its turn, or came to be. What lies ahead, because the clock was set back since, does not count.
+create or replace function grace_internal.last_turn(job grace_internal.job)
+returns timestamptz
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select max(t.at)
+  from (
+    select job.changed_at
+    union all
+    select job.claimed_at
+    union all
+    select r.started_at from grace_internal.run r where r.job = (job).name and r.kind <> 'job'
+  ) as t (at)
+  where t.at <= clock_timestamp()
+$$;
+
 -- Takes the next job whose time has come, so that of two hosts one does it; null when there is none. Its time has come when it has
 -- not run since it should have, whoever ran it: once, however often it was missed.
 create or replace function grace._tick_claim()
@@ -13,7 +30,7 @@ begin
   from grace_internal.job j
   where j.name <> 'watch'
     and grace_internal.last_scheduled(
-      j.schedule, clock_timestamp(), greatest(j.changed_at, j.claimed_at, grace_internal.last_start(j.name))
+      j.schedule, clock_timestamp(), grace_internal.last_turn(j)
     ) is not null
     and not exists (
       select from grace_internal.run r
@@ -27,14 +44,6 @@ begin
 end
 $$;
 comment on function grace._tick_claim() is 'Internal: takes the next job that is due.';
-
-create or replace function grace_internal.last_start(job text)
-returns timestamptz
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select max(r.started_at) from grace_internal.run r where r.job = last_start.job and r.kind <> 'job'
-$$;
 
 create or replace procedure grace.tick()
 language plpgsql

@@ -47,6 +47,7 @@ NEEDS_A_CONNECTION = [
     ("doctor",),
     ("files", "list"),
     ("files", "sweep", "--root", "/nowhere", "--yes"),
+    ("metrics",),
 ]
 
 

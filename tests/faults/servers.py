@@ -159,3 +159,28 @@ def _stat(pid: int) -> list[str]:
 
 def _is_alive(pid: int) -> bool:
     return _stat(pid)[:1] not in ([], ["Z"])
+
+
+class TimedCluster(Cluster):
+    """A cluster whose clock can be set: libfaketime answers the server when it asks for the time."""
+
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__({"fsync": "off", **(settings or {})})
+        self._clock = ""
+
+    def set_clock(self, clock: str) -> None:
+        """Restart the server with a clock that is off: "-60d" from now, or goes on from a moment: "@2026-03-29 00:59:00"."""
+        self.stop()
+        self._clock = clock
+        self.start()
+
+    def start(self) -> None:
+        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+        before = dict(os.environ)
+        if self._clock:
+            os.environ.update(LD_PRELOAD=str(library), FAKETIME=self._clock, FAKETIME_DONT_FAKE_MONOTONIC="1", TZ="UTC")
+        try:
+            super().start()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)

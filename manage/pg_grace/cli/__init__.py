@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pg_grace import __version__
-from pg_grace.cli import demo, doctor, files, install, look, protect, purge, restore, schedule
+from pg_grace.cli import demo, doctor, files, install, look, metrics, protect, purge, restore, schedule
 from pg_grace.cli.options import Settings
 from pg_grace.connection import Target
 
@@ -63,5 +63,6 @@ for command in (
     schedule.capacity,
     schedule.ledger,
     files.files,
+    metrics.metrics,
 ):
     main.add_command(command)

@@ -16,7 +16,7 @@ from pg_grace.output import note, print_rows
 @yes_option
 @connected
 def purge(connection: Connection, settings: Settings, *, table: str | None, dry_run: bool, yes: bool) -> None:
-    """Remove for good what is past its retention. pg_cron does it every night."""
+    """Remove for good what is past its retention. pg_cron does it every day."""
     target = None if table is None else table_named(connection, table)
     expired = connection.execute(
         "select coalesce(target::text, target_name) as table, row_count, oldest from grace.expired"

@@ -71,7 +71,11 @@ def schedule(
         if there and obstacle:
             note(f'pg_cron in database "{there.database}" could not be told: {obstacle}')
     assert row is not None
-    print_rows([{"job": job, **row}], ("job", "in_words", "zone", "next_times"), settings.output_format)
+    if settings.output_format != "table":
+        print_rows([{"job": job, **row}], ("job", "in_words", "zone", "next_times"), settings.output_format)
+        return
+    times = ", ".join(time.isoformat(sep=" ", timespec="minutes") for time in row["next_times"])
+    click.echo(f"{job} {'would run' if dry_run else 'runs'} {row['in_words']} ({row['zone']}); next: {times}")
 
 
 @click.command()
