@@ -30,7 +30,7 @@ BASELINE_SECONDS, OPEN_SECONDS, AFTERWARDS_SECONDS = 20, 60, 40
 PAUSE = 2
 ATTEMPTS = 3
 LIMIT = 100.0
-# PostgreSQL logs each wait for a lock that is longer than this, with how long it was and who held the lock or stood before.
+# PostgreSQL logs each wait for a lock that is longer than this: how long it was, who held the lock, who else waited.
 LOGGED = 10
 _WAITING = re.compile(r"process (?P<waiter>\d+) still waiting for (?P<lock>.+) after")
 _QUEUE = re.compile(r"Process(?:es)? holding the lock: (?P<holders>[\d, ]*)\. Wait queue: (?P<queue>[\d, ]*)\.")
@@ -47,7 +47,7 @@ class _Load:
 
 
 def load(connection: Connection, cluster: Cluster) -> list[Result]:
-    """8 clients delete and insert, one transaction that has deleted stays open for a minute, purges run one after another."""
+    """8 clients delete and insert; one transaction that has deleted stays open for a minute; purges run in turn."""
     source, table = "load_source", "load"
     create(connection, source, table)
     fill(connection, source, 1, ROWS)
@@ -92,8 +92,8 @@ def load(connection: Connection, cluster: Cluster) -> list[Result]:
 def _make_past(connection: Connection, table: str, source: str) -> int:
     """Make days of 1,000,000 rows that expire one after another, and a default partition that all since then went to.
 
-    Nobody can delete in the past, so a superuser writes where only captures do. Returns the id of the deletion that all that
-    is part of; what clients delete has higher ones.
+    Nobody can delete in the past, so a superuser writes where only captures do. Returns the id of the deletion that all
+    that is part of; what clients delete has higher ones.
     """
     number = protected_number(connection, table)
     for name in _column(
@@ -120,12 +120,15 @@ def _write(connection: Connection, table: str, source: str, past: int, begin: da
     """Write 1,000,000 rows, evenly over a time, and 1,000 lines of the log."""
     with connection.transaction():
         connection.execute(
-            f"insert into grace_buffer.{table} select s.*, %s, %s::timestamptz + (s.id - 1) * %s::interval from {source} s".encode(),
+            f"insert into grace_buffer.{table} "
+            f"select s.*, %s, %s::timestamptz + (s.id - 1) * %s::interval from {source} s".encode(),
             [past, begin, span / ROWS],
         )
         connection.execute(
-            "insert into grace_internal.capture (deletion, deleted_at, protected_id, row_count, operation, role, login) "
-            "select %s, %s::timestamptz + n * %s::interval, %s, %s, 'DELETE', user, user from generate_series(0, 999) n",
+            "insert into grace_internal.capture "
+            "(deletion, deleted_at, protected_id, row_count, operation, role, login) "
+            "select %s, %s::timestamptz + n * %s::interval, %s, %s, 'DELETE', user, user "
+            "from generate_series(0, 999) n",
             [past, begin, span / 1000, protected_number(connection, table), ROWS // 1000],
         )
 
@@ -154,14 +157,18 @@ def _purge_beside_an_open_transaction(purger: Connection, holder: Connection, ta
             assert run["status"] == "incomplete", run
             assert not _column(
                 purger,
-                f"select l.name from grace_internal.leaves({number}) l where l.is_expired and pg_relation_size(l.leaf) > 0",
+                f"select l.name from grace_internal.leaves({number}) l "
+                "where l.is_expired and pg_relation_size(l.leaf) > 0",
             )
             purger.execute("call grace.watch()")
             time.sleep(min(PAUSE, max(ends - time.monotonic(), 0)))
 
 
 def _purge_the_rest(purger: Connection, table: str) -> int:
-    """Return how many purges it took: a lock may be taken in one of them, by clients that the machine has no time for."""
+    """Return how many purges it took.
+
+    In one of them a lock may be taken, by a client that the machine has no time for.
+    """
     number = protected_number(purger, table)
     _expire(purger, table, LAST_DAY - 1)
     attempts = 0
@@ -202,7 +209,8 @@ def _transactions(cluster: Cluster, pid: int) -> Iterator[list[float]]:
                 ages.extend(
                     _column(
                         session,
-                        "select extract(epoch from clock_timestamp() - a.xact_start)::float8 * 1000 from pg_stat_activity a "
+                        "select extract(epoch from clock_timestamp() - a.xact_start)::float8 * 1000 "
+                        "from pg_stat_activity a "
                         f"where a.pid = {pid} and a.state = 'active' and a.query ~ '^call grace.purge'",
                     )
                 )
@@ -268,8 +276,9 @@ def _waits_for(cluster: Cluster, holder: int, waiters: set[int]) -> Iterator[tup
             waiter = int(waiting["waiter"])
             before = f"{queue['holders']}, {queue['queue']}".replace(" ", "").split(",")
             behind[waiter] = str(holder) in before
-        elif (waited := _WAITED.search(line)) is not None and behind.pop(int(waited["waiter"]), False):
-            if int(waited["waiter"]) in waiters:
+        elif (waited := _WAITED.search(line)) is not None:
+            waiter = int(waited["waiter"])
+            if behind.pop(waiter, False) and waiter in waiters:
                 yield float(waited["ms"]), waited["lock"]
 
 

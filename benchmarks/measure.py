@@ -24,7 +24,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the report; value is in unit, ratio is to the first variant, limit is what ratio, or else value, may be at most."""
+    """One line of the report; value is in unit, ratio is to the first variant.
+
+    The limit is what ratio, or where there is none the value, may be at most.
+    """
 
     benchmark: str
     variant: str
