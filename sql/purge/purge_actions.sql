@@ -107,13 +107,14 @@ begin
   execute format('lock table %s in access exclusive mode', v_leaf);
   execute format('create table %s (like %s including storage)', v_kept, v_leaf);
   execute format('insert into %s select * from %s b where (%s) is not true', v_kept, v_leaf, v_expired);
+  get diagnostics v_others = row_count;
   if not v_bounds.holds_files then
     perform grace_internal.post_files(protected_id, format('from %s b where %s', v_leaf, v_expired));
   end if;
   execute format('select count(*) from %s b where %s', v_leaf, v_expired) into row_count;
   execute format('truncate %s', v_leaf);
   execute format('insert into %s select * from %s', v_leaf, v_kept);
-  if not v_bounds.holds_files then
+  if v_others > 0 and not v_bounds.holds_files then
     -- Rows and their log row bear the mark of one transaction (grace.verify_buffer), so they get a new one together.
     execute format(
       'update grace_internal.capture c set row_count = c.row_count '
