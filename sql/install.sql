@@ -8513,13 +8513,14 @@ begin
   execute format('lock table %s in access exclusive mode', v_leaf);
   execute format('create table %s (like %s including storage)', v_kept, v_leaf);
   execute format('insert into %s select * from %s b where (%s) is not true', v_kept, v_leaf, v_expired);
+  get diagnostics v_others = row_count;
   if not v_bounds.holds_files then
     perform grace_internal.post_files(protected_id, format('from %s b where %s', v_leaf, v_expired));
   end if;
   execute format('select count(*) from %s b where %s', v_leaf, v_expired) into row_count;
   execute format('truncate %s', v_leaf);
   execute format('insert into %s select * from %s', v_leaf, v_kept);
-  if not v_bounds.holds_files then
+  if v_others > 0 and not v_bounds.holds_files then
     -- Rows and their log row bear the mark of one transaction (grace.verify_buffer), so they get a new one together.
     execute format(
       'update grace_internal.capture c set row_count = c.row_count '
@@ -8650,10 +8651,13 @@ begin
     for update skip locked
   ));
   get diagnostics v_rows = row_count;
+  if v_rows = max_rows then
+    return true;
+  end if;
   delete from grace_internal.restored r
   where r.protected_id = trim_log.protected_id
     and r.deleted_at <= v_before;
-  return grace_internal.trim_cuts(protected_id, v_before, max_rows) or v_rows = max_rows;
+  return grace_internal.trim_cuts(protected_id, v_before, max_rows);
 end
 $$;
 
@@ -9080,17 +9084,26 @@ comment on procedure grace.purge(regclass) is
 -- purge/expired.sql
 create or replace view grace.expired as
 select
-  p.target,
-  sum(c.row_count)::bigint - coalesce((
-    select sum(r.row_count)
-    from grace_internal.restored r
-    where r.protected_id = p.id and r.deleted_at <= grace._expired_before(p.id)
-  ), 0)::bigint as row_count,
-  min(c.deleted_at) as oldest,
-  p.target_name
-from grace_internal.protected p
-join grace_internal.capture c on c.protected_id = p.id and c.deleted_at <= grace._expired_before(p.id)
-group by p.id, p.target;
+  e.target,
+  e.row_count,
+  e.oldest,
+  e.target_name
+from (
+  select
+    p.target,
+    sum(c.row_count)::bigint - coalesce((
+      select sum(r.row_count)
+      from grace_internal.restored r
+      where r.protected_id = p.id and r.deleted_at <= greatest(statement_timestamp() - p.span, p.evicted_to)
+    ), 0)::bigint as row_count,
+    min(c.deleted_at) as oldest,
+    p.target_name
+  from grace_internal.protected p
+  join grace_internal.capture c
+    on c.protected_id = p.id and c.deleted_at <= greatest(statement_timestamp() - p.span, p.evicted_to)
+  group by p.id
+) as e
+where e.row_count > 0;
 
 comment on view grace.expired is
 'Per table: rows that are past their retention and that the next purge removes. They can be neither seen nor restored.';
@@ -9894,7 +9907,7 @@ begin
   order by j.name
   limit 1
   for update of j skip locked;
-  update grace_internal.job j set claimed_at = clock_timestamp() where j.name = v_job;
+  update grace_internal.job j set claimed_at = clock_timestamp() where j.name = coalesce(v_job, 'watch');
   return v_job;
 end
 $$;
@@ -9952,8 +9965,8 @@ begin
         when $1 then 'pg_cron elsewhere'
       end,
       c.login, c.active,
-      coalesce(c.last_start, r.started_at), coalesce(c.last_status, r.status),
-      coalesce(c.last_duration, r.finished_at - r.started_at), c.last_message, coalesce(c.failures, 0), j.claimed_at
+      case when c.job is null then r.started_at else c.last_start end, case when c.job is null then r.status else c.last_status end,
+      case when c.job is null then r.finished_at - r.started_at else c.last_duration end, c.last_message, coalesce(c.failures, 0), j.claimed_at
     from grace_internal.job j
     left join (%s) as c on c.job = j.name
     left join lateral (

@@ -245,10 +245,13 @@ begin
     for update skip locked
   ));
   get diagnostics v_rows = row_count;
+  if v_rows = max_rows then
+    return true;
+  end if;
   delete from grace_internal.restored r
   where r.protected_id = trim_log.protected_id
     and r.deleted_at <= v_before;
-  return grace_internal.trim_cuts(protected_id, v_before, max_rows) or v_rows = max_rows;
+  return grace_internal.trim_cuts(protected_id, v_before, max_rows);
 end
 $$;
 

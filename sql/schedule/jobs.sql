@@ -28,8 +28,8 @@ begin
         when $1 then 'pg_cron elsewhere'
       end,
       c.login, c.active,
-      coalesce(c.last_start, r.started_at), coalesce(c.last_status, r.status),
-      coalesce(c.last_duration, r.finished_at - r.started_at), c.last_message, coalesce(c.failures, 0), j.claimed_at
+      case when c.job is null then r.started_at else c.last_start end, case when c.job is null then r.status else c.last_status end,
+      case when c.job is null then r.finished_at - r.started_at else c.last_duration end, c.last_message, coalesce(c.failures, 0), j.claimed_at
     from grace_internal.job j
     left join (%s) as c on c.job = j.name
     left join lateral (

@@ -39,7 +39,7 @@ begin
   order by j.name
   limit 1
   for update of j skip locked;
-  update grace_internal.job j set claimed_at = clock_timestamp() where j.name = v_job;
+  update grace_internal.job j set claimed_at = clock_timestamp() where j.name = coalesce(v_job, 'watch');
   return v_job;
 end
 $$;

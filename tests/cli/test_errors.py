@@ -48,6 +48,12 @@ NEEDS_A_CONNECTION = [
     ("files", "list"),
     ("files", "sweep", "--root", "/nowhere", "--yes"),
     ("metrics",),
+    ("tick",),
+    ("schedule",),
+    ("retention", "t"),
+    ("capacity",),
+    ("ledger", "show"),
+    ("ledger", "verify"),
 ]
 
 

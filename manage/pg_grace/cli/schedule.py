@@ -114,7 +114,7 @@ def tick(connection: Connection, settings: Settings) -> None:
 
 
 def _claims(connection: Connection) -> list[Any]:
-    return connection.execute("select job, ticked_at from grace.jobs() order by job").fetchall()
+    return connection.execute("select job, ticked_at from grace.jobs() where job <> 'watch' order by job").fetchall()
 
 
 @click.command()
