@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.capturing import capture, cascade, single
+from benchmarks.loading import load
 from benchmarks.measure import Result
 from benchmarks.picking import million, picks
 from benchmarks.pieces import pieces
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, _Benchmark] = {
     "million": lambda connection, rounds, _: million(connection, rounds),
     "picks": lambda connection, rounds, _: picks(connection, rounds),
     "purge": lambda connection, rounds, _: purge(connection, rounds),
+    "load": lambda connection, _, cluster: load(connection, cluster),
     "pieces": lambda connection, rounds, _: pieces(connection, rounds),
 }
 

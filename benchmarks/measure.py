@@ -24,7 +24,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the report; value is in unit, ratio is to the first variant, limit is what ratio may be at most."""
+    """One line of the report; value is in unit, ratio is to the first variant.
+
+    The limit is what ratio, or where there is none the value, may be at most.
+    """
 
     benchmark: str
     variant: str
@@ -37,9 +40,9 @@ class Result:
     @property
     def met(self) -> str:
         """Whether the limit is kept, in words; nothing where there is none."""
-        if self.limit is None or self.ratio is None:
+        if self.limit is None:
             return ""
-        return "yes" if self.ratio <= self.limit else "no"
+        return "yes" if (self.value if self.ratio is None else self.ratio) <= self.limit else "no"
 
 
 def interleaved(connection: Connection, variants: Sequence[Variant], rounds: int) -> Medians:

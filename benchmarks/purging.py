@@ -84,7 +84,10 @@ def _fill_expired_day(connection: Connection, table: str, source: str) -> None:
     Nobody can delete in the past, and a leaf's day is its name; so a superuser writes where only captures do.
     """
     number = protected_number(connection, table)
-    connection.execute("select grace_internal.create_partition(%s, (now() at time zone 'UTC')::date - 40)", [number])
+    connection.execute(
+        "select grace_internal.create_partition('b' || %s, %s, (now() at time zone 'UTC')::date - 40)",
+        [number, f"grace_buffer.{table}"],
+    )
     rows = execute(
         connection,
         "insert into {buffer} select s.*, 1, date_trunc('day', now(), 'UTC') - interval '39 days 12 hours' "

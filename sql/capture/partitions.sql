@@ -190,6 +190,23 @@ begin
 end
 $$;
 
+-- Locks a whole buffer. Captures wait from then on, so nothing more is waited for: each wait would be added to theirs. Who
+-- captures or reads has the lock on the buffer first; one on the default partition alone is VACUUM's, for example.
+create or replace function grace_internal.lock_buffer(parent text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format('lock table only %s in access exclusive mode', parent);
+  execute (
+    select format('lock table %s in access exclusive mode nowait', grace_internal.qualified_name(t.partdefid))
+    from pg_partitioned_table t
+    where t.partrelid = parent::regclass
+  );
+end
+$$;
+
 -- Drops an empty leaf: locks the whole buffer for the moment that it takes.
 create or replace function grace_internal.drop_leaf(parent text, leaf oid)
 returns void
@@ -197,7 +214,8 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  execute format('lock table %s in access exclusive mode', parent);
+  execute format('lock table %s in access exclusive mode', grace_internal.qualified_name(leaf));
+  perform grace_internal.lock_buffer(parent);
   if pg_relation_size(leaf) = 0 then
     perform set_config('grace.following', grace_internal.signature('following'), true);
     execute format('drop table %s', grace_internal.qualified_name(leaf));

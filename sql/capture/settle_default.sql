@@ -42,7 +42,7 @@ begin
     return true;
   end if;
 
-  execute format('lock table %s in access exclusive mode', parent);
+  perform grace_internal.lock_buffer(parent);
   execute format('alter table %s detach partition %s', parent, v_default);
   execute format('alter table %s rename to %I', v_default, grace_internal.leaf_name(stem, v_days[1], v_days[2]));
   execute format(

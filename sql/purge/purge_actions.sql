@@ -48,7 +48,7 @@ $$;
 
 -- The part of a leaf that has expired. What DELETE takes from a table stays in its file until something is written over it, so
 -- where little is left, that is written anew and the old file goes; the rest goes with the leaf, at the latest when all of it has
--- expired. Captures wait for a leaf that is in use, so it may be small only.
+-- expired. Captures wait for a leaf that is in use, so it may be very small only.
 create or replace function grace_internal.clear_leaf(
   protected_id integer, leaf oid, max_rows integer, out row_count bigint, out more boolean
 )
@@ -61,6 +61,7 @@ declare
   v_bounds record;
   v_expired text := format('b.grace_deleted_at <= %L', v_before);
   v_kept text := 'grace_internal.kept';
+  v_after timestamptz := v_before + interval '1 microsecond';
   v_others bigint;
 begin
   row_count := 0;
@@ -76,19 +77,23 @@ begin
   if not more then
     return;
   end if;
-  if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 16 end) * 1024 * 1024
+  if pg_table_size(leaf) > (case when v_bounds.is_current then 128 else 16 * 1024 end) * 1024
     or (not v_bounds.holds_files and grace_internal.holds_unmarked_rows(protected_id, leaf))
   then
-    execute format('select count(*) filter (where %2$s), count(*) filter (where (%2$s) is not true) from %1$s b', v_leaf, v_expired)
-    into row_count, v_others;
-    if v_others > 0 or v_bounds.holds_files or v_bounds.upper_bound is null then
+    if not (v_bounds.is_current or v_bounds.holds_files)
+      and grace_internal.logged_rows(protected_id, v_after, v_bounds.upper_bound) = 0
+    then
+      execute format('select count(*) filter (where %2$s), count(*) filter (where (%2$s) is not true) from %1$s b', v_leaf, v_expired)
+      into row_count, v_others;
+    end if;
+    if v_others is distinct from 0 then -- something stays, or may
       row_count := grace_internal.delete_expired(protected_id, leaf, v_expired, max_rows);
       more := row_count = max_rows;
       return;
     end if;
     -- Once captures are locked out, the log says whether one has been quicker.
     execute format('lock table %s in access exclusive mode', v_leaf);
-    if grace_internal.logged_rows(protected_id, v_before + interval '1 microsecond', v_bounds.upper_bound) > 0 then
+    if grace_internal.logged_rows(protected_id, v_after, v_bounds.upper_bound) > 0 then
       row_count := 0;
       more := false;
       return;
@@ -122,11 +127,13 @@ begin
 end
 $$;
 
--- Whether a leaf holds rows that were written or changed by hand: to write them anew would cover that up.
+-- Whether a leaf holds rows that were written or changed by hand: to write them anew would cover that up. Where the log has no
+-- statistics PostgreSQL believes that it is small enough to be read for every row.
 create or replace function grace_internal.holds_unmarked_rows(protected_id integer, leaf oid)
 returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set enable_nestloop = off
 as $$
 declare
   v_protected grace_internal.protected;
@@ -256,6 +263,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_column name;
+  v_buffer text := (select format('grace_buffer.%I', p.buffer) from grace_internal.protected p where p.id = protected_id);
 begin
   select c.buffer_column into v_column
   from grace_internal.protected_column c
@@ -267,10 +275,9 @@ begin
     and c.ended_at < clock_timestamp()
   limit 1;
   if found then
-    execute format(
-      'alter table grace_buffer.%I drop column %I',
-      (select p.buffer from grace_internal.protected p where p.id = protected_id), v_column
-    );
+    perform grace_internal.lock_buffer(v_buffer);
+    execute format('lock table %s in access exclusive mode nowait', v_buffer); -- its leaves
+    execute format('alter table %s drop column %I', v_buffer, v_column);
     delete from grace_internal.protected_column c
     where c.protected_id = drop_former_column.protected_id and c.buffer_column = v_column;
   end if;
