@@ -80,7 +80,7 @@ begin
   if pg_table_size(leaf) > (case when v_bounds.is_current then 128 else 16 * 1024 end) * 1024
     or (not v_bounds.holds_files and grace_internal.holds_unmarked_rows(protected_id, leaf))
   then
-    if not (v_bounds.is_current or v_bounds.holds_files)
+    if v_bounds.upper_bound is not null
       and grace_internal.logged_rows(protected_id, v_after, v_bounds.upper_bound) = 0
     then
       execute format('select count(*) filter (where %2$s), count(*) filter (where (%2$s) is not true) from %1$s b', v_leaf, v_expired)
@@ -91,14 +91,19 @@ begin
       more := row_count = max_rows;
       return;
     end if;
-    -- Once captures are locked out, the log says whether one has been quicker.
+    -- Once captures are locked out, the log says whether one has been quicker. Nobody is kept waiting for anything that takes time:
+    -- PostgreSQL removes the file when the lock is released.
     execute format('lock table %s in access exclusive mode', v_leaf);
     if grace_internal.logged_rows(protected_id, v_after, v_bounds.upper_bound) > 0 then
       row_count := 0;
       more := false;
       return;
     end if;
-    perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
+    if v_bounds.holds_files then
+      row_count := 0;
+    else
+      perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
+    end if;
     execute format('truncate %s', v_leaf);
     more := false;
     return;
