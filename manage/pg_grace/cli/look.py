@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import click
@@ -282,7 +283,7 @@ def status(connection: Connection, settings: Settings) -> None:
         settings.output_format,
     )
     for problem in problems:
-        click.secho(escaped(problem), fg="red", err=True)
+        click.secho(escaped(problem), fg=None if os.environ.get("NO_COLOR") else "red", err=True)
     if problems:
         note("what to do about it: pg_grace doctor")
 

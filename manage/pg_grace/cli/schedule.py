@@ -58,14 +58,9 @@ def schedule(
             raise click.UsageError(f"there is no job {job}")
         print_rows(jobs, JOB_COLUMNS, settings.output_format, JOBS_ON_TERMINAL)
         return
-    if dry_run:
-        row = connection.execute(
-            "select grace.schedule_in_words(%(schedule)s) as in_words, max(j.zone) as zone,"
-            " array(select t from grace.schedule_times(%(schedule)s) t) as next_times from grace.jobs() j",
-            {"schedule": schedule},
-        ).fetchone()
-    else:
+    with connection.transaction(force_rollback=dry_run):
         row = connection.execute("select * from grace.set_schedule(%s, %s)", (job, schedule)).fetchone()
+    if not dry_run:
         there = elsewhere(connection, settings.target)
         obstacle = there.ensure_jobs() if there else None
         if there and obstacle:
@@ -93,12 +88,11 @@ def tick(connection: Connection, settings: Settings) -> None:
         try:
             connection.execute("call grace.tick()")
         except psycopg.Error as error:
-            if connection.closed:
-                raise
+            if connection.closed or _claims(connection) == claimed:
+                raise  # no job's error
             failures += 1
             note(describe(error))
-            if _claims(connection) != claimed:
-                continue  # the job that failed has had its turn; the others have theirs
+            continue  # the job that failed has had its turn; the others have theirs
         break
     runs = connection.execute(
         "select id as run, coalesce(job, kind) as job, status, row_count, duration from grace.runs"
@@ -137,6 +131,11 @@ def retention(
             " where target = coalesce(pg_partition_root(%(oid)s::oid::regclass), %(oid)s::oid::regclass)",
             {"oid": oid},
         ).fetchall()
+        if not rows:
+            raise CommandError(
+                f"table {table} is not protected\nHINT:  Protect it: pg_grace protect TABLE\nSQLSTATE: GR001",
+                Exit.REFUSED,
+            )
         print_rows(rows, ("table", "retention", "oldest", "next_expiry"), settings.output_format)
         return
     wanted = read_interval(connection, "retention", duration)
