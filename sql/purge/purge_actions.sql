@@ -77,6 +77,7 @@ begin
     return;
   end if;
   if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 16 end) * 1024 * 1024
+    or (v_bounds.is_current and pg_relation_size(leaf) > 128 * 1024) -- many small rows take longer than their size says
     or (not v_bounds.holds_files and grace_internal.holds_unmarked_rows(protected_id, leaf))
   then
     execute format('select count(*) filter (where %2$s), count(*) filter (where (%2$s) is not true) from %1$s b', v_leaf, v_expired)
