@@ -357,3 +357,20 @@ def test_a_capacity_does_not_reach_ahead_of_the_clock(note: Connection) -> None:
     note.execute("call grace.purge()")
     note.execute("delete from note where id = 50")
     assert value(note, "select count(*) from grace.buffered('note', keys => '50')") == 1
+
+
+def test_a_retention_that_is_raised_while_a_purge_waits_holds(db: Database, note: Connection) -> None:
+    note.execute("select grace.set_retention('note', '2 seconds')")
+    note.execute("delete from note where id <= 3")
+    note.execute("select pg_sleep(2.1)")
+    reader, admin = db.connect(), db.connect()
+    reader.execute("begin")
+    reader.execute("select count(*) from grace_buffer.note")
+    thread = threading.Thread(target=note.execute, args=("call grace.purge()",))
+    thread.start()
+    while thread.is_alive() and not value(admin, "select exists (select from pg_locks where not granted)"):
+        pass
+    admin.execute("select grace.set_retention('note', '1 day')")
+    reader.execute("commit")
+    thread.join()
+    assert value(admin, "select count(*) from grace.buffered('note')") == 3
