@@ -8427,9 +8427,13 @@ declare
   v_bounds record;
   v_files_left boolean := false;
 begin
-  -- Asked again in the slice: the retention may have been raised since.
+  if pg_relation_size(leaf) = 0 then
+    return 0;
+  end if;
+  execute format('lock table %s in access exclusive mode', v_leaf); -- what is posted is what goes
+  -- Asked again in the slice, and once nobody reads the leaf: the retention may have been raised since.
   select l.* into v_bounds from grace_internal.leaves(protected_id) l where l.leaf = empty_leaf.leaf and l.is_expired;
-  if not found or pg_relation_size(leaf) = 0 then
+  if not found then
     return 0;
   end if;
   if v_bounds.holds_files then
@@ -8439,7 +8443,6 @@ begin
     end if;
     return 0;
   end if;
-  execute format('lock table %s in access exclusive mode', v_leaf); -- what is posted is what goes
   perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
   execute format('truncate %s', v_leaf);
   return grace_internal.logged_rows(protected_id, v_bounds.lower_bound, v_bounds.upper_bound);
@@ -8494,7 +8497,8 @@ begin
   if not more then
     return;
   end if;
-  if pg_table_size(leaf) > (case when v_bounds.is_current then 128 else 16 * 1024 end) * 1024
+  if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 16 end) * 1024 * 1024
+    or (v_bounds.is_current and pg_relation_size(leaf) > 128 * 1024) -- many small rows take longer than their size says
     or (not v_bounds.holds_files and grace_internal.holds_unmarked_rows(protected_id, leaf))
   then
     if v_bounds.upper_bound is not null
@@ -8511,6 +8515,10 @@ begin
     -- Once captures are locked out, the log says whether one has been quicker. Nobody is kept waiting for anything that takes time:
     -- PostgreSQL removes the file when the lock is released.
     execute format('lock table %s in access exclusive mode', v_leaf);
+    if grace._expired_before(protected_id) < v_before then
+      row_count := 0; -- the retention was raised meanwhile: once more
+      return;
+    end if;
     if grace_internal.logged_rows(protected_id, v_after, v_bounds.upper_bound) > 0 then
       row_count := 0;
       more := false;
@@ -8527,6 +8535,9 @@ begin
   end if;
 
   execute format('lock table %s in access exclusive mode', v_leaf);
+  if grace._expired_before(protected_id) < v_before then
+    return; -- the retention was raised meanwhile: once more
+  end if;
   execute format('create table %s (like %s including storage)', v_kept, v_leaf);
   execute format('insert into %s select * from %s b where (%s) is not true', v_kept, v_leaf, v_expired);
   get diagnostics v_others = row_count;
@@ -8781,21 +8792,22 @@ comment on function grace.capacity() is
 'How big all buffers together may become before their oldest days go early, in bytes; null: as big as they get.';
 
 -- Up to which moment the oldest days have to go so that what is left is no bigger than the capacity; null when nothing has to.
--- Never the leaf in use, nor anything in the default partition.
+-- Never the leaf in use, nor anything in the default partition, nor what lies ahead because the clock was set back: all that is
+-- deleted until then would have expired as well.
 create or replace function grace_internal.eviction(protected_ids integer [], capacity bigint)
 returns timestamptz
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with leaf as (
-    select l.lower_bound, l.upper_bound, l.is_current, pg_total_relation_size(l.leaf) as size
+    select l.lower_bound, l.upper_bound, pg_total_relation_size(l.leaf) as size
     from unnest(protected_ids) p (id)
     cross join lateral grace_internal.leaves(p.id) l
     where not l.is_expired and pg_relation_size(l.leaf) > 0
   ),
   remaining as (
     select c.upper_bound, (select sum(l.size) from leaf l where l.upper_bound is null or l.upper_bound > c.upper_bound) as size
-    from (select distinct f.upper_bound from leaf f where not f.is_current) as c
+    from (select distinct f.upper_bound from leaf f where f.upper_bound <= clock_timestamp()) as c
   )
   -- The least that is enough; where nothing is, all that may go.
   select coalesce(
@@ -8984,6 +8996,13 @@ begin
     raise exception 'run % is no purge that is running', run
       using errcode = 'GR014', detail = 'Slices are done by grace.purge() only.', hint = 'call grace.purge();';
   end if;
+  -- TRUNCATE is not MVCC-safe: a snapshot taken before the lock does not show every row that it removes.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'a slice of a purge needs isolation level READ COMMITTED'
+      using errcode = 'GR014',
+      detail = 'In another one rows captured meanwhile would be removed with those that have expired.',
+      hint = 'call grace.purge();';
+  end if;
   begin
     case item.action
       when 'empty' then v_rows := grace_internal.empty_leaf(item.protected_id, item.leaf);
@@ -9073,7 +9092,8 @@ comment on function grace._purge_end(bigint) is 'Internal: closes the run of a p
 -- purge/purge.sql
 -- What pg_cron calls every day. It commits between slices, so that no lock is held for longer than one of them takes;
 -- each slice waits at most 50 ms for a lock and leaves what it can't get to the next run. A procedure that commits can
--- be neither SECURITY DEFINER nor have a SET clause: the slices are functions that are both.
+-- be neither SECURITY DEFINER nor have a SET clause: the slices are functions that are both. An older snapshot than the lock on a
+-- leaf would not show what was captured meanwhile, which TRUNCATE removes: so READ COMMITTED, whatever the default is.
 create or replace procedure grace.purge(target regclass default null)
 language plpgsql
 as $$
@@ -9083,14 +9103,16 @@ declare
   v_more boolean;
 begin
   commit; -- inside a transaction block this is the error, before anything has changed
-  set transaction isolation level read committed; -- else of two at once one fails with 40001
+  set transaction isolation level read committed;
   v_run := grace._purge_begin(target);
   v_work := grace._purge_work(target);
   commit;
+  set transaction isolation level read committed;
   for i in 1 .. pg_catalog.cardinality(v_work) loop
     loop
       v_more := grace._purge_slice(v_run, v_work[i]);
       commit;
+      set transaction isolation level read committed;
       exit when not v_more;
     end loop;
   end loop;
@@ -9700,21 +9722,20 @@ as $$
   from grace_internal.job j
   cross join lateral (select grace_internal.cron_name(j.name), 'call grace.' || j.name || '()') as c (name, command)
   cross join lateral (
-    select format(
-      'from cron.job j where j.jobname = %L and j.database = %L and %s (j.schedule = %L and j.command = %L)',
-      c.name, current_database(), '%s', j.schedule, c.command
-    )
-  ) as q (query)
+    select
+      format('from cron.job j where j.jobname = %L and j.database = %L and', c.name, current_database()),
+      format('(j.schedule = %L and j.command = %L)', j.schedule, c.command)
+  ) as q (ours, is_right)
   cross join lateral (
     values
-      (1, 'select cron.unschedule(j.jobid) ' || format(q.query, 'j.username <> current_user and not')),
+      (1, 'select cron.unschedule(j.jobid) ' || q.ours || ' j.username <> current_user and not ' || q.is_right),
       (2, format(
-        'select %s where not exists (select %s)',
+        'select %s where not exists (select %s %s)',
         case when grace_internal.cron_database() in ('', current_database())
           then format('cron.schedule(%L, %L, %L)', c.name, j.schedule, c.command)
           else format('cron.schedule_in_database(%L, %L, %L, %L)', c.name, j.schedule, c.command, current_database())
         end,
-        format(q.query, '')
+        q.ours, q.is_right
       ))
   ) as s (step, statement)
   order by j.name, s.step

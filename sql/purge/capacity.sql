@@ -71,21 +71,22 @@ comment on function grace.capacity() is
 'How big all buffers together may become before their oldest days go early, in bytes; null: as big as they get.';
 
 -- Up to which moment the oldest days have to go so that what is left is no bigger than the capacity; null when nothing has to.
--- Never the leaf in use, nor anything in the default partition.
+-- Never the leaf in use, nor anything in the default partition, nor what lies ahead because the clock was set back: all that is
+-- deleted until then would have expired as well.
 create or replace function grace_internal.eviction(protected_ids integer [], capacity bigint)
 returns timestamptz
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with leaf as (
-    select l.lower_bound, l.upper_bound, l.is_current, pg_total_relation_size(l.leaf) as size
+    select l.lower_bound, l.upper_bound, pg_total_relation_size(l.leaf) as size
     from unnest(protected_ids) p (id)
     cross join lateral grace_internal.leaves(p.id) l
     where not l.is_expired and pg_relation_size(l.leaf) > 0
   ),
   remaining as (
     select c.upper_bound, (select sum(l.size) from leaf l where l.upper_bound is null or l.upper_bound > c.upper_bound) as size
-    from (select distinct f.upper_bound from leaf f where not f.is_current) as c
+    from (select distinct f.upper_bound from leaf f where f.upper_bound <= clock_timestamp()) as c
   )
   -- The least that is enough; where nothing is, all that may go.
   select coalesce(

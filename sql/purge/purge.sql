@@ -1,6 +1,7 @@
 -- What pg_cron calls every day. It commits between slices, so that no lock is held for longer than one of them takes;
 -- each slice waits at most 50 ms for a lock and leaves what it can't get to the next run. A procedure that commits can
--- be neither SECURITY DEFINER nor have a SET clause: the slices are functions that are both.
+-- be neither SECURITY DEFINER nor have a SET clause: the slices are functions that are both. An older snapshot than the lock on a
+-- leaf would not show what was captured meanwhile, which TRUNCATE removes: so READ COMMITTED, whatever the default is.
 create or replace procedure grace.purge(target regclass default null)
 language plpgsql
 as $$
@@ -10,14 +11,16 @@ declare
   v_more boolean;
 begin
   commit; -- inside a transaction block this is the error, before anything has changed
-  set transaction isolation level read committed; -- else of two at once one fails with 40001
+  set transaction isolation level read committed;
   v_run := grace._purge_begin(target);
   v_work := grace._purge_work(target);
   commit;
+  set transaction isolation level read committed;
   for i in 1 .. pg_catalog.cardinality(v_work) loop
     loop
       v_more := grace._purge_slice(v_run, v_work[i]);
       commit;
+      set transaction isolation level read committed;
       exit when not v_more;
     end loop;
   end loop;

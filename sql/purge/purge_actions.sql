@@ -10,9 +10,13 @@ declare
   v_bounds record;
   v_files_left boolean := false;
 begin
-  -- Asked again in the slice: the retention may have been raised since.
+  if pg_relation_size(leaf) = 0 then
+    return 0;
+  end if;
+  execute format('lock table %s in access exclusive mode', v_leaf); -- what is posted is what goes
+  -- Asked again in the slice, and once nobody reads the leaf: the retention may have been raised since.
   select l.* into v_bounds from grace_internal.leaves(protected_id) l where l.leaf = empty_leaf.leaf and l.is_expired;
-  if not found or pg_relation_size(leaf) = 0 then
+  if not found then
     return 0;
   end if;
   if v_bounds.holds_files then
@@ -22,7 +26,6 @@ begin
     end if;
     return 0;
   end if;
-  execute format('lock table %s in access exclusive mode', v_leaf); -- what is posted is what goes
   perform grace_internal.post_files(protected_id, format('from %s b where true', v_leaf));
   execute format('truncate %s', v_leaf);
   return grace_internal.logged_rows(protected_id, v_bounds.lower_bound, v_bounds.upper_bound);
@@ -77,7 +80,8 @@ begin
   if not more then
     return;
   end if;
-  if pg_table_size(leaf) > (case when v_bounds.is_current then 128 else 16 * 1024 end) * 1024
+  if pg_table_size(leaf) > (case when v_bounds.is_current then 2 else 16 end) * 1024 * 1024
+    or (v_bounds.is_current and pg_relation_size(leaf) > 128 * 1024) -- many small rows take longer than their size says
     or (not v_bounds.holds_files and grace_internal.holds_unmarked_rows(protected_id, leaf))
   then
     if v_bounds.upper_bound is not null
@@ -94,6 +98,10 @@ begin
     -- Once captures are locked out, the log says whether one has been quicker. Nobody is kept waiting for anything that takes time:
     -- PostgreSQL removes the file when the lock is released.
     execute format('lock table %s in access exclusive mode', v_leaf);
+    if grace._expired_before(protected_id) < v_before then
+      row_count := 0; -- the retention was raised meanwhile: once more
+      return;
+    end if;
     if grace_internal.logged_rows(protected_id, v_after, v_bounds.upper_bound) > 0 then
       row_count := 0;
       more := false;
@@ -110,6 +118,9 @@ begin
   end if;
 
   execute format('lock table %s in access exclusive mode', v_leaf);
+  if grace._expired_before(protected_id) < v_before then
+    return; -- the retention was raised meanwhile: once more
+  end if;
   execute format('create table %s (like %s including storage)', v_kept, v_leaf);
   execute format('insert into %s select * from %s b where (%s) is not true', v_kept, v_leaf, v_expired);
   get diagnostics v_others = row_count;

@@ -94,6 +94,13 @@ begin
     raise exception 'run % is no purge that is running', run
       using errcode = 'GR014', detail = 'Slices are done by grace.purge() only.', hint = 'call grace.purge();';
   end if;
+  -- TRUNCATE is not MVCC-safe: a snapshot taken before the lock does not show every row that it removes.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'a slice of a purge needs isolation level READ COMMITTED'
+      using errcode = 'GR014',
+      detail = 'In another one rows captured meanwhile would be removed with those that have expired.',
+      hint = 'call grace.purge();';
+  end if;
   begin
     case item.action
       when 'empty' then v_rows := grace_internal.empty_leaf(item.protected_id, item.leaf);

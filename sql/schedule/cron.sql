@@ -53,21 +53,20 @@ as $$
   from grace_internal.job j
   cross join lateral (select grace_internal.cron_name(j.name), 'call grace.' || j.name || '()') as c (name, command)
   cross join lateral (
-    select format(
-      'from cron.job j where j.jobname = %L and j.database = %L and %s (j.schedule = %L and j.command = %L)',
-      c.name, current_database(), '%s', j.schedule, c.command
-    )
-  ) as q (query)
+    select
+      format('from cron.job j where j.jobname = %L and j.database = %L and', c.name, current_database()),
+      format('(j.schedule = %L and j.command = %L)', j.schedule, c.command)
+  ) as q (ours, is_right)
   cross join lateral (
     values
-      (1, 'select cron.unschedule(j.jobid) ' || format(q.query, 'j.username <> current_user and not')),
+      (1, 'select cron.unschedule(j.jobid) ' || q.ours || ' j.username <> current_user and not ' || q.is_right),
       (2, format(
-        'select %s where not exists (select %s)',
+        'select %s where not exists (select %s %s)',
         case when grace_internal.cron_database() in ('', current_database())
           then format('cron.schedule(%L, %L, %L)', c.name, j.schedule, c.command)
           else format('cron.schedule_in_database(%L, %L, %L, %L)', c.name, j.schedule, c.command, current_database())
         end,
-        format(q.query, '')
+        q.ours, q.is_right
       ))
   ) as s (step, statement)
   order by j.name, s.step

@@ -310,3 +310,69 @@ def test_one_table_in_trouble_does_not_keep_the_others_past_their_retention(note
     note.execute("call grace.purge()")
     assert last_run(note)[0] == "done"
     assert today(-31) not in leaves(note)
+
+
+def test_what_is_captured_while_a_purge_waits_stays_whatever_the_isolation_level(
+    db: Database, note: Connection
+) -> None:
+    note.execute("select grace.set_retention('note', '2 seconds')")
+    note.execute("delete from note where id <= 3")
+    note.execute("select pg_sleep(2.1)")
+    other, watcher = db.connect(), db.connect()
+    note.execute("set default_transaction_isolation = 'repeatable read'")
+    thread = threading.Thread(target=note.execute, args=("call grace.purge()",))
+    other.execute("begin")
+    other.execute("delete from note where id = 50")
+    thread.start()
+    while thread.is_alive() and not value(watcher, "select exists (select from pg_locks where not granted)"):
+        pass
+    other.execute("commit")
+    thread.join()
+    other.execute("select grace.restore(target => 'note', keys => '50')")
+    assert value(other, "select count(*) from note where id = 50") == 1
+
+    run = value(other, "select grace._purge_begin(null)")
+    with pytest.raises(psycopg.Error) as caught:
+        note.execute("select grace._purge_slice(%s, row(1, null, 'prepare')::grace._purge_item)", (run,))
+    assert caught.value.sqlstate == "GR014"
+
+
+def test_many_small_rows_in_the_leaf_in_use_are_not_written_anew(note: Connection) -> None:
+    note.execute("insert into note select n, 'n' from generate_series(1000, 6000) n")
+    note.execute("select grace.set_retention('note', '2 seconds')")
+    note.execute("delete from note where id = 1")
+    note.execute("select pg_sleep(2.1)")
+    note.execute("delete from note where id >= 1000")
+    before = value(note, f"select pg_relation_filenode('grace_internal.{today()}')")
+    note.execute("call grace.purge()")
+    assert last_run(note)[:2] == ("done", 1)
+    assert value(note, f"select pg_relation_filenode('grace_internal.{today()}')") == before
+
+
+def test_a_capacity_does_not_reach_ahead_of_the_clock(note: Connection) -> None:
+    note.execute("insert into note select n, repeat('n', 100) from generate_series(1000, 20000) n")
+    note.execute("delete from note where id <= 3")
+    note.execute("update grace_buffer.note set grace_deleted_at = grace_deleted_at + interval '4 days'")
+    note.execute("update grace_internal.capture set deleted_at = deleted_at + interval '4 days'")
+    note.execute("delete from note where id >= 1000")
+    assert rows(note, "select * from grace.set_capacity('1 MB', 'note')") == []
+    note.execute("call grace.purge()")
+    note.execute("delete from note where id = 50")
+    assert value(note, "select count(*) from grace.buffered('note', keys => '50')") == 1
+
+
+def test_a_retention_that_is_raised_while_a_purge_waits_holds(db: Database, note: Connection) -> None:
+    note.execute("select grace.set_retention('note', '2 seconds')")
+    note.execute("delete from note where id <= 3")
+    note.execute("select pg_sleep(2.1)")
+    reader, admin = db.connect(), db.connect()
+    reader.execute("begin")
+    reader.execute("select count(*) from grace_buffer.note")
+    thread = threading.Thread(target=note.execute, args=("call grace.purge()",))
+    thread.start()
+    while thread.is_alive() and not value(admin, "select exists (select from pg_locks where not granted)"):
+        pass
+    admin.execute("select grace.set_retention('note', '1 day')")
+    reader.execute("commit")
+    thread.join()
+    assert value(admin, "select count(*) from grace.buffered('note')") == 3
