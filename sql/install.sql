@@ -1642,7 +1642,7 @@ set timezone = 'UTC'
 as $$
   select c.oid, c.relname, b.bounds[1]::timestamptz, b.bounds[2]::timestamptz
   from pg_class c
-  cross join lateral (select regexp_match(pg_get_expr(c.relpartbound, c.oid), '\(''(.+)''\).*\(''(.+)''\)')) as b (bounds)
+  cross join lateral (select regexp_match(pg_get_expr(c.relpartbound, c.oid), '[(]''(.+)''[)].*[(]''(.+)''[)]')) as b (bounds)
   where c.relnamespace = 'grace_internal'::regnamespace
     and c.relkind = 'r'
     and c.relispartition
@@ -1890,7 +1890,7 @@ declare
   v_days date [];
   v_constraint record;
 begin
-  select k.conname, k.convalidated, regexp_match(k.conname, '^days_(\d{8})_(\d{8})$') as days into v_constraint
+  select k.conname, k.convalidated, regexp_match(k.conname, '^days_([0-9]{8})_([0-9]{8})$') as days into v_constraint
   from pg_constraint k
   where k.conrelid = v_default::regclass and k.conname ~ '^days_';
 
@@ -2366,7 +2366,7 @@ as $$
       and t.tgname = grace_internal.file_trigger(protected_id)
       and t.tgenabled = 'A'
       and t.tgfoid = 'grace_internal.keep_files'::regproc
-      and t.tgargs = convert_to(protected_id::text, 'UTF8') || '\x00'::bytea
+      and t.tgargs = convert_to(protected_id::text, 'UTF8') || e'\\x00'::bytea
   )
 $$;
 
@@ -2392,7 +2392,7 @@ begin
     join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     where c.relkind in ('r', 'm')
       and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
-      and (n.nspname <> 'grace_internal' or c.relname ~ '^b\d+_')
+      and (n.nspname <> 'grace_internal' or c.relname ~ '^b[0-9]+_')
       and grace_internal.base_type(a.atttypid) = 'oid'::regtype
       and pg_relation_size(c.oid) > 0 -- most leaves of most buffers are empty
   loop
@@ -3310,7 +3310,7 @@ as $$
   left join grace_internal.link l on 'link_' || l.id = f.proname
   where f.pronamespace = 'grace_internal'::regnamespace
     and f.prorettype = 'trigger'::regtype
-    and f.proname ~ '^link_\d+$'
+    and f.proname ~ '^link_[0-9]+$'
     and (only_id is null or l.protected_id = only_id)
     and (also_active or l.active is not true)
 $$;
@@ -3517,7 +3517,7 @@ begin
     from pg_trigger t
     join pg_class c on c.oid = t.tgrelid and c.relkind = 'r'
     where t.tgfoid = 'grace_internal.capture_leaf'::regproc and t.tgenabled <> 'D'
-      and t.tgargs = convert_to(protected_id::text, 'UTF8') || '\x00'::bytea;
+      and t.tgargs = convert_to(protected_id::text, 'UTF8') || e'\\x00'::bytea;
 end
 $$;
 
@@ -3615,7 +3615,7 @@ as $$
   from pg_proc f
   where f.pronamespace = 'grace_internal'::regnamespace
     and f.prorettype = 'trigger'::regtype
-    and case when only_id is null then f.proname ~ '^capture_\d+$' else f.proname = 'capture_' || only_id end
+    and case when only_id is null then f.proname ~ '^capture_[0-9]+$' else f.proname = 'capture_' || only_id end
 $$;
 
 -- Triggers that a protected table (or, null, all) has from us; not those that PostgreSQL has cloned to partitions.
@@ -3631,7 +3631,7 @@ as $$
   select t.oid
   from pg_trigger t
   where t.tgfoid in ('grace_internal.keep_files'::regproc, 'grace_internal.capture_leaf'::regproc) and t.tgparentid = 0
-    and (only_id is null or t.tgargs = convert_to(only_id::text, 'UTF8') || '\x00'::bytea)
+    and (only_id is null or t.tgargs = convert_to(only_id::text, 'UTF8') || e'\\x00'::bytea)
 $$;
 
 -- Together with those of the links that its deletes cut.
@@ -4022,7 +4022,7 @@ begin
       (d.schema_name = 'grace_buffer' and exists (
         select from grace_internal.protected p where p.buffer = d.address_names[2]
       ))
-      or (d.schema_name = 'grace_internal' and d.address_names[2] ~ '^[bf]\d+_default$')
+      or (d.schema_name = 'grace_internal' and d.address_names[2] ~ '^[bf][0-9]+_default$')
     )
   ) as t (identity, kind)
   order by t.kind desc, t.identity
@@ -6073,7 +6073,7 @@ returns boolean
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select default_value ~ '^\(?(-?[0-9.]+|true|false|''([^'']|'''')*'')\)?(::("[^"]*"|[a-z0-9_ .(),\[\]])+)?$'
+  select default_value ~ '^[(]?(-?[0-9.]+|true|false|''([^'']|'''')*'')[)]?(::("[^"]*"|[][a-z0-9_ .(),])+)?$'
 $$;
 
 -- The statement that inserts one table's selected rows. A NOT NULL column that was added with a volatile default is null in
@@ -8223,7 +8223,7 @@ begin
       coalesce(d.end_time, d.start_time, clock_timestamp()), jsonb_build_object('pg_cron_run', d.runid), d.username, d.username
     from cron.job j
     join cron.job_run_details d on d.jobid = j.jobid and d.status = 'failed'
-    where j.jobname like 'pg\_grace: %' and j.database = current_database()
+    where j.jobname ^@ 'pg_grace: ' and j.database = current_database()
       and coalesce(d.end_time, d.start_time, clock_timestamp()) > clock_timestamp() - interval '2 days'
       and not exists (
         select from grace_internal.run r where r.kind = 'job' and r.details ->> 'pg_cron_run' = d.runid::text
@@ -8246,7 +8246,7 @@ begin
     execute
       $q$delete from cron.job_run_details d
       where d.end_time < clock_timestamp() - interval '30 days' and d.jobid in (
-        select j.jobid from cron.job j where j.jobname like 'pg\_grace: %' and j.database = current_database()
+        select j.jobid from cron.job j where j.jobname ^@ 'pg_grace: ' and j.database = current_database()
       )$q$;
   end if;
 end
@@ -8598,7 +8598,7 @@ begin
     'select array_agg(e.ctid) from (select b.ctid from %s b where %s limit %s for update) e', v_leaf, expired, max_rows
   )
   into v_tids;
-  if v_leaf ~ '^grace_internal\.b' then
+  if v_leaf ~ '^grace_internal[.]b' then
     perform grace_internal.post_files(protected_id, format('from %s b where b.ctid = any (%L::tid[])', v_leaf, v_tids));
   end if;
   execute format('delete from %s b where b.ctid = any ($1)', v_leaf) using v_tids;
@@ -9010,7 +9010,7 @@ begin
       when 'clear' then
         select c.row_count, c.more into v_rows, v_more
         from grace_internal.clear_leaf(item.protected_id, item.leaf, 5000) c;
-        if v_leaf ~ '^grace_internal\.f' then
+        if v_leaf ~ '^grace_internal[.]f' then
           v_rows := 0; -- pieces of files are no rows of the table
         end if;
       when 'unlink' then v_more := grace_internal.unlink_expired(item.protected_id, item.leaf, 1000);
@@ -9168,7 +9168,7 @@ begin
   elements := '{}';
   foreach v_item in array string_to_array(field, ',') loop
     -- pg_cron ignores what stands behind something valid (5.5 is 5 to it). That is a mistake, and is refused.
-    v_parts := regexp_match(v_item, '^(?:(\*)|([0-9a-zA-Z]+)(?:-([0-9a-zA-Z]+))?)(?:/([0-9]+))?$');
+    v_parts := regexp_match(v_item, '^(?:([*])|([0-9a-zA-Z]+)(?:-([0-9a-zA-Z]+))?)(?:/([0-9]+))?$');
     problem := case
       when v_item = '' then 'before and behind a comma there must be something'
       when v_parts is null then format('%L is no number, range or *', v_item)
@@ -9228,7 +9228,7 @@ declare
       when '@yearly' then '0 0 1 1 *'
       when '@annually' then '0 0 1 1 *'
       else v_text
-    end, '[ \t]+'
+    end, e'[ \t]+'
   );
   v_names constant text [] := array['minute', 'hour', 'day of month', 'month', 'day of week'];
   v_elements integer [];
@@ -9749,7 +9749,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select format(
     $q$select
-      substring(j.jobname from '^pg_grace: (\S+)') as job, j.jobname as cron_job, j.schedule, j.username::text as login, j.active,
+      substring(j.jobname from '^pg_grace: ([^ ]+)') as job, j.jobname as cron_job, j.schedule, j.username::text as login, j.active,
       coalesce((select r.rolcanlogin from pg_catalog.pg_roles r where r.rolname = j.username), false) as may_login,
       d.start_time as last_start, d.status as last_status, d.end_time - d.start_time as last_duration,
       d.return_message as last_message,
@@ -9768,7 +9768,7 @@ as $$
       order by r.runid desc
       limit 1
     ) as d on true
-    where j.jobname like 'pg\_grace: %%' and j.database = %L
+    where j.jobname ^@ 'pg_grace: ' and j.database = %L
     order by j.jobname$q$,
     current_database()
   )
@@ -9785,7 +9785,7 @@ as $$
   select
     d.name, array(select grace_internal.cron_statements()),
     format(
-      'select cron.unschedule(j.jobid) from cron.job j where j.jobname like ''pg\_grace: %%'' and j.database = %L', current_database()
+      'select cron.unschedule(j.jobid) from cron.job j where j.jobname ^@ ''pg_grace: '' and j.database = %L', current_database()
     ),
     grace_internal.cron_query()
   from (select grace_internal.cron_database() as name) as d
@@ -9898,7 +9898,7 @@ begin
       detail = 'Jobs: ' || (select string_agg(j.name, ', ' order by j.name) from grace_internal.job j),
       hint = 'select * from grace.jobs();';
   end if;
-  if schedule ~* '^\s*@(yearly|annually)\s*$' then
+  if schedule ~* '^[[:space:]]*@(yearly|annually)[[:space:]]*$' then
     schedule := '0 0 1 1 *'; -- pg_cron takes these words and never runs the job
   end if;
   in_words := grace.schedule_in_words(schedule);
@@ -10900,6 +10900,11 @@ as $$
     'Raise it or shorten the retention: select grace.set_capacity(…); select grace.set_retention(…);', false
   from grace_internal.protected p
   where p.evicted_to > clock_timestamp() - p.span
+    and exists (
+      select from grace_internal.run r
+      where r.kind = 'capacity' and r.row_count > 0 and r.details ->> 'table' = p.target_name
+        and r.started_at > clock_timestamp() - p.span
+    )
   union all
   select
     'problem', 'capacity', p.target_name,

@@ -33,7 +33,7 @@ as $$
   from pg_proc f
   where f.pronamespace = 'grace_internal'::regnamespace
     and f.prorettype = 'trigger'::regtype
-    and case when only_id is null then f.proname ~ '^capture_\d+$' else f.proname = 'capture_' || only_id end
+    and case when only_id is null then f.proname ~ '^capture_[0-9]+$' else f.proname = 'capture_' || only_id end
 $$;
 
 -- Triggers that a protected table (or, null, all) has from us; not those that PostgreSQL has cloned to partitions.
@@ -49,7 +49,7 @@ as $$
   select t.oid
   from pg_trigger t
   where t.tgfoid in ('grace_internal.keep_files'::regproc, 'grace_internal.capture_leaf'::regproc) and t.tgparentid = 0
-    and (only_id is null or t.tgargs = convert_to(only_id::text, 'UTF8') || '\x00'::bytea)
+    and (only_id is null or t.tgargs = convert_to(only_id::text, 'UTF8') || e'\\x00'::bytea)
 $$;
 
 -- Together with those of the links that its deletes cut.

@@ -59,7 +59,7 @@ begin
     from pg_trigger t
     join pg_class c on c.oid = t.tgrelid and c.relkind = 'r'
     where t.tgfoid = 'grace_internal.capture_leaf'::regproc and t.tgenabled <> 'D'
-      and t.tgargs = convert_to(protected_id::text, 'UTF8') || '\x00'::bytea;
+      and t.tgargs = convert_to(protected_id::text, 'UTF8') || e'\\x00'::bytea;
 end
 $$;
 

@@ -12,7 +12,7 @@ set timezone = 'UTC'
 as $$
   select c.oid, c.relname, b.bounds[1]::timestamptz, b.bounds[2]::timestamptz
   from pg_class c
-  cross join lateral (select regexp_match(pg_get_expr(c.relpartbound, c.oid), '\(''(.+)''\).*\(''(.+)''\)')) as b (bounds)
+  cross join lateral (select regexp_match(pg_get_expr(c.relpartbound, c.oid), '[(]''(.+)''[)].*[(]''(.+)''[)]')) as b (bounds)
   where c.relnamespace = 'grace_internal'::regnamespace
     and c.relkind = 'r'
     and c.relispartition

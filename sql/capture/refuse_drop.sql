@@ -57,7 +57,7 @@ begin
       (d.schema_name = 'grace_buffer' and exists (
         select from grace_internal.protected p where p.buffer = d.address_names[2]
       ))
-      or (d.schema_name = 'grace_internal' and d.address_names[2] ~ '^[bf]\d+_default$')
+      or (d.schema_name = 'grace_internal' and d.address_names[2] ~ '^[bf][0-9]+_default$')
     )
   ) as t (identity, kind)
   order by t.kind desc, t.identity

@@ -14,7 +14,7 @@ declare
   v_days date [];
   v_constraint record;
 begin
-  select k.conname, k.convalidated, regexp_match(k.conname, '^days_(\d{8})_(\d{8})$') as days into v_constraint
+  select k.conname, k.convalidated, regexp_match(k.conname, '^days_([0-9]{8})_([0-9]{8})$') as days into v_constraint
   from pg_constraint k
   where k.conrelid = v_default::regclass and k.conname ~ '^days_';
 

@@ -457,6 +457,11 @@ as $$
     'Raise it or shorten the retention: select grace.set_capacity(…); select grace.set_retention(…);', false
   from grace_internal.protected p
   where p.evicted_to > clock_timestamp() - p.span
+    and exists (
+      select from grace_internal.run r
+      where r.kind = 'capacity' and r.row_count > 0 and r.details ->> 'table' = p.target_name
+        and r.started_at > clock_timestamp() - p.span
+    )
   union all
   select
     'problem', 'capacity', p.target_name,

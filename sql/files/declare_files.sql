@@ -98,6 +98,6 @@ as $$
       and t.tgname = grace_internal.file_trigger(protected_id)
       and t.tgenabled = 'A'
       and t.tgfoid = 'grace_internal.keep_files'::regproc
-      and t.tgargs = convert_to(protected_id::text, 'UTF8') || '\x00'::bytea
+      and t.tgargs = convert_to(protected_id::text, 'UTF8') || e'\\x00'::bytea
   )
 $$;

@@ -19,7 +19,7 @@ begin
     join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     where c.relkind in ('r', 'm')
       and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
-      and (n.nspname <> 'grace_internal' or c.relname ~ '^b\d+_')
+      and (n.nspname <> 'grace_internal' or c.relname ~ '^b[0-9]+_')
       and grace_internal.base_type(a.atttypid) = 'oid'::regtype
       and pg_relation_size(c.oid) > 0 -- most leaves of most buffers are empty
   loop

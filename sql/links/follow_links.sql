@@ -51,7 +51,7 @@ as $$
   left join grace_internal.link l on 'link_' || l.id = f.proname
   where f.pronamespace = 'grace_internal'::regnamespace
     and f.prorettype = 'trigger'::regtype
-    and f.proname ~ '^link_\d+$'
+    and f.proname ~ '^link_[0-9]+$'
     and (only_id is null or l.protected_id = only_id)
     and (also_active or l.active is not true)
 $$;

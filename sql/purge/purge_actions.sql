@@ -181,7 +181,7 @@ begin
     'select array_agg(e.ctid) from (select b.ctid from %s b where %s limit %s for update) e', v_leaf, expired, max_rows
   )
   into v_tids;
-  if v_leaf ~ '^grace_internal\.b' then
+  if v_leaf ~ '^grace_internal[.]b' then
     perform grace_internal.post_files(protected_id, format('from %s b where b.ctid = any (%L::tid[])', v_leaf, v_tids));
   end if;
   execute format('delete from %s b where b.ctid = any ($1)', v_leaf) using v_tids;

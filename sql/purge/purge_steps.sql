@@ -108,7 +108,7 @@ begin
       when 'clear' then
         select c.row_count, c.more into v_rows, v_more
         from grace_internal.clear_leaf(item.protected_id, item.leaf, 5000) c;
-        if v_leaf ~ '^grace_internal\.f' then
+        if v_leaf ~ '^grace_internal[.]f' then
           v_rows := 0; -- pieces of files are no rows of the table
         end if;
       when 'unlink' then v_more := grace_internal.unlink_expired(item.protected_id, item.leaf, 1000);

@@ -112,7 +112,7 @@ returns boolean
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select default_value ~ '^\(?(-?[0-9.]+|true|false|''([^'']|'''')*'')\)?(::("[^"]*"|[a-z0-9_ .(),\[\]])+)?$'
+  select default_value ~ '^[(]?(-?[0-9.]+|true|false|''([^'']|'''')*'')[)]?(::("[^"]*"|[][a-z0-9_ .(),])+)?$'
 $$;
 
 -- The statement that inserts one table's selected rows. A NOT NULL column that was added with a volatile default is null in

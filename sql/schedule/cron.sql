@@ -80,7 +80,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select format(
     $q$select
-      substring(j.jobname from '^pg_grace: (\S+)') as job, j.jobname as cron_job, j.schedule, j.username::text as login, j.active,
+      substring(j.jobname from '^pg_grace: ([^ ]+)') as job, j.jobname as cron_job, j.schedule, j.username::text as login, j.active,
       coalesce((select r.rolcanlogin from pg_catalog.pg_roles r where r.rolname = j.username), false) as may_login,
       d.start_time as last_start, d.status as last_status, d.end_time - d.start_time as last_duration,
       d.return_message as last_message,
@@ -99,7 +99,7 @@ as $$
       order by r.runid desc
       limit 1
     ) as d on true
-    where j.jobname like 'pg\_grace: %%' and j.database = %L
+    where j.jobname ^@ 'pg_grace: ' and j.database = %L
     order by j.jobname$q$,
     current_database()
   )
@@ -116,7 +116,7 @@ as $$
   select
     d.name, array(select grace_internal.cron_statements()),
     format(
-      'select cron.unschedule(j.jobid) from cron.job j where j.jobname like ''pg\_grace: %%'' and j.database = %L', current_database()
+      'select cron.unschedule(j.jobid) from cron.job j where j.jobname ^@ ''pg_grace: '' and j.database = %L', current_database()
     ),
     grace_internal.cron_query()
   from (select grace_internal.cron_database() as name) as d

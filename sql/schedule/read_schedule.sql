@@ -15,7 +15,7 @@ begin
   elements := '{}';
   foreach v_item in array string_to_array(field, ',') loop
     -- pg_cron ignores what stands behind something valid (5.5 is 5 to it). That is a mistake, and is refused.
-    v_parts := regexp_match(v_item, '^(?:(\*)|([0-9a-zA-Z]+)(?:-([0-9a-zA-Z]+))?)(?:/([0-9]+))?$');
+    v_parts := regexp_match(v_item, '^(?:([*])|([0-9a-zA-Z]+)(?:-([0-9a-zA-Z]+))?)(?:/([0-9]+))?$');
     problem := case
       when v_item = '' then 'before and behind a comma there must be something'
       when v_parts is null then format('%L is no number, range or *', v_item)
@@ -75,7 +75,7 @@ declare
       when '@yearly' then '0 0 1 1 *'
       when '@annually' then '0 0 1 1 *'
       else v_text
-    end, '[ \t]+'
+    end, e'[ \t]+'
   );
   v_names constant text [] := array['minute', 'hour', 'day of month', 'month', 'day of week'];
   v_elements integer [];

@@ -11,7 +11,7 @@ begin
       detail = 'Jobs: ' || (select string_agg(j.name, ', ' order by j.name) from grace_internal.job j),
       hint = 'select * from grace.jobs();';
   end if;
-  if schedule ~* '^\s*@(yearly|annually)\s*$' then
+  if schedule ~* '^[[:space:]]*@(yearly|annually)[[:space:]]*$' then
     schedule := '0 0 1 1 *'; -- pg_cron takes these words and never runs the job
   end if;
   in_words := grace.schedule_in_words(schedule);

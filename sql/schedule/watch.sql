@@ -52,7 +52,7 @@ begin
       coalesce(d.end_time, d.start_time, clock_timestamp()), jsonb_build_object('pg_cron_run', d.runid), d.username, d.username
     from cron.job j
     join cron.job_run_details d on d.jobid = j.jobid and d.status = 'failed'
-    where j.jobname like 'pg\_grace: %' and j.database = current_database()
+    where j.jobname ^@ 'pg_grace: ' and j.database = current_database()
       and coalesce(d.end_time, d.start_time, clock_timestamp()) > clock_timestamp() - interval '2 days'
       and not exists (
         select from grace_internal.run r where r.kind = 'job' and r.details ->> 'pg_cron_run' = d.runid::text
@@ -75,7 +75,7 @@ begin
     execute
       $q$delete from cron.job_run_details d
       where d.end_time < clock_timestamp() - interval '30 days' and d.jobid in (
-        select j.jobid from cron.job j where j.jobname like 'pg\_grace: %' and j.database = current_database()
+        select j.jobid from cron.job j where j.jobname ^@ 'pg_grace: ' and j.database = current_database()
       )$q$;
   end if;
 end

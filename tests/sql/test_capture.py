@@ -1209,3 +1209,20 @@ def test_a_deletion_lands_in_the_default_leaf_when_that_of_its_day_is_missing(t:
     t.execute(statement)
     assert landed(t) == [("grace_internal.b1_default", 9)]
     assert ids(t) == list(range(1, 10))
+
+
+def test_sessions_that_read_backslashes_in_strings_are_captured_and_purged(conn: Connection) -> None:
+    conn.execute("create table p (id int primary key, t text) partition by range (id)")
+    conn.execute("create table p_1 partition of p for values from (0) to (100)")
+    conn.execute("insert into p select n, 'x' from generate_series(1, 9) n")
+    conn.execute("select grace.protect('p')")
+    conn.execute("set standard_conforming_strings = off; set escape_string_warning = off")
+    conn.execute("delete from p where id <= 3")
+    conn.execute("create table p_2 partition of p for values from (100) to (200)")
+    conn.execute("delete from p where id = 4")
+    conn.execute("select grace.restore('p', keys => '1')")
+    conn.execute("select grace.set_retention('p', '1 second')")
+    conn.execute("select pg_sleep(1.1)")
+    conn.execute("call grace.purge()")
+    assert rows(conn, "select status, row_count from grace.runs where kind = 'purge'") == [("done", 3)]
+    assert rows(conn, "select * from grace.doctor() where severity = 'problem'") == []
