@@ -312,7 +312,9 @@ def test_one_table_in_trouble_does_not_keep_the_others_past_their_retention(note
     assert today(-31) not in leaves(note)
 
 
-def test_what_is_captured_while_a_purge_waits_stays_whatever_the_isolation_level(db: Database, note: Connection) -> None:
+def test_what_is_captured_while_a_purge_waits_stays_whatever_the_isolation_level(
+    db: Database, note: Connection
+) -> None:
     note.execute("select grace.set_retention('note', '2 seconds')")
     note.execute("delete from note where id <= 3")
     note.execute("select pg_sleep(2.1)")
