@@ -483,6 +483,25 @@ comment on column grace_internal.job.claimed_at is 'When a tick last took it.';
 -- The buffers' days are those of UTC, and pg_cron's hours are GMT: at midnight a whole day has expired and can be truncated.
 insert into grace_internal.job (name, schedule) values ('purge', '0 0 * * *'), ('watch', '*/5 * * * *');
 
+-- A schedule that somebody has given the job of the version before is meant so.
+do $$
+declare
+  v_schedule text;
+begin
+  if exists (
+    select
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'cron' and c.relname = 'job' and pg_catalog.has_schema_privilege(n.oid, 'usage')
+  ) then
+    execute 'select max(j.schedule) from cron.job j where j.jobname = ''pg_grace: purge'' and j.database = current_database()'
+    into v_schedule;
+    update grace_internal.job set schedule = v_schedule
+    where name = 'purge' and v_schedule <> '5 0 * * *' and v_schedule ~ '^[0-9*,/ -]+$' and v_schedule ~ '^([^ ]+ ){4}[^ ]+$';
+  end if;
+end
+$$;
+
 create table grace_internal.setting (
   name text primary key,
   value text not null
@@ -1887,6 +1906,7 @@ set timezone = 'UTC'
 as $$
 declare
   v_default text := format('grace_internal.%I', stem || '_default');
+  v_wanted date [] := grace_internal.days_to_settle(stem);
   v_days date [];
   v_constraint record;
 begin
@@ -1895,21 +1915,24 @@ begin
   where k.conrelid = v_default::regclass and k.conname ~ '^days_';
 
   if v_constraint.conname is null then
-    v_days := grace_internal.days_to_settle(stem);
-    if v_days is null then
+    if v_wanted is null then
       return false;
+    end if;
+    if pg_relation_size(v_default::regclass) <= 2 * 1024 * 1024 then
+      perform grace_internal.swap_default(stem, parent, v_wanted); -- PostgreSQL reads it in milliseconds
+      return true;
     end if;
     execute format(
       'alter table %s add constraint %I check (grace_deleted_at >= %L and grace_deleted_at < %L) not valid',
-      v_default, to_char(v_days[1], '"days_"YYYYMMDD') || to_char(v_days[2], '_YYYYMMDD'),
-      v_days[1]::timestamp at time zone 'UTC', v_days[2]::timestamp at time zone 'UTC'
+      v_default, to_char(v_wanted[1], '"days_"YYYYMMDD') || to_char(v_wanted[2], '_YYYYMMDD'),
+      v_wanted[1]::timestamp at time zone 'UTC', v_wanted[2]::timestamp at time zone 'UTC'
     );
     return true;
   end if;
 
   v_days := array[to_date(v_constraint.days[1], 'YYYYMMDD'), to_date(v_constraint.days[2], 'YYYYMMDD')];
-  -- One that a purge left behind could come to refuse captures where no leaf follows; there is always a week before that.
-  if v_days is distinct from grace_internal.days_to_settle(stem) and v_days[2] < current_date + 7 then
+  -- One that a purge left behind could come to refuse captures where no leaf follows; there is a week before that.
+  if v_days is distinct from v_wanted and v_days[2] < current_date + 7 then
     execute format('alter table %s drop constraint %I', v_default, v_constraint.conname);
     return true;
   end if;
@@ -1917,21 +1940,40 @@ begin
     execute format('alter table %s validate constraint %I', v_default, v_constraint.conname);
     return true;
   end if;
-
-  perform grace_internal.lock_buffer(parent);
-  execute format('alter table %s detach partition %s', parent, v_default);
-  execute format('alter table %s rename to %I', v_default, grace_internal.leaf_name(stem, v_days[1], v_days[2]));
-  execute format(
-    'alter table %s attach partition grace_internal.%I for values from (%L) to (%L)',
-    parent, grace_internal.leaf_name(stem, v_days[1], v_days[2]),
-    v_days[1]::timestamp at time zone 'UTC', v_days[2]::timestamp at time zone 'UTC'
-  );
+  perform grace_internal.swap_default(stem, parent, v_days);
   execute format(
     'alter table grace_internal.%I drop constraint %I',
     grace_internal.leaf_name(stem, v_days[1], v_days[2]), v_constraint.conname
   );
-  perform grace_internal.create_default(stem, parent);
   return true;
+end
+$$;
+
+-- The default partition becomes the leaf of these days, and an empty one, made before the lock, takes its place.
+create or replace function grace_internal.swap_default(stem text, parent text, days date [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO'
+set timezone = 'UTC'
+as $$
+declare
+  v_default name := stem || '_default';
+  v_empty name := stem || '_empty';
+  v_leaf name := grace_internal.leaf_name(stem, days[1], days[2]);
+begin
+  execute format('create table grace_internal.%I (like %s including indexes including storage)', v_empty, parent);
+  execute format('alter table grace_internal.%I replica identity full', v_empty);
+  perform grace_internal.no_statistics(format('grace_internal.%I', v_empty));
+  perform grace_internal.lock_buffer(parent);
+  execute format('alter table %s detach partition grace_internal.%I', parent, v_default);
+  execute format('alter table grace_internal.%I rename to %I', v_default, v_leaf);
+  execute format(
+    'alter table %s attach partition grace_internal.%I for values from (%L) to (%L)',
+    parent, v_leaf, days[1]::timestamp at time zone 'UTC', days[2]::timestamp at time zone 'UTC'
+  );
+  execute format('alter table grace_internal.%I rename to %I', v_empty, v_default);
+  execute format('alter table %s attach partition grace_internal.%I default', parent, v_default);
 end
 $$;
 
@@ -8483,6 +8525,7 @@ declare
   v_kept text := 'grace_internal.kept';
   v_after timestamptz := v_before + interval '1 microsecond';
   v_others bigint;
+  v_from tid := grace_internal.purged_up_to(leaf);
 begin
   row_count := 0;
   more := false;
@@ -8492,6 +8535,11 @@ begin
   end if;
   if v_bounds.holds_files then
     v_expired := v_expired || ' and b.page <> 0'; -- the first page stands for an object that is yet to be unlinked
+  end if;
+  if v_from is not null then
+    row_count := grace_internal.delete_expired(protected_id, leaf, format('%s and b.ctid > %L', v_expired, v_from), max_rows);
+    more := row_count = max_rows;
+    return;
   end if;
   execute format('select exists (select from %s b where %s)', v_leaf, v_expired) into more;
   if not more then
@@ -8585,10 +8633,21 @@ begin
 end
 $$;
 
+-- Up to where the slice before has deleted from a leaf, so that the next one need not read over it again. Kept by the session: what
+-- it can do wrong is to leave rows to the next purge.
+create or replace function grace_internal.purged_up_to(leaf oid)
+returns tid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (regexp_match(current_setting('grace.purged_up_to', true), format('^%s ([(][0-9]+,[0-9]+[)])$', leaf)))[1]::tid
+$$;
+
 create or replace function grace_internal.delete_expired(protected_id integer, leaf oid, expired text, max_rows integer)
 returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set synchronize_seqscans = off -- in the order of the file
 as $$
 declare
   v_leaf text := grace_internal.qualified_name(leaf);
@@ -8598,6 +8657,10 @@ begin
     'select array_agg(e.ctid) from (select b.ctid from %s b where %s limit %s for update) e', v_leaf, expired, max_rows
   )
   into v_tids;
+  perform set_config(
+    'grace.purged_up_to',
+    case when cardinality(v_tids) = max_rows then leaf || ' ' || (select max(t) from unnest(v_tids) t) else '' end, false
+  );
   if v_leaf ~ '^grace_internal[.]b' then
     perform grace_internal.post_files(protected_id, format('from %s b where b.ctid = any (%L::tid[])', v_leaf, v_tids));
   end if;
@@ -10649,6 +10712,17 @@ begin
         'See to the purge; deletes go to the default partition meanwhile. To make them now: pg_grace doctor --fix', true
       )::grace.finding;
     end if;
+    if exists (
+      select from pg_constraint k
+      where k.conrelid = to_regclass(format('grace_internal.%I', v_stem.stem || '_default')) and k.conname ~ '^days_'
+    ) then
+      return next row(
+        'problem', 'default partition', v_stem.name,
+        'a purge was interrupted while it made a leaf of the default partition; its constraint could come to refuse deletes',
+        'pg_grace doctor --fix, or let the next purge do it', true
+      )::grace.finding;
+      continue;
+    end if;
     execute format('select exists (select from grace_internal.%I)', v_stem.stem || '_default') into v_rows;
     if v_rows then
       return next row(
@@ -10787,10 +10861,10 @@ as $$
         format('pg_grace doctor --fix sets it to "%s"; or: pg_grace schedule %s "%s"', j.schedule, j.name, c.schedule), true
       ),
       (
-        c.last_status = 'failed' and not exists (
+        c.last_status = 'failed' and (c.failures > 1 or not exists (
           select from grace_internal.run r
           where r.job = j.name and r.kind = j.name and r.status = 'done' and r.finished_at > c.last_start
-        ),
+        )),
         format(
           case when c.failures > 1 then 'it has failed %1$s times in a row, ' else '' end || 'the last run failed at %2$s: %3$s',
           c.failures, to_char(c.last_start, 'YYYY-MM-DD HH24:MI TZ'), c.last_message

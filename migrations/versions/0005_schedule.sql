@@ -11,6 +11,25 @@ comment on column grace_internal.job.claimed_at is 'When a tick last took it.';
 -- The buffers' days are those of UTC, and pg_cron's hours are GMT: at midnight a whole day has expired and can be truncated.
 insert into grace_internal.job (name, schedule) values ('purge', '0 0 * * *'), ('watch', '*/5 * * * *');
 
+-- A schedule that somebody has given the job of the version before is meant so.
+do $$
+declare
+  v_schedule text;
+begin
+  if exists (
+    select
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'cron' and c.relname = 'job' and pg_catalog.has_schema_privilege(n.oid, 'usage')
+  ) then
+    execute 'select max(j.schedule) from cron.job j where j.jobname = ''pg_grace: purge'' and j.database = current_database()'
+    into v_schedule;
+    update grace_internal.job set schedule = v_schedule
+    where name = 'purge' and v_schedule <> '5 0 * * *' and v_schedule ~ '^[0-9*,/ -]+$' and v_schedule ~ '^([^ ]+ ){4}[^ ]+$';
+  end if;
+end
+$$;
+
 create table grace_internal.setting (
   name text primary key,
   value text not null

@@ -11,6 +11,7 @@ set timezone = 'UTC'
 as $$
 declare
   v_default text := format('grace_internal.%I', stem || '_default');
+  v_wanted date [] := grace_internal.days_to_settle(stem);
   v_days date [];
   v_constraint record;
 begin
@@ -19,21 +20,24 @@ begin
   where k.conrelid = v_default::regclass and k.conname ~ '^days_';
 
   if v_constraint.conname is null then
-    v_days := grace_internal.days_to_settle(stem);
-    if v_days is null then
+    if v_wanted is null then
       return false;
+    end if;
+    if pg_relation_size(v_default::regclass) <= 2 * 1024 * 1024 then
+      perform grace_internal.swap_default(stem, parent, v_wanted); -- PostgreSQL reads it in milliseconds
+      return true;
     end if;
     execute format(
       'alter table %s add constraint %I check (grace_deleted_at >= %L and grace_deleted_at < %L) not valid',
-      v_default, to_char(v_days[1], '"days_"YYYYMMDD') || to_char(v_days[2], '_YYYYMMDD'),
-      v_days[1]::timestamp at time zone 'UTC', v_days[2]::timestamp at time zone 'UTC'
+      v_default, to_char(v_wanted[1], '"days_"YYYYMMDD') || to_char(v_wanted[2], '_YYYYMMDD'),
+      v_wanted[1]::timestamp at time zone 'UTC', v_wanted[2]::timestamp at time zone 'UTC'
     );
     return true;
   end if;
 
   v_days := array[to_date(v_constraint.days[1], 'YYYYMMDD'), to_date(v_constraint.days[2], 'YYYYMMDD')];
-  -- One that a purge left behind could come to refuse captures where no leaf follows; there is always a week before that.
-  if v_days is distinct from grace_internal.days_to_settle(stem) and v_days[2] < current_date + 7 then
+  -- One that a purge left behind could come to refuse captures where no leaf follows; there is a week before that.
+  if v_days is distinct from v_wanted and v_days[2] < current_date + 7 then
     execute format('alter table %s drop constraint %I', v_default, v_constraint.conname);
     return true;
   end if;
@@ -41,21 +45,40 @@ begin
     execute format('alter table %s validate constraint %I', v_default, v_constraint.conname);
     return true;
   end if;
-
-  perform grace_internal.lock_buffer(parent);
-  execute format('alter table %s detach partition %s', parent, v_default);
-  execute format('alter table %s rename to %I', v_default, grace_internal.leaf_name(stem, v_days[1], v_days[2]));
-  execute format(
-    'alter table %s attach partition grace_internal.%I for values from (%L) to (%L)',
-    parent, grace_internal.leaf_name(stem, v_days[1], v_days[2]),
-    v_days[1]::timestamp at time zone 'UTC', v_days[2]::timestamp at time zone 'UTC'
-  );
+  perform grace_internal.swap_default(stem, parent, v_days);
   execute format(
     'alter table grace_internal.%I drop constraint %I',
     grace_internal.leaf_name(stem, v_days[1], v_days[2]), v_constraint.conname
   );
-  perform grace_internal.create_default(stem, parent);
   return true;
+end
+$$;
+
+-- The default partition becomes the leaf of these days, and an empty one, made before the lock, takes its place.
+create or replace function grace_internal.swap_default(stem text, parent text, days date [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO'
+set timezone = 'UTC'
+as $$
+declare
+  v_default name := stem || '_default';
+  v_empty name := stem || '_empty';
+  v_leaf name := grace_internal.leaf_name(stem, days[1], days[2]);
+begin
+  execute format('create table grace_internal.%I (like %s including indexes including storage)', v_empty, parent);
+  execute format('alter table grace_internal.%I replica identity full', v_empty);
+  perform grace_internal.no_statistics(format('grace_internal.%I', v_empty));
+  perform grace_internal.lock_buffer(parent);
+  execute format('alter table %s detach partition grace_internal.%I', parent, v_default);
+  execute format('alter table grace_internal.%I rename to %I', v_default, v_leaf);
+  execute format(
+    'alter table %s attach partition grace_internal.%I for values from (%L) to (%L)',
+    parent, v_leaf, days[1]::timestamp at time zone 'UTC', days[2]::timestamp at time zone 'UTC'
+  );
+  execute format('alter table grace_internal.%I rename to %I', v_empty, v_default);
+  execute format('alter table %s attach partition grace_internal.%I default', parent, v_default);
 end
 $$;
 

@@ -206,6 +206,17 @@ begin
         'See to the purge; deletes go to the default partition meanwhile. To make them now: pg_grace doctor --fix', true
       )::grace.finding;
     end if;
+    if exists (
+      select from pg_constraint k
+      where k.conrelid = to_regclass(format('grace_internal.%I', v_stem.stem || '_default')) and k.conname ~ '^days_'
+    ) then
+      return next row(
+        'problem', 'default partition', v_stem.name,
+        'a purge was interrupted while it made a leaf of the default partition; its constraint could come to refuse deletes',
+        'pg_grace doctor --fix, or let the next purge do it', true
+      )::grace.finding;
+      continue;
+    end if;
     execute format('select exists (select from grace_internal.%I)', v_stem.stem || '_default') into v_rows;
     if v_rows then
       return next row(
@@ -344,10 +355,10 @@ as $$
         format('pg_grace doctor --fix sets it to "%s"; or: pg_grace schedule %s "%s"', j.schedule, j.name, c.schedule), true
       ),
       (
-        c.last_status = 'failed' and not exists (
+        c.last_status = 'failed' and (c.failures > 1 or not exists (
           select from grace_internal.run r
           where r.job = j.name and r.kind = j.name and r.status = 'done' and r.finished_at > c.last_start
-        ),
+        )),
         format(
           case when c.failures > 1 then 'it has failed %1$s times in a row, ' else '' end || 'the last run failed at %2$s: %3$s',
           c.failures, to_char(c.last_start, 'YYYY-MM-DD HH24:MI TZ'), c.last_message

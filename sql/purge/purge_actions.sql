@@ -66,6 +66,7 @@ declare
   v_kept text := 'grace_internal.kept';
   v_after timestamptz := v_before + interval '1 microsecond';
   v_others bigint;
+  v_from tid := grace_internal.purged_up_to(leaf);
 begin
   row_count := 0;
   more := false;
@@ -75,6 +76,11 @@ begin
   end if;
   if v_bounds.holds_files then
     v_expired := v_expired || ' and b.page <> 0'; -- the first page stands for an object that is yet to be unlinked
+  end if;
+  if v_from is not null then
+    row_count := grace_internal.delete_expired(protected_id, leaf, format('%s and b.ctid > %L', v_expired, v_from), max_rows);
+    more := row_count = max_rows;
+    return;
   end if;
   execute format('select exists (select from %s b where %s)', v_leaf, v_expired) into more;
   if not more then
@@ -168,10 +174,21 @@ begin
 end
 $$;
 
+-- Up to where the slice before has deleted from a leaf, so that the next one need not read over it again. Kept by the session: what
+-- it can do wrong is to leave rows to the next purge.
+create or replace function grace_internal.purged_up_to(leaf oid)
+returns tid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (regexp_match(current_setting('grace.purged_up_to', true), format('^%s ([(][0-9]+,[0-9]+[)])$', leaf)))[1]::tid
+$$;
+
 create or replace function grace_internal.delete_expired(protected_id integer, leaf oid, expired text, max_rows integer)
 returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set synchronize_seqscans = off -- in the order of the file
 as $$
 declare
   v_leaf text := grace_internal.qualified_name(leaf);
@@ -181,6 +198,10 @@ begin
     'select array_agg(e.ctid) from (select b.ctid from %s b where %s limit %s for update) e', v_leaf, expired, max_rows
   )
   into v_tids;
+  perform set_config(
+    'grace.purged_up_to',
+    case when cardinality(v_tids) = max_rows then leaf || ' ' || (select max(t) from unnest(v_tids) t) else '' end, false
+  );
   if v_leaf ~ '^grace_internal[.]b' then
     perform grace_internal.post_files(protected_id, format('from %s b where b.ctid = any (%L::tid[])', v_leaf, v_tids));
   end if;

@@ -647,7 +647,7 @@ def cron(scheduled: Database) -> Iterator[Connection]:
 JOB = "jobname = 'pg_grace: purge'"
 RUN = (
     "insert into cron.job_run_details (jobid, runid, database, username, command, status, return_message, start_time)"
-    f" select jobid, {{runid}}, database, username, command, '{{status}}', 'it went so', now() from cron.job where {JOB}"
+    f" select jobid, 1000000 + {{runid}}, database, username, command, '{{status}}', 'it went so', now() from cron.job where {JOB}"
 )
 SCHEDULE: dict[str, tuple[str, str]] = {
     "missing": (f"delete from cron.job where {JOB}", "is missing"),

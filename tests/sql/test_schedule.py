@@ -13,9 +13,12 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
-from pg_grace.connection import Connection
+from pg_grace import migrate
+from pg_grace.connection import Connection, Target, connect
 from tests.conftest import Database, _new_database, rows, value
 from tests.server import Server
 
@@ -686,3 +689,16 @@ def test_each_role_may_ask(house: Database, role: Any, member_of: str) -> None:
         reader.execute("select grace_internal.read_schedule('@daily')")
     reader.close()
     admin.close()
+
+
+def test_a_database_may_have_any_name(server: Server) -> None:
+    name = 'o\'k "per%s" we%ird'
+    with psycopg.connect(server.dsn, autocommit=True) as admin:
+        admin.execute(sql.SQL("create database {} template template0").format(sql.Identifier(name)))
+        try:
+            with connect(Target(make_conninfo(server.dsn, dbname=name))) as connection:
+                migrate.install(connection)
+                for (statement,) in rows(connection, "select s from grace_internal.cron_statements() s"):
+                    assert name.replace("'", "''") in statement
+        finally:
+            admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
