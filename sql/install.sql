@@ -4455,7 +4455,9 @@ comment on function grace.sync(regclass, interval) is
 'Brings one protected table, or all, up to date with what has become of it: capture triggers that are missing or disabled, changed columns, new partitions, tables that have come to lose rows with it, and the buffer''s partitions for the days ahead; without a table also the event triggers and the pg_cron job. What event triggers do at once where a superuser has installed pg_grace. wait: how long to try for the locks. Returns one row per table, and a warning for what could not be protected. Errors: GR001, GR006.';
 
 -- capture/set_retention.sql
-create or replace function grace.set_retention(target regclass, retention interval, dry_run boolean default false)
+create or replace function grace.set_retention(
+  target regclass, retention interval, dry_run boolean default false, cascade boolean default false
+)
 returns bigint
 language plpgsql
 security definer -- the registry is granted to nobody
@@ -4463,30 +4465,50 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id integer := grace_internal.protected_id(target);
-  v_before interval;
-  v_expired_before timestamptz := grace._expired_before(v_id);
+  v_root regclass := coalesce(pg_partition_root(target), target); -- the retention is that of the whole tree
+  v_span interval;
+  v_longer text;
+  v_table grace_internal.protected;
   v_expires bigint;
+  v_total bigint := 0;
 begin
   perform grace_internal.check_retention(retention);
-  perform grace_internal.require_table_right(coalesce(pg_partition_root(target), target)); -- it is that of the whole tree
-  select p.retention into v_before from grace_internal.protected p where p.id = v_id for update;
-  v_expires := grace_internal.logged_rows(
-    v_id, v_expired_before + interval '1 microsecond',
-    statement_timestamp() - make_interval(secs => extract(epoch from retention)::double precision) + interval '1 microsecond'
-  );
-  if not dry_run then
-    update grace_internal.protected p set retention = set_retention.retention where p.id = v_id;
-    insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
-    values (
-      'retention', target, 'done', clock_timestamp(), v_expires,
-      jsonb_build_object('before', v_before, 'after', retention), grace_internal.caller(), session_user
-    );
+  v_span := make_interval(secs => extract(epoch from retention)::double precision);
+  select string_agg(p.target_name, ', ' order by p.target_name) into v_longer
+  from grace_internal.protected p
+  where p.id <> v_id and p.span > v_span and p.target in (select grace_internal.cascade_tree(v_root, true));
+  if v_longer is not null and not cascade then
+    raise notice 'these lose rows with it, can''t be restored without them, and keep a longer retention: %', v_longer
+      using hint = 'cascade => true (pg_grace retention --cascade) sets it for them as well.';
   end if;
-  return v_expires;
+
+  for v_table in
+    select p.*
+    from grace_internal.protected p
+    where p.id = v_id or (cascade and p.target in (select grace_internal.cascade_tree(v_root, true)))
+    order by p.id
+    for update
+  loop
+    perform grace_internal.require_table_right(v_table.target);
+    v_expires := grace_internal.logged_rows(
+      v_table.id, grace._expired_before(v_table.id) + interval '1 microsecond',
+      statement_timestamp() - v_span + interval '1 microsecond'
+    );
+    v_total := v_total + v_expires;
+    if not dry_run then
+      update grace_internal.protected p set retention = set_retention.retention where p.id = v_table.id;
+      insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
+      values (
+        'retention', v_table.target, 'done', clock_timestamp(), v_expires,
+        jsonb_build_object('before', v_table.retention, 'after', retention), grace_internal.caller(), session_user
+      );
+    end if;
+  end loop;
+  return v_total;
 end
 $$;
-comment on function grace.set_retention(regclass, interval, boolean) is
-'Changes how long rows deleted from a protected table can be restored. Applies at once to what is in the buffer already: a shorter retention expires rows, which the next purge removes, a longer one gives those that are not yet purged more time. Returns how many rows expire by it; with dry_run only that. Errors: GR001, GR005, 42501.';
+comment on function grace.set_retention(regclass, interval, boolean, boolean) is
+'Changes how long rows deleted from a protected table can be restored, with cascade also for all protected tables that lose rows with it. Applies at once to what is in the buffer already: a shorter retention expires rows, which the next purge removes, a longer one gives those that are not yet purged more time. Returns how many rows expire by it; with dry_run only that. Errors: GR001, GR005, 42501.';
 
 -- capture/unprotect.sql
 create or replace function grace.unprotect(
@@ -8277,6 +8299,43 @@ begin
 end
 $$;
 
+-- Where pg_cron's log is in another database, or there is none, a turn that nobody took within a quarter of an hour says the same.
+create or replace function grace_internal.note_missed_turns()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_missed record;
+  v_run bigint;
+begin
+  if grace_internal.has_cron() then
+    return;
+  end if;
+  for v_missed in
+    select j.name, t.turn
+    from grace_internal.job j
+    cross join lateral (
+      select grace_internal.last_scheduled(
+        j.schedule, clock_timestamp() - interval '15 minutes',
+        greatest(grace_internal.last_turn(j), (
+          select max(r.started_at) from grace_internal.run r where r.kind = 'job' and r.job = j.name and r.details ? 'missed'
+        ))
+      ) as turn
+    ) as t
+    where j.name <> 'watch' and t.turn is not null
+  loop
+    insert into grace_internal.run (kind, job, status, started_at, finished_at, details, role, login)
+    values (
+      'job', v_missed.name, 'failed', v_missed.turn, clock_timestamp(), jsonb_build_object('missed', v_missed.turn),
+      grace_internal.caller(), session_user
+    )
+    returning id into v_run;
+    perform grace_internal.report_run(v_run);
+  end loop;
+end
+$$;
+
 -- pg_cron keeps a row for each time that a job ran, for ever; those of our jobs go after a month.
 create or replace function grace_internal.trim_cron_log()
 returns void
@@ -8306,6 +8365,7 @@ begin
   lock table grace_internal.run in share update exclusive mode; -- one at a time, or a run is reported twice
   perform grace_internal.note_aborted_runs();
   perform grace_internal.note_failed_jobs();
+  perform grace_internal.note_missed_turns();
   select r.* into v_last from grace_internal.run r where r.kind = 'purge' and r.job is not null order by r.id desc limit 1;
   if not coalesce(
     v_last.status in ('incomplete', 'aborted')
@@ -8340,7 +8400,7 @@ begin
 end
 $$;
 comment on procedure grace.watch() is
-'Notices runs that were aborted and pg_cron jobs that failed, and sends each as JSON on channel grace (LISTEN grace); tries a purge again, after ten minutes, that found a lock taken or was aborted. What pg_cron calls every five minutes; grace.tick() does the same. Errors: 2D000 inside a transaction block.';
+'Notices runs that were aborted, pg_cron jobs that failed, and, where pg_cron''s log is in another database, turns that nobody took within a quarter of an hour, and sends each as JSON on channel grace (LISTEN grace); tries a purge again, after ten minutes, that found a lock taken or was aborted. What pg_cron calls every five minutes; grace.tick() does the same. Errors: 2D000 inside a transaction block.';
 
 -- ledger/ledger.sql
 -- Each entry has the hash of itself and of the one before it, so that what is changed, removed or put in later is found. Times
@@ -8854,6 +8914,18 @@ $$;
 comment on function grace.capacity() is
 'How big all buffers together may become before their oldest days go early, in bytes; null: as big as they get.';
 
+-- What counts: leaves that hold something that has not expired. Empty ones have a size, too, but nothing goes by dropping them.
+create or replace function grace_internal.filled_leaves(protected_ids integer [])
+returns table (upper_bound timestamptz, size bigint)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select l.upper_bound, pg_total_relation_size(l.leaf)
+  from unnest(protected_ids) p (id)
+  cross join lateral grace_internal.leaves(p.id) l
+  where not l.is_expired and pg_relation_size(l.leaf) > 0
+$$;
+
 -- Up to which moment the oldest days have to go so that what is left is no bigger than the capacity; null when nothing has to.
 -- Never the leaf in use, nor anything in the default partition, nor what lies ahead because the clock was set back: all that is
 -- deleted until then would have expired as well.
@@ -8863,10 +8935,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with leaf as (
-    select l.lower_bound, l.upper_bound, pg_total_relation_size(l.leaf) as size
-    from unnest(protected_ids) p (id)
-    cross join lateral grace_internal.leaves(p.id) l
-    where not l.is_expired and pg_relation_size(l.leaf) > 0
+    select l.upper_bound, l.size from grace_internal.filled_leaves(protected_ids) l
   ),
   remaining as (
     select c.upper_bound, (select sum(l.size) from leaf l where l.upper_bound is null or l.upper_bound > c.upper_bound) as size
@@ -8961,6 +9030,21 @@ begin
   end loop;
 end
 $$;
+
+create or replace function grace.expiring_early()
+returns table (target_name text, row_count bigint, deleted_before timestamptz)
+language sql stable
+security definer -- reads registry and log
+set search_path = pg_catalog, pg_temp
+as $$
+  select p.target_name, grace_internal.evicted_rows(p.id, e.upto), e.upto
+  from grace_internal.evictions(grace_internal.total_capacity()) e
+  join grace_internal.protected p on p.id = e.protected_id
+  where grace_internal.evicted_rows(p.id, e.upto) > 0
+  order by p.target_name
+$$;
+comment on function grace.expiring_early() is
+'What the next purge lets go before its time, because buffers are over their capacity: per table, how many rows, deleted up to when.';
 
 -- purge/purge_steps.sql
 do $$
@@ -9774,6 +9858,15 @@ as $$
   end
 $$;
 
+-- Jobs of a database that is gone, or has been renamed.
+create or replace function grace_internal.is_orphaned()
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'j.jobname ^@ ''pg_grace: '' and not exists (select from pg_catalog.pg_database d where d.datname = j.database)'
+$$;
+
 -- The statements that make pg_cron's jobs what they should be, to be run in the database that pg_cron is in. A job that is right
 -- already is left alone, whoever owns it.
 create or replace function grace_internal.cron_statements()
@@ -9791,6 +9884,7 @@ as $$
   ) as q (ours, is_right)
   cross join lateral (
     values
+      (1, 'select cron.unschedule(j.jobid) from cron.job j where ' || grace_internal.is_orphaned()),
       (1, 'select cron.unschedule(j.jobid) ' || q.ours || ' j.username <> current_user and not ' || q.is_right),
       (2, format(
         'select %s where not exists (select %s %s)',
@@ -9812,7 +9906,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select format(
     $q$select
-      substring(j.jobname from '^pg_grace: ([^ ]+)') as job, j.jobname as cron_job, j.schedule, j.username::text as login, j.active,
+      substring(j.jobname from '^pg_grace: ([^ ]+)') as job, j.jobname as cron_job, j.schedule, j.command, j.username::text as login, j.active,
       coalesce((select r.rolcanlogin from pg_catalog.pg_roles r where r.rolname = j.username), false) as may_login,
       d.start_time as last_start, d.status as last_status, d.end_time - d.start_time as last_duration,
       d.return_message as last_message,
@@ -9848,7 +9942,8 @@ as $$
   select
     d.name, array(select grace_internal.cron_statements()),
     format(
-      'select cron.unschedule(j.jobid) from cron.job j where j.jobname ^@ ''pg_grace: '' and j.database = %L', current_database()
+      'select cron.unschedule(j.jobid) from cron.job j where (j.jobname ^@ ''pg_grace: '' and j.database = %L) or (%s)',
+      current_database(), grace_internal.is_orphaned()
     ),
     grace_internal.cron_query()
   from (select grace_internal.cron_database() as name) as d
@@ -9948,6 +10043,19 @@ end
 $$;
 
 -- schedule/set_schedule.sql
+-- Whether more than a day passes between two turns.
+create or replace function grace_internal.is_rare(schedule text)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(bool_or(g.gap > interval '25 hours'), false) -- a day on which the clock is set back has as many
+  from (
+    select t - lag(t) over (order by t) as gap
+    from grace.schedule_times(is_rare.schedule, 60) t
+  ) as g
+$$;
+
 create or replace function grace.set_schedule(job text, schedule text)
 returns table (in_words text, zone text, next_times timestamptz [])
 language plpgsql
@@ -9966,6 +10074,10 @@ begin
   end if;
   in_words := grace.schedule_in_words(schedule);
   zone := grace_internal.schedule_zone();
+  if job = 'purge' and grace_internal.is_rare(schedule) then
+    raise warning 'what has expired will stay for longer than a day'
+      using detail = 'The purge would run ' || in_words || '.', hint = 'Let it run every day: 0 0 * * *';
+  end if;
   next_times := array(select t from grace.schedule_times(schedule, 3) t);
   update grace_internal.job j
   set schedule = set_schedule.schedule, changed_at = clock_timestamp()
@@ -10085,7 +10197,7 @@ begin
         when $1 then 'pg_cron elsewhere'
       end,
       c.login, c.active,
-      case when c.job is null then r.started_at else c.last_start end, case when c.job is null then r.status else c.last_status end,
+      case when c.job is null then coalesce(r.started_at, case j.name when 'watch' then j.claimed_at end) else c.last_start end, case when c.job is null then r.status else c.last_status end,
       case when c.job is null then r.finished_at - r.started_at else c.last_duration end, c.last_message, coalesce(c.failures, 0), j.claimed_at
     from grace_internal.job j
     left join (%s) as c on c.job = j.name
@@ -10832,7 +10944,7 @@ as $$
   select 'problem', 'schedule', grace_internal.cron_name(j.name), f.finding, f.hint, f.fixable
   from grace_internal.job j
   left join jsonb_to_recordset(jobs) as c (
-    job text, schedule text, login text, active boolean, may_login boolean, last_start timestamptz, last_status text,
+    job text, schedule text, command text, login text, active boolean, may_login boolean, last_start timestamptz, last_status text,
     last_message text, failures bigint
   ) on c.job = j.name
   left join pg_proc p on p.pronamespace = 'grace'::regnamespace and p.proname = j.name and p.prokind = 'p'
@@ -10859,6 +10971,10 @@ as $$
       (
         c.schedule <> j.schedule, format('pg_cron runs it at "%s", which was set past pg_grace', c.schedule),
         format('pg_grace doctor --fix sets it to "%s"; or: pg_grace schedule %s "%s"', j.schedule, j.name, c.schedule), true
+      ),
+      (
+        c.command <> 'call grace.' || j.name || '()', format('pg_cron runs something else for it: %s', c.command),
+        'pg_grace doctor --fix', true
       ),
       (
         c.last_status = 'failed' and (c.failures > 1 or not exists (
@@ -10920,20 +11036,16 @@ begin
       format('it runs %s, so that what has expired stays for longer than a day', grace.schedule_in_words(j.schedule)),
       'Let it run every day: pg_grace schedule purge "0 0 * * *"', false
     from grace_internal.job j
-    where j.name = 'purge' and exists (
-      select
-      from (
-        select t - lag(t) over (order by t) as gap
-        from grace.schedule_times(j.schedule, 60) t
-      ) as g
-      where g.gap > interval '25 hours' -- a day on which the clock is set back has as many
-    );
+    where j.name = 'purge' and grace_internal.is_rare(j.schedule);
 
   v_ran := exists (
     select from grace_internal.run r
     where r.kind = 'purge' and r.status <> 'aborted' and r.finished_at > clock_timestamp() - interval '2 days'
   );
   if v_obstacle is not null then
+    if (select max(j.claimed_at) from grace_internal.job j) > clock_timestamp() - interval '2 days' then
+      return; -- ticks do it
+    end if;
     return next row(
       case when v_ran then 'note' else 'problem' end, 'schedule', null,
       case
@@ -10982,17 +11094,21 @@ as $$
   union all
   select
     'problem', 'capacity', p.target_name,
-    format('the buffer has %s and may have %s', pg_size_pretty(grace_internal.buffer_size(p.id)), pg_size_pretty(p.capacity)),
-    'The next purge lets its oldest days go early. To keep the retention, raise the capacity.', false
+    format('what the buffer holds has %s and may have %s', pg_size_pretty(f.size), pg_size_pretty(p.capacity)),
+    'The next purge lets its oldest days go early, the day in progress never. To keep the retention, raise the capacity.', false
   from grace_internal.protected p
-  where grace_internal.buffer_size(p.id) > p.capacity
+  cross join lateral (select sum(l.size)::bigint as size from grace_internal.filled_leaves(array[p.id]) l) as f
+  where f.size > p.capacity
   union all
   select
     'problem', 'capacity', null,
-    format('the buffers have %s together and may have %s', pg_size_pretty(t.size), pg_size_pretty(grace_internal.total_capacity())),
-    'The next purge lets their oldest days go early. To keep the retention, raise the capacity.', false
-  from (select sum(grace_internal.buffer_size(p.id))::bigint as size from grace_internal.protected p) as t
-  where t.size > grace_internal.total_capacity()
+    format('what the buffers hold has %s and may have %s', pg_size_pretty(f.size), pg_size_pretty(grace_internal.total_capacity())),
+    'The next purge lets their oldest days go early, the day in progress never. To keep the retention, raise the capacity.', false
+  from (
+    select sum(l.size)::bigint as size
+    from grace_internal.filled_leaves(array(select p.id from grace_internal.protected p)) l
+  ) as f
+  where f.size > grace_internal.total_capacity()
 $$;
 
 -- Entries that were changed by hand.
@@ -11091,6 +11207,7 @@ grant execute on function grace._check_jobs(jsonb) to grace_operator, grace_audi
 grant execute on function grace._cron_elsewhere() to grace_operator, grace_auditor;
 grant execute on function grace.verify_ledger() to grace_auditor;
 grant execute on function grace.capacity() to grace_operator, grace_auditor;
+grant execute on function grace.expiring_early() to grace_operator, grace_auditor;
 grant execute on function grace.schedule_times(text, integer, timestamptz, text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace.schedule_in_words(text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
@@ -11152,7 +11269,7 @@ grant select on grace.file_outbox to grace_admin;
 grant execute on function grace.claim_files(integer, interval) to grace_admin;
 grant execute on function grace.file_deleted(bigint, text) to grace_admin;
 grant execute on function grace.unprotect(regclass, text, interval) to grace_admin;
-grant execute on function grace.set_retention(regclass, interval, boolean) to grace_admin;
+grant execute on function grace.set_retention(regclass, interval, boolean, boolean) to grace_admin;
 grant execute on function grace.set_capacity(text, regclass, boolean) to grace_admin;
 grant execute on function grace.set_schedule(text, text) to grace_admin;
 grant execute on function grace._tick_claim() to grace_admin;

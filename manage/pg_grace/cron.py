@@ -76,6 +76,7 @@ def merged_jobs(connection: Connection, target: Target) -> list[dict[str, Any]]:
     return [
         {
             **job,
+            **({} if found[job["job"]]["schedule"] == job["schedule"] else {"in_words": None, "next_start": None}),
             **{name: found[job["job"]][name] for name in taken},
             "scheduler": f'pg_cron in database "{there.database}"',
         }

@@ -326,7 +326,7 @@ as $$
   select 'problem', 'schedule', grace_internal.cron_name(j.name), f.finding, f.hint, f.fixable
   from grace_internal.job j
   left join jsonb_to_recordset(jobs) as c (
-    job text, schedule text, login text, active boolean, may_login boolean, last_start timestamptz, last_status text,
+    job text, schedule text, command text, login text, active boolean, may_login boolean, last_start timestamptz, last_status text,
     last_message text, failures bigint
   ) on c.job = j.name
   left join pg_proc p on p.pronamespace = 'grace'::regnamespace and p.proname = j.name and p.prokind = 'p'
@@ -353,6 +353,10 @@ as $$
       (
         c.schedule <> j.schedule, format('pg_cron runs it at "%s", which was set past pg_grace', c.schedule),
         format('pg_grace doctor --fix sets it to "%s"; or: pg_grace schedule %s "%s"', j.schedule, j.name, c.schedule), true
+      ),
+      (
+        c.command <> 'call grace.' || j.name || '()', format('pg_cron runs something else for it: %s', c.command),
+        'pg_grace doctor --fix', true
       ),
       (
         c.last_status = 'failed' and (c.failures > 1 or not exists (
@@ -414,20 +418,16 @@ begin
       format('it runs %s, so that what has expired stays for longer than a day', grace.schedule_in_words(j.schedule)),
       'Let it run every day: pg_grace schedule purge "0 0 * * *"', false
     from grace_internal.job j
-    where j.name = 'purge' and exists (
-      select
-      from (
-        select t - lag(t) over (order by t) as gap
-        from grace.schedule_times(j.schedule, 60) t
-      ) as g
-      where g.gap > interval '25 hours' -- a day on which the clock is set back has as many
-    );
+    where j.name = 'purge' and grace_internal.is_rare(j.schedule);
 
   v_ran := exists (
     select from grace_internal.run r
     where r.kind = 'purge' and r.status <> 'aborted' and r.finished_at > clock_timestamp() - interval '2 days'
   );
   if v_obstacle is not null then
+    if (select max(j.claimed_at) from grace_internal.job j) > clock_timestamp() - interval '2 days' then
+      return; -- ticks do it
+    end if;
     return next row(
       case when v_ran then 'note' else 'problem' end, 'schedule', null,
       case
@@ -476,17 +476,21 @@ as $$
   union all
   select
     'problem', 'capacity', p.target_name,
-    format('the buffer has %s and may have %s', pg_size_pretty(grace_internal.buffer_size(p.id)), pg_size_pretty(p.capacity)),
-    'The next purge lets its oldest days go early. To keep the retention, raise the capacity.', false
+    format('what the buffer holds has %s and may have %s', pg_size_pretty(f.size), pg_size_pretty(p.capacity)),
+    'The next purge lets its oldest days go early, the day in progress never. To keep the retention, raise the capacity.', false
   from grace_internal.protected p
-  where grace_internal.buffer_size(p.id) > p.capacity
+  cross join lateral (select sum(l.size)::bigint as size from grace_internal.filled_leaves(array[p.id]) l) as f
+  where f.size > p.capacity
   union all
   select
     'problem', 'capacity', null,
-    format('the buffers have %s together and may have %s', pg_size_pretty(t.size), pg_size_pretty(grace_internal.total_capacity())),
-    'The next purge lets their oldest days go early. To keep the retention, raise the capacity.', false
-  from (select sum(grace_internal.buffer_size(p.id))::bigint as size from grace_internal.protected p) as t
-  where t.size > grace_internal.total_capacity()
+    format('what the buffers hold has %s and may have %s', pg_size_pretty(f.size), pg_size_pretty(grace_internal.total_capacity())),
+    'The next purge lets their oldest days go early, the day in progress never. To keep the retention, raise the capacity.', false
+  from (
+    select sum(l.size)::bigint as size
+    from grace_internal.filled_leaves(array(select p.id from grace_internal.protected p)) l
+  ) as f
+  where f.size > grace_internal.total_capacity()
 $$;
 
 -- Entries that were changed by hand.

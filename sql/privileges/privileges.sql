@@ -21,6 +21,7 @@ grant execute on function grace._check_jobs(jsonb) to grace_operator, grace_audi
 grant execute on function grace._cron_elsewhere() to grace_operator, grace_auditor;
 grant execute on function grace.verify_ledger() to grace_auditor;
 grant execute on function grace.capacity() to grace_operator, grace_auditor;
+grant execute on function grace.expiring_early() to grace_operator, grace_auditor;
 grant execute on function grace.schedule_times(text, integer, timestamptz, text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace.schedule_in_words(text) to grace_admin, grace_operator, grace_auditor;
 grant execute on function grace._protected_state(integer) to grace_operator, grace_auditor;
@@ -82,7 +83,7 @@ grant select on grace.file_outbox to grace_admin;
 grant execute on function grace.claim_files(integer, interval) to grace_admin;
 grant execute on function grace.file_deleted(bigint, text) to grace_admin;
 grant execute on function grace.unprotect(regclass, text, interval) to grace_admin;
-grant execute on function grace.set_retention(regclass, interval, boolean) to grace_admin;
+grant execute on function grace.set_retention(regclass, interval, boolean, boolean) to grace_admin;
 grant execute on function grace.set_capacity(text, regclass, boolean) to grace_admin;
 grant execute on function grace.set_schedule(text, text) to grace_admin;
 grant execute on function grace._tick_claim() to grace_admin;

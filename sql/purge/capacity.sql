@@ -70,6 +70,18 @@ $$;
 comment on function grace.capacity() is
 'How big all buffers together may become before their oldest days go early, in bytes; null: as big as they get.';
 
+-- What counts: leaves that hold something that has not expired. Empty ones have a size, too, but nothing goes by dropping them.
+create or replace function grace_internal.filled_leaves(protected_ids integer [])
+returns table (upper_bound timestamptz, size bigint)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select l.upper_bound, pg_total_relation_size(l.leaf)
+  from unnest(protected_ids) p (id)
+  cross join lateral grace_internal.leaves(p.id) l
+  where not l.is_expired and pg_relation_size(l.leaf) > 0
+$$;
+
 -- Up to which moment the oldest days have to go so that what is left is no bigger than the capacity; null when nothing has to.
 -- Never the leaf in use, nor anything in the default partition, nor what lies ahead because the clock was set back: all that is
 -- deleted until then would have expired as well.
@@ -79,10 +91,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with leaf as (
-    select l.lower_bound, l.upper_bound, pg_total_relation_size(l.leaf) as size
-    from unnest(protected_ids) p (id)
-    cross join lateral grace_internal.leaves(p.id) l
-    where not l.is_expired and pg_relation_size(l.leaf) > 0
+    select l.upper_bound, l.size from grace_internal.filled_leaves(protected_ids) l
   ),
   remaining as (
     select c.upper_bound, (select sum(l.size) from leaf l where l.upper_bound is null or l.upper_bound > c.upper_bound) as size
@@ -177,3 +186,18 @@ begin
   end loop;
 end
 $$;
+
+create or replace function grace.expiring_early()
+returns table (target_name text, row_count bigint, deleted_before timestamptz)
+language sql stable
+security definer -- reads registry and log
+set search_path = pg_catalog, pg_temp
+as $$
+  select p.target_name, grace_internal.evicted_rows(p.id, e.upto), e.upto
+  from grace_internal.evictions(grace_internal.total_capacity()) e
+  join grace_internal.protected p on p.id = e.protected_id
+  where grace_internal.evicted_rows(p.id, e.upto) > 0
+  order by p.target_name
+$$;
+comment on function grace.expiring_early() is
+'What the next purge lets go before its time, because buffers are over their capacity: per table, how many rows, deleted up to when.';

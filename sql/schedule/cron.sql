@@ -42,6 +42,15 @@ as $$
   end
 $$;
 
+-- Jobs of a database that is gone, or has been renamed.
+create or replace function grace_internal.is_orphaned()
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'j.jobname ^@ ''pg_grace: '' and not exists (select from pg_catalog.pg_database d where d.datname = j.database)'
+$$;
+
 -- The statements that make pg_cron's jobs what they should be, to be run in the database that pg_cron is in. A job that is right
 -- already is left alone, whoever owns it.
 create or replace function grace_internal.cron_statements()
@@ -59,6 +68,7 @@ as $$
   ) as q (ours, is_right)
   cross join lateral (
     values
+      (1, 'select cron.unschedule(j.jobid) from cron.job j where ' || grace_internal.is_orphaned()),
       (1, 'select cron.unschedule(j.jobid) ' || q.ours || ' j.username <> current_user and not ' || q.is_right),
       (2, format(
         'select %s where not exists (select %s %s)',
@@ -80,7 +90,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select format(
     $q$select
-      substring(j.jobname from '^pg_grace: ([^ ]+)') as job, j.jobname as cron_job, j.schedule, j.username::text as login, j.active,
+      substring(j.jobname from '^pg_grace: ([^ ]+)') as job, j.jobname as cron_job, j.schedule, j.command, j.username::text as login, j.active,
       coalesce((select r.rolcanlogin from pg_catalog.pg_roles r where r.rolname = j.username), false) as may_login,
       d.start_time as last_start, d.status as last_status, d.end_time - d.start_time as last_duration,
       d.return_message as last_message,
@@ -116,7 +126,8 @@ as $$
   select
     d.name, array(select grace_internal.cron_statements()),
     format(
-      'select cron.unschedule(j.jobid) from cron.job j where j.jobname ^@ ''pg_grace: '' and j.database = %L', current_database()
+      'select cron.unschedule(j.jobid) from cron.job j where (j.jobname ^@ ''pg_grace: '' and j.database = %L) or (%s)',
+      current_database(), grace_internal.is_orphaned()
     ),
     grace_internal.cron_query()
   from (select grace_internal.cron_database() as name) as d

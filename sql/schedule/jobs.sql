@@ -28,7 +28,7 @@ begin
         when $1 then 'pg_cron elsewhere'
       end,
       c.login, c.active,
-      case when c.job is null then r.started_at else c.last_start end, case when c.job is null then r.status else c.last_status end,
+      case when c.job is null then coalesce(r.started_at, case j.name when 'watch' then j.claimed_at end) else c.last_start end, case when c.job is null then r.status else c.last_status end,
       case when c.job is null then r.finished_at - r.started_at else c.last_duration end, c.last_message, coalesce(c.failures, 0), j.claimed_at
     from grace_internal.job j
     left join (%s) as c on c.job = j.name

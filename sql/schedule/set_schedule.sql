@@ -1,3 +1,16 @@
+-- Whether more than a day passes between two turns.
+create or replace function grace_internal.is_rare(schedule text)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(bool_or(g.gap > interval '25 hours'), false) -- a day on which the clock is set back has as many
+  from (
+    select t - lag(t) over (order by t) as gap
+    from grace.schedule_times(is_rare.schedule, 60) t
+  ) as g
+$$;
+
 create or replace function grace.set_schedule(job text, schedule text)
 returns table (in_words text, zone text, next_times timestamptz [])
 language plpgsql
@@ -16,6 +29,10 @@ begin
   end if;
   in_words := grace.schedule_in_words(schedule);
   zone := grace_internal.schedule_zone();
+  if job = 'purge' and grace_internal.is_rare(schedule) then
+    raise warning 'what has expired will stay for longer than a day'
+      using detail = 'The purge would run ' || in_words || '.', hint = 'Let it run every day: 0 0 * * *';
+  end if;
   next_times := array(select t from grace.schedule_times(schedule, 3) t);
   update grace_internal.job j
   set schedule = set_schedule.schedule, changed_at = clock_timestamp()

@@ -64,6 +64,43 @@ begin
 end
 $$;
 
+-- Where pg_cron's log is in another database, or there is none, a turn that nobody took within a quarter of an hour says the same.
+create or replace function grace_internal.note_missed_turns()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_missed record;
+  v_run bigint;
+begin
+  if grace_internal.has_cron() then
+    return;
+  end if;
+  for v_missed in
+    select j.name, t.turn
+    from grace_internal.job j
+    cross join lateral (
+      select grace_internal.last_scheduled(
+        j.schedule, clock_timestamp() - interval '15 minutes',
+        greatest(grace_internal.last_turn(j), (
+          select max(r.started_at) from grace_internal.run r where r.kind = 'job' and r.job = j.name and r.details ? 'missed'
+        ))
+      ) as turn
+    ) as t
+    where j.name <> 'watch' and t.turn is not null
+  loop
+    insert into grace_internal.run (kind, job, status, started_at, finished_at, details, role, login)
+    values (
+      'job', v_missed.name, 'failed', v_missed.turn, clock_timestamp(), jsonb_build_object('missed', v_missed.turn),
+      grace_internal.caller(), session_user
+    )
+    returning id into v_run;
+    perform grace_internal.report_run(v_run);
+  end loop;
+end
+$$;
+
 -- pg_cron keeps a row for each time that a job ran, for ever; those of our jobs go after a month.
 create or replace function grace_internal.trim_cron_log()
 returns void
@@ -93,6 +130,7 @@ begin
   lock table grace_internal.run in share update exclusive mode; -- one at a time, or a run is reported twice
   perform grace_internal.note_aborted_runs();
   perform grace_internal.note_failed_jobs();
+  perform grace_internal.note_missed_turns();
   select r.* into v_last from grace_internal.run r where r.kind = 'purge' and r.job is not null order by r.id desc limit 1;
   if not coalesce(
     v_last.status in ('incomplete', 'aborted')
@@ -127,4 +165,4 @@ begin
 end
 $$;
 comment on procedure grace.watch() is
-'Notices runs that were aborted and pg_cron jobs that failed, and sends each as JSON on channel grace (LISTEN grace); tries a purge again, after ten minutes, that found a lock taken or was aborted. What pg_cron calls every five minutes; grace.tick() does the same. Errors: 2D000 inside a transaction block.';
+'Notices runs that were aborted, pg_cron jobs that failed, and, where pg_cron''s log is in another database, turns that nobody took within a quarter of an hour, and sends each as JSON on channel grace (LISTEN grace); tries a purge again, after ten minutes, that found a lock taken or was aborted. What pg_cron calls every five minutes; grace.tick() does the same. Errors: 2D000 inside a transaction block.';

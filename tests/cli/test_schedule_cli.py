@@ -135,7 +135,7 @@ def test_a_schedule_is_carried_to_where_pg_cron_works(elsewhere: Database) -> No
 
 def test_tick_says_when_nothing_is_due(shop: Database) -> None:
     result = shop.cli("tick")
-    assert (result.stdout, result.stderr) == ("", "nothing is due\n")
+    assert (result.stdout, result.stderr) == ("nothing is due\n", "")
     assert from_json(shop, "tick") == []
 
 
@@ -145,7 +145,7 @@ def test_tick_does_what_is_due_and_shows_it_once(shop: Database) -> None:
     let_pass(conn)
     (run,) = from_json(shop, "tick")
     assert (run["job"], run["status"], run["row_count"]) == ("purge", "done", 400)
-    assert shop.cli("tick").stderr == "nothing is due\n"
+    assert shop.cli("tick").stdout == "nothing is due\n"
     let_pass(conn)
     assert "done" in shop.cli("tick").stdout
 
@@ -158,7 +158,7 @@ def test_a_job_that_failed_ends_it_with_1_and_is_over(shop: Database) -> None:
     result = shop.cli("tick", code=1)
     assert "failed" in result.stdout
     assert "not everything that was due is done" in result.stderr
-    assert shop.cli("tick").stderr == "nothing is due\n"
+    assert shop.cli("tick").stdout == "nothing is due\n"
 
 
 def test_an_error_of_a_job_ends_it_with_1_and_does_not_go_round_in_circles(shop: Database) -> None:
@@ -173,7 +173,7 @@ def test_an_error_of_a_job_ends_it_with_1_and_does_not_go_round_in_circles(shop:
     assert result.stderr.count("the disk is full") == 1
     assert "SQLSTATE: 53100" in result.stderr
     assert purges(conn) == []
-    assert shop.cli("tick").stderr == "nothing is due\n"
+    assert shop.cli("tick").stdout == "nothing is due\n"
     let_pass(conn, timedelta(minutes=11))
     assert shop.cli("tick", code=1).stderr.count("the disk is full") == 1
 
@@ -183,7 +183,7 @@ def test_while_another_purges_tick_has_nothing_to_do(shop: Database) -> None:
     make_older(conn, "note", 31, 1)
     let_pass(conn)
     with in_the_middle(shop, "call grace.purge()", HOLD_LEDGER):
-        assert shop.cli("tick").stderr == "nothing is due\n"
+        assert shop.cli("tick").stdout == "nothing is due\n"
     assert purges(conn) == [("purge", "done")]
 
 

@@ -131,7 +131,7 @@ def test_a_tick_does_not_wait_for_a_time_that_a_wrong_clock_has_noted(cluster: T
     with cluster.connect() as conn:
         conn.execute("update grace_internal.job set changed_at = now() - interval '1 hour'")
         conn.execute("call grace.tick()")
-        assert value(conn, "select count(*) from grace.runs where kind = 'purge' and status = 'done'") == 2
+        assert value(conn, "select count(*) from grace.runs where kind = 'purge' and status = 'done'") >= 2
 
 
 @pytest.mark.parametrize(

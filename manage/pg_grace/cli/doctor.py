@@ -21,7 +21,8 @@ _COLUMNS = ("severity", "subject", "object", "finding", "hint")
 _ELSEWHERE = "pg_cron works from another database, which can't be seen from here"
 
 
-def _findings(connection: Connection, settings: Settings, *, deep: bool) -> list[dict[str, Any]]:
+def findings(connection: Connection, settings: Settings, *, deep: bool = False) -> list[dict[str, Any]]:
+    """Return what grace.doctor() finds, and what only the client can see: its version, pg_cron in another database."""
     found = connection.execute("select * from grace.doctor()").fetchall()
     there = elsewhere(connection, settings.target)
     if there is not None:
@@ -76,7 +77,7 @@ def doctor(connection: Connection, settings: Settings, *, fix: bool, deep: bool,
     Ends with exit code 5 when there is a problem; notes are none.
     """
     wait = read_interval(connection, "wait", wait)
-    found = _findings(connection, settings, deep=deep)
+    found = findings(connection, settings, deep=deep)
     if fix and any(finding["fixable"] for finding in found):
         for row in sync_all(connection, wait):
             if row["status"] == "failed":
@@ -87,7 +88,7 @@ def doctor(connection: Connection, settings: Settings, *, fix: bool, deep: bool,
             obstacle = there.ensure_jobs() if there else None
             if there and obstacle:
                 note(f'not fixed: pg_cron in database "{there.database}": {obstacle}')
-        found = _findings(connection, settings, deep=deep)
+        found = findings(connection, settings, deep=deep)
         left = {(finding["subject"], finding["object"]) for finding in found}
         for subject, concerned in before:
             if (subject, concerned) not in left:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from pg_grace import __version__, migrate
+from pg_grace.cli.doctor import findings
 from pg_grace.cli.options import (
     Settings,
     around_option,
@@ -254,7 +255,8 @@ def status(connection: Connection, settings: Settings) -> None:
     ).fetchone()
     problems = [
         " ".join(finding[part] for part in ("subject", "object") if finding[part]) + f": {finding['finding']}"
-        for finding in connection.execute("select * from grace.doctor() where severity = 'problem'").fetchall()
+        for finding in findings(connection, settings)
+        if finding["severity"] == "problem"
     ]
     facts: dict[str, Any] = {
         "database": f"{summary['database']} (PostgreSQL {summary['server']})",
@@ -294,7 +296,9 @@ def _job(job: dict[str, Any]) -> str:
     if job["scheduler"] is None:
         return f"{words} ({job['zone']}), but nothing runs it: neither pg_cron nor pg_grace tick"
     parts = [f"{words} ({job['zone']}), by {job['scheduler']}{' as ' + job['login'] if job['login'] else ''}"]
-    if job["next_start"]:
+    if job["active"] is False:
+        parts.append("switched off")
+    elif job["next_start"]:
         parts.append(f"next {job['next_start'].isoformat(sep=' ', timespec='minutes')}")
     if job["last_start"]:
         duration = "" if job["last_duration"] is None else f" in {interval(job['last_duration'])}"
@@ -302,5 +306,5 @@ def _job(job: dict[str, Any]) -> str:
     else:
         parts.append("not yet run")
     if job["failures"]:
-        parts.append(f"failed {job['failures']} times in a row")
+        parts.append(f"failed {job['failures']} times in a row" if job["failures"] > 1 else "failed")
     return "; ".join(parts)

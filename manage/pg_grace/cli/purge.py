@@ -23,10 +23,17 @@ def purge(connection: Connection, settings: Settings, *, table: str | None, dry_
         " where %(target)s::oid is null or target = %(target)s::oid order by 1",
         {"target": target},
     ).fetchall()
+    early = [] if target else connection.execute("select * from grace.expiring_early()").fetchall()
+    for row in early:
+        note(
+            f"over capacity: {row['row_count']} rows of {row['target_name']}, deleted up to"
+            f" {row['deleted_before'].isoformat(sep=' ', timespec='seconds')}, go before their time"
+        )
     if dry_run:
         print_rows(expired, ("table", "row_count", "oldest"), settings.output_format)
         return
-    confirm(f"Remove {sum(row['row_count'] for row in expired)} expired rows for good?", yes=yes)
+    more = f" and {sum(row['row_count'] for row in early)} that go before their time" if early else ""
+    confirm(f"Remove {sum(row['row_count'] for row in expired)} expired rows{more} for good?", yes=yes)
     connection.execute("call grace.purge(%s::oid::regclass)", (target,))
     run = connection.execute(
         "select id, status, row_count, duration, details from grace.runs where kind = 'purge' order by id desc limit 1"

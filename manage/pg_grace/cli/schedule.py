@@ -71,6 +71,8 @@ def schedule(
         return
     times = ", ".join(time.isoformat(sep=" ", timespec="minutes") for time in row["next_times"])
     click.echo(f"{job} {'would run' if dry_run else 'runs'} {row['in_words']} ({row['zone']}); next: {times}")
+    if all(known["scheduler"] is None for known in merged_jobs(connection, settings.target)):
+        note("nothing runs it yet: neither pg_cron nor pg_grace tick")
 
 
 @click.command()
@@ -91,7 +93,7 @@ def tick(connection: Connection, settings: Settings) -> None:
             if connection.closed or _claims(connection) == claimed:
                 raise  # no job's error
             failures += 1
-            note(describe(error))
+            note(f"Error: {describe(error)}")
             continue  # the job that failed has had its turn; the others have theirs
         break
     runs = connection.execute(
@@ -101,8 +103,8 @@ def tick(connection: Connection, settings: Settings) -> None:
     ).fetchall()
     if runs or settings.output_format != "table":
         print_rows(runs, ("run", "job", "status", "row_count", "duration"), settings.output_format)
-    else:
-        note("nothing is due")
+    elif not failures:
+        click.echo("nothing is due")
     if failures or any(run["status"] in {"failed", "aborted"} for run in runs):
         raise CommandError("not everything that was due is done", Exit.FAILED)
 
@@ -114,51 +116,72 @@ def _claims(connection: Connection) -> list[Any]:
 @click.command()
 @click.argument("table")
 @click.argument("duration", required=False, metavar="[INTERVAL]")
+@click.option("--cascade", is_flag=True, help="Also for all protected tables that lose rows with it.")
 @dry_run_option
 @yes_option
 @connected
 def retention(
-    connection: Connection, settings: Settings, *, table: str, duration: str | None, dry_run: bool, yes: bool
+    connection: Connection,
+    settings: Settings,
+    *,
+    table: str,
+    duration: str | None,
+    cascade: bool,
+    dry_run: bool,
+    yes: bool,
 ) -> None:
     """Show, or set, for how long rows deleted from a table stay restorable: pg_grace retention crm.email "14 days".
 
     Applies at once to what is buffered already, so a shorter one asks.
     """
     oid = table_named(connection, table)
+    now = connection.execute(
+        "select coalesce(target::text, target_name) as table, retention, retention::text as words, buffered_rows, oldest,"
+        " next_expiry from grace.protected"
+        " where target = coalesce(pg_partition_root(%(oid)s::oid::regclass), %(oid)s::oid::regclass)",
+        {"oid": oid},
+    ).fetchone()
+    if now is None:
+        raise CommandError(
+            f"table {table} is not protected\nHINT:  Protect it: pg_grace protect TABLE\nSQLSTATE: GR001",
+            Exit.REFUSED,
+        )
     if duration is None:
-        rows = connection.execute(
-            "select coalesce(target::text, target_name) as table, retention, oldest, next_expiry from grace.protected"
-            " where target = coalesce(pg_partition_root(%(oid)s::oid::regclass), %(oid)s::oid::regclass)",
-            {"oid": oid},
-        ).fetchall()
-        if not rows:
-            raise CommandError(
-                f"table {table} is not protected\nHINT:  Protect it: pg_grace protect TABLE\nSQLSTATE: GR001",
-                Exit.REFUSED,
-            )
-        print_rows(rows, ("table", "retention", "oldest", "next_expiry"), settings.output_format)
+        print_rows([now], ("table", "retention", "oldest", "next_expiry"), settings.output_format)
         return
-    wanted = read_interval(connection, "retention", duration)
-    expires = _set_retention(connection, oid, wanted, dry_run=True)
+    try:
+        wanted = read_interval(connection, "retention", duration)
+    except click.BadParameter as error:
+        raise click.UsageError(error.message) from error
+    which = f"{table} and of what loses rows with it" if cascade else table
+    expires = _set_retention(connection, oid, wanted, cascade=cascade, dry_run=True)
     if dry_run:
-        note(f"{number_of(expires, 'row')} of {table} would expire at once")
+        note(f"{number_of(expires, 'row')} of {which} would expire at once")
         return
-    if expires:
+    shorter = connection.execute("select %s::interval < %s::interval as is", (wanted, now["words"])).fetchone()
+    assert shorter is not None
+    if expires or (shorter["is"] and now["buffered_rows"]):
         confirm(
-            f"{number_of(expires, 'row')} of {table} that can be restored now would expire at once, and the next purge"
-            f" removes them for good. Set its retention to {wanted}?",
+            f"{number_of(expires, 'row')} of {which} that can be restored now would expire at once, and the next purge"
+            f" removes them for good; the rest expires sooner. Set the retention to {wanted} instead of {now['words']}?",
             yes=yes,
         )
-    expires = _set_retention(connection, oid, wanted, dry_run=False)
-    note(f"what is deleted from {table} stays restorable for {wanted}")
+    connection.execute("set client_min_messages = warning")  # the notice has been shown
+    expires = _set_retention(connection, oid, wanted, cascade=cascade, dry_run=False)
+    note(
+        f"what is deleted from {which} stays restorable for {wanted}"
+        if not cascade
+        else f"retention of {which}: {wanted}"
+    )
     if expires:
         purge = next(job for job in merged_jobs(connection, settings.target) if job["job"] == "purge")
         note(f"{number_of(expires, 'row')} expired; next purge: {_when(purge)}")
 
 
-def _set_retention(connection: Connection, oid: int, wanted: str, *, dry_run: bool) -> int:
+def _set_retention(connection: Connection, oid: int, wanted: str, *, cascade: bool, dry_run: bool) -> int:
     row = connection.execute(
-        "select grace.set_retention(%s::oid::regclass, %s::interval, %s) as expires", (oid, wanted, dry_run)
+        "select grace.set_retention(%s::oid::regclass, %s::interval, %s, %s) as expires",
+        (oid, wanted, dry_run, cascade),
     ).fetchone()
     assert row is not None
     return int(row["expires"])
