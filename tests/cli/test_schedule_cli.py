@@ -220,9 +220,34 @@ def test_a_shorter_one_is_refused_without_a_terminal_and_without_yes(shop: Datab
     assert value(shop.connect(), "select retention from grace.protected") == timedelta(days=15)
 
 
-def test_a_shorter_one_by_which_nothing_expires_is_not_asked(shop: Database) -> None:
-    shop.cli("retention", "note", "25 days")
+def test_a_shorter_one_by_which_nothing_expires_yet_is_asked_all_the_same(shop: Database) -> None:
+    assert "the rest expires sooner" in shop.cli("retention", "note", "25 days", code=4).stderr
+    shop.cli("retention", "note", "25 days", "--yes")
     assert value(shop.connect(), "select retention from grace.protected") == timedelta(days=25)
+    shop.cli("retention", "note", "26 days")
+    assert value(shop.connect(), "select retention from grace.protected") == timedelta(days=26)
+
+
+def test_what_loses_rows_with_it_is_named_and_goes_along_on_request(shop: Database) -> None:
+    conn = shop.connect()
+    conn.execute("create table line (id int primary key, note int references note on delete cascade)")
+    conn.execute("select grace.protect('line')")
+    assert "keep a longer retention: public.line" in shop.cli("retention", "note", "20 days", "--yes").stderr
+    assert value(conn, "select retention from grace.protected where target_name = 'public.line'") == timedelta(days=30)
+    shop.cli("retention", "note", "10 days", "--cascade", "--yes")
+    assert rows(conn, "select distinct retention from grace.protected") == [(timedelta(days=10),)]
+
+
+def test_a_purge_that_would_run_too_rarely_is_warned_of(shop: Database) -> None:
+    result = shop.cli("schedule", "purge", "0 3 1 * *")
+    assert "WARNING: what has expired will stay for longer than a day" in result.stderr
+    assert "at 03:00 on day 1 of every month" in result.stdout
+
+
+def test_a_purge_over_capacity_says_what_goes_early_before_it_asks(shop: Database) -> None:
+    shop.cli("capacity", "1 MB", "--yes")
+    assert "over capacity: 800 rows of public.note" in shop.cli("purge", "--dry-run").stderr
+    assert "Remove 0 expired rows and 800 that go before their time for good?" in shop.cli("purge", code=4).stderr
 
 
 def test_its_dry_run_counts_and_changes_nothing(shop: Database) -> None:
@@ -329,7 +354,11 @@ def test_what_was_changed_in_it_ends_with_5(shop: Database) -> None:
 @pytest.mark.parametrize(
     ("command", "question", "changed"),
     [
-        (("retention", "note", "15 days"), r"15 days\? \[y/N\]", "select retention = '15 days' from grace.protected"),
+        (
+            ("retention", "note", "15 days"),
+            r"15 days instead of 30 days\? \[y/N\]",
+            "select retention = '15 days' from grace.protected",
+        ),
         (("capacity", "1700 kB"), r"Set this capacity\? \[y/N\]", "select grace.capacity() is not null"),
     ],
 )

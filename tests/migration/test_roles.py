@@ -205,6 +205,16 @@ def test_the_jobs_of_another_database_are_made_shown_mended_and_removed_where_pg
     assert rows(conn, ours) == [(purge[0], "30 3 * * *", *purge[2:]), watch]
     conn.execute("select cron.unschedule('pg_grace: purge (the shop''s)')")
     assert "the pg_cron job is missing" in other.cli("doctor", code=5).stdout
+    assert "nothing runs it" in other.cli("status").stdout
+    assert "the pg_cron job is missing" in other.cli("status").stderr
+    other.cli("doctor", "--fix")
+    assert rows(conn, ours) == [(purge[0], "30 3 * * *", *purge[2:]), watch]
+    assert '"problems": []' in other.cli("--format", "json", "status").stdout
+
+    conn.execute("select cron.schedule('pg_grace: purge (gone)', '0 0 * * *', 'call grace.purge()')")
+    conn.execute("update cron.job set database = 'gone' where jobname = 'pg_grace: purge (gone)'")
+    conn.execute("update cron.job set command = 'select 1' where jobname like 'pg_grace: watch%%'")
+    assert "runs something else for it: select 1" in other.cli("doctor", code=5).stdout
     other.cli("doctor", "--fix")
     assert rows(conn, ours) == [(purge[0], "30 3 * * *", *purge[2:]), watch]
     other.cli("uninstall", "--yes")

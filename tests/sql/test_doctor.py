@@ -653,6 +653,10 @@ SCHEDULE: dict[str, tuple[str, str]] = {
     "missing": (f"delete from cron.job where {JOB}", "is missing"),
     "unscheduled": ("select cron.unschedule('pg_grace: purge')", "is missing"),
     "in another database": (f"update cron.job set database = 'template1' where {JOB}", "belongs to another database"),
+    "another command": (
+        f"update cron.job set command = 'select 1' where {JOB}",
+        "runs something else for it: select 1",
+    ),
     "inactive": (f"update cron.job set active = false where {JOB}", "is switched off"),
     "of a role that may not log in": ("alter role postgres nologin", "role postgres may not log in"),
     "of a role that is gone": (f"update cron.job set username = 'gone' where {JOB}", "role gone may not log in"),
@@ -679,7 +683,7 @@ def test_a_job_that_does_not_purge_is_found(cron: Connection, cause: str) -> Non
     (finding,) = [found for found in findings(cron) if found.where != ("schedule", "pg_grace: watch")]
     assert (finding.severity, *finding.where) == ("problem", "schedule", "pg_grace: purge")
     assert words in finding.finding
-    assert finding.fixable == (words in ("is missing", "belongs to another database"))
+    assert finding.fixable == (cause in ("missing", "unscheduled", "in another database", "another command"))
     if finding.fixable:
         cron.execute("select grace.sync()")
         assert findings(cron) == []
@@ -702,15 +706,16 @@ def test_a_job_that_failed_once_and_runs_again_is_no_problem(cron: Connection, s
 def test_a_job_that_really_fails_is_found(scheduled: Database) -> None:
     conn = scheduled.connect()
     conn.execute("select grace.set_schedule('purge', '* * * * *')")
-    conn.execute(f"select cron.alter_job(jobid, command => 'select 1 / 0') from cron.job where {JOB}")
+    conn.execute("alter procedure grace.purge(regclass) rename to gone")
     try:
         deadline = time.monotonic() + 70
         while not problems(conn) and time.monotonic() < deadline:
             time.sleep(0.2)
         (finding,) = problems(conn)
         assert finding.where == ("schedule", "pg_grace: purge")
-        assert "division by zero" in finding.finding
+        assert "does not exist" in finding.finding
     finally:
+        conn.execute("alter procedure grace.gone(regclass) rename to purge")
         conn.execute("delete from cron.job")
         conn.execute("delete from cron.job_run_details")
         conn.execute("select grace.set_schedule('purge', '0 0 * * *')")

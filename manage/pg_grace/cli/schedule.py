@@ -136,8 +136,8 @@ def retention(
     """
     oid = table_named(connection, table)
     now = connection.execute(
-        "select coalesce(target::text, target_name) as table, retention, retention::text as words, buffered_rows, oldest,"
-        " next_expiry from grace.protected"
+        "select coalesce(target::text, target_name) as table, retention, retention::text as words, buffered_rows,"
+        " oldest, next_expiry from grace.protected"
         " where target = coalesce(pg_partition_root(%(oid)s::oid::regclass), %(oid)s::oid::regclass)",
         {"oid": oid},
     ).fetchone()
@@ -163,15 +163,14 @@ def retention(
     if expires or (shorter["is"] and now["buffered_rows"]):
         confirm(
             f"{number_of(expires, 'row')} of {which} that can be restored now would expire at once, and the next purge"
-            f" removes them for good; the rest expires sooner. Set the retention to {wanted} instead of {now['words']}?",
+            " removes them for good; the rest expires sooner."
+            f" Set the retention to {wanted} instead of {now['words']}?",
             yes=yes,
         )
     connection.execute("set client_min_messages = warning")  # the notice has been shown
     expires = _set_retention(connection, oid, wanted, cascade=cascade, dry_run=False)
     note(
-        f"what is deleted from {which} stays restorable for {wanted}"
-        if not cascade
-        else f"retention of {which}: {wanted}"
+        f"retention of {which}: {wanted}" if cascade else f"what is deleted from {table} stays restorable for {wanted}"
     )
     if expires:
         purge = next(job for job in merged_jobs(connection, settings.target) if job["job"] == "purge")
