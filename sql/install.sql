@@ -1811,8 +1811,9 @@ declare
   v_until date;
   v_reserve record;
 begin
-  select r.* into v_reserve from grace_internal.reserve_leaves(stem) r order by r.first limit 1;
-  -- All days up to the first longer leaf, or else there would be a gap before it.
+  -- All days up to the first longer leaf, or else there would be a gap before it. One that is further ahead was made while the
+  -- clock was wrong.
+  select r.* into v_reserve from grace_internal.reserve_leaves(stem) r where r.first <= v_today + 60 order by r.first limit 1;
   select min(m) into v_day
   from grace_internal.missing_partitions(stem, greatest(14, v_reserve.first - v_today - 1)) m;
   if v_day is not null and v_day >= v_reserve.first then
@@ -1828,10 +1829,15 @@ begin
   end if;
 
   select greatest(max((l.upper_bound at time zone 'UTC')::date), v_today + 15) into v_until
-  from grace_internal.stem_leaves(stem) l;
+  from grace_internal.stem_leaves(stem) l
+  where l.lower_bound < (v_today + 15 + 84)::timestamp at time zone 'UTC';
   if v_until < v_today + 15 + 84 then
     perform grace_internal.create_leaf(
-      stem, parent, v_until, v_until + case when v_until < v_today + 43 then 28 else 56 end
+      stem, parent, v_until, least(v_until + case when v_until < v_today + 43 then 28 else 56 end, (
+        select min((l.lower_bound at time zone 'UTC')::date)
+        from grace_internal.stem_leaves(stem) l
+        where l.lower_bound >= v_until::timestamp at time zone 'UTC'
+      ))
     );
     return true;
   end if;

@@ -186,3 +186,22 @@ def test_the_retention_does_not_depend_on_the_sessions_time_zone(cluster: TimedC
         assert value(conn, "select count(*) from grace.deletions") == 0
         conn.execute("call grace.purge()")
         assert value(conn, "select count(*) from grace_internal.capture") == 0
+
+
+@pytest.mark.parametrize("ahead", ["+110d", "+300d"])
+def test_leaves_that_a_wrong_clock_has_made_do_not_call_for_hundreds_more(cluster: TimedCluster, ahead: str) -> None:
+    begin(cluster, ahead)
+    delete(cluster, 1)
+    cluster.set_clock("+0d")
+    delete(cluster, 2)
+    with cluster.connect() as conn:
+        conn.execute("call grace.purge()")
+        assert last_purge(conn) == ("done", 0)
+        assert value(conn, DEFAULT) == 0
+        assert value(conn, "select count(*) from grace_internal.leaves(1)") < 60
+        assert value(conn, "select array_agg(id order by id) from grace_buffer.note") == [1, 2]
+    cluster.set_clock("+1d")
+    with cluster.connect() as conn:
+        conn.execute("call grace.purge()")
+        assert last_purge(conn) == ("done", 0)
+    delete(cluster, 3)
