@@ -1652,16 +1652,17 @@ $$;
 -- ones: while no purge runs, what is deleted goes there, not to the default partition, where it would stand in the way of
 -- each new leaf. A longer leaf is cut into days as they come near, unless its time has begun; then it stays what it is.
 
+-- Their names say which days they hold. To ask PostgreSQL for the bounds would take a lock on each leaf.
 create or replace function grace_internal.stem_leaves(stem text)
 returns table (leaf oid, name name, lower_bound timestamptz, upper_bound timestamptz)
 language sql stable
 set search_path = pg_catalog, pg_temp
-set datestyle = 'ISO'
-set timezone = 'UTC'
 as $$
-  select c.oid, c.relname, b.bounds[1]::timestamptz, b.bounds[2]::timestamptz
+  select
+    c.oid, c.relname, to_date(d.days[1], 'YYYYMMDD')::timestamp at time zone 'UTC',
+    coalesce(to_date(d.days[2], 'YYYYMMDD'), to_date(d.days[1], 'YYYYMMDD') + 1)::timestamp at time zone 'UTC'
   from pg_class c
-  cross join lateral (select regexp_match(pg_get_expr(c.relpartbound, c.oid), '[(]''(.+)''[)].*[(]''(.+)''[)]')) as b (bounds)
+  cross join lateral (select regexp_match(c.relname, '_([0-9]{8})(?:_([0-9]{8}))?$')) as d (days)
   where c.relnamespace = 'grace_internal'::regnamespace
     and c.relkind = 'r'
     and c.relispartition
