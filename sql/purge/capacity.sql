@@ -154,6 +154,7 @@ create or replace function grace_internal.evict()
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '50ms'
 as $$
 declare
   v_eviction record;

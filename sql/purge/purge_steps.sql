@@ -35,7 +35,11 @@ begin
   values ('purge', case when target is null then 'purge' end, target, grace_internal.caller(), session_user)
   returning id into v_run;
   if target is null then
-    perform grace_internal.evict();
+    begin
+      perform grace_internal.evict();
+    exception when lock_not_available then -- even to ask for the size of a leaf takes a lock on it
+      update grace_internal.run r set details = '{"left_for_next_run": ["capacity"]}' where r.id = v_run;
+    end;
   end if;
   return v_run;
 end

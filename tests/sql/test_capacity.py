@@ -469,3 +469,19 @@ def test_two_purges_at_once_put_it_on_record_once(db: Database, note: Connection
         ("expired early", DAY_OF_ROWS),
         ("purged", DAY_OF_ROWS),
     ]
+
+
+def test_a_purge_does_not_wait_for_a_leaf_whose_size_it_wants(db: Database, conn: Connection) -> None:
+    conn.execute("create table note (id int primary key)")
+    conn.execute("insert into note values (1)")
+    conn.execute("select grace.protect('note')")
+    conn.execute("delete from note")
+    conn.execute("select from grace.set_capacity('1 MB')")
+    other = db.connect()
+    with other.transaction():
+        other.execute("lock table grace_buffer.note in access exclusive mode")
+        conn.execute("set statement_timeout = '10s'")
+        conn.execute("call grace.purge()")
+    ((status, details),) = rows(conn, "select status, details from grace.runs where kind = 'purge'")
+    assert status == "incomplete"
+    assert details["left_for_next_run"][0] == "capacity"
