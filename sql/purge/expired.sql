@@ -1,23 +1,21 @@
 create or replace view grace.expired as
 select
-  e.target,
+  p.target,
   e.row_count,
-  e.oldest,
-  e.target_name
-from (
+  c.oldest,
+  p.target_name
+from grace_internal.protected p
+cross join lateral (
   select
-    p.target,
-    sum(c.row_count)::bigint - coalesce((
-      select sum(r.row_count)
-      from grace_internal.restored r
-      where r.protected_id = p.id and r.deleted_at <= greatest(statement_timestamp() - p.span, p.evicted_to)
-    ), 0)::bigint as row_count,
-    min(c.deleted_at) as oldest,
-    p.target_name
-  from grace_internal.protected p
-  join grace_internal.capture c
-    on c.protected_id = p.id and c.deleted_at <= greatest(statement_timestamp() - p.span, p.evicted_to)
-  group by p.id
+    sum(k.row_count) as row_count,
+    min(k.deleted_at) as oldest
+  from grace_internal.capture k
+  where k.protected_id = p.id and k.deleted_at <= greatest(statement_timestamp() - p.span, p.evicted_to)
+) as c
+cross join lateral (
+  select (c.row_count - coalesce(sum(r.row_count), 0))::bigint as row_count
+  from grace_internal.restored r
+  where r.protected_id = p.id and r.deleted_at <= greatest(statement_timestamp() - p.span, p.evicted_to)
 ) as e
 where e.row_count > 0;
 

@@ -602,6 +602,10 @@ def test_an_upgrade_makes_the_links_of_what_is_protected(db: Database) -> None:
     before = schema_dump(db)
     conn.execute("""
         drop event trigger grace_refuse_drop;
+        drop table grace_internal.job, grace_internal.setting, grace_internal.ledger cascade;
+        alter table grace_internal.protected drop column capacity cascade, drop column evicted_to cascade;
+        alter table grace_internal.run drop column job cascade;
+        drop index grace_internal.run_kind_id;
         drop function grace_internal.link_1() cascade;
         drop table grace_internal.link, grace_internal.cut cascade;
         drop type grace._restore_result, grace._conflict cascade;

@@ -698,7 +698,9 @@ def test_a_database_may_have_any_name(server: Server) -> None:
         try:
             with connect(Target(make_conninfo(server.dsn, dbname=name))) as connection:
                 migrate.install(connection)
-                for (statement,) in rows(connection, "select s from grace_internal.cron_statements() s"):
+                for (statement,) in rows(
+                    connection, "select s from grace_internal.cron_statements() s where s !~ 'pg_database'"
+                ):
                     assert name.replace("'", "''") in statement
         finally:
             admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))

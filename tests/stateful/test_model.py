@@ -107,8 +107,8 @@ def moment(deletion: Deletion) -> str:
 
 # A database with few leaves is copied, and its buffers are read, several times as fast.
 FEW_LEAVES = """\
-do $do$ begin execute replace(
-  pg_get_functiondef('grace_internal.missing_partitions'::regproc), 'days_ahead integer DEFAULT 14', 'days_ahead integer DEFAULT 1'
+do $do$ begin execute replace(replace(
+  pg_get_functiondef('grace_internal.prepare_leaf'::regproc), 'greatest(14', 'greatest(1'), '15 + 84', '1'
 ); end $do$;"""
 
 
