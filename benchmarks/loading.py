@@ -105,7 +105,7 @@ def _make_past(connection: Connection, table: str, source: str) -> int:
     for day in range(FIRST_DAY, LAST_DAY - 1, -1):
         begin = today - timedelta(days=day)
         connection.execute(
-            "select grace_internal.create_partition('b' || %s, %s, %s)", [number, f"grace_buffer.{table}", begin.date()]
+            "select grace_internal.create_leaf('b' || %s, %s, %s)", [number, f"grace_buffer.{table}", begin.date()]
         )
         _write(connection, table, source, past, begin, timedelta(days=1))
     part = timedelta(days=LAST_DAY - 1) * ROWS / IN_DEFAULT

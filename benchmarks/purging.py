@@ -85,7 +85,7 @@ def _fill_expired_day(connection: Connection, table: str, source: str) -> None:
     """
     number = protected_number(connection, table)
     connection.execute(
-        "select grace_internal.create_partition('b' || %s, %s, (now() at time zone 'UTC')::date - 40)",
+        "select grace_internal.create_leaf('b' || %s, %s, (now() at time zone 'UTC')::date - 40)",
         [number, f"grace_buffer.{table}"],
     )
     rows = execute(

@@ -556,6 +556,7 @@ drop function if exists grace_internal.leaf_is_expired(integer, oid);
 drop function if exists grace_internal.empty_leaf(integer, oid);
 drop function if exists grace_internal.delete_expired(integer, oid, integer);
 drop function if exists grace_internal.prepare_partition(integer);
+drop function if exists grace_internal.create_partition(text, text, date);
 
 
 UPDATE grace.alembic_version SET version_num='0005' WHERE grace.alembic_version.version_num = '0004';
@@ -1698,9 +1699,9 @@ begin
 end
 $$;
 
--- Makes the leaf for days (UTC) from the first up to, not including, the last. It is attached, not created as a partition:
+-- Makes the leaf for one day (UTC), or for days from the first up to, not including, the last. It is attached, not created as a partition:
 -- that takes only SHARE UPDATE EXCLUSIVE on the buffer, so captures go on meanwhile.
-create or replace function grace_internal.create_leaf(stem text, parent text, first date, until date)
+create or replace function grace_internal.create_leaf(stem text, parent text, first date, until date default null)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -1708,9 +1709,10 @@ set datestyle = 'ISO'
 set timezone = 'UTC'
 as $$
 declare
-  v_leaf name := grace_internal.leaf_name(stem, first, until);
+  v_until date := coalesce(until, first + 1);
+  v_leaf name := grace_internal.leaf_name(stem, first, v_until);
   v_from timestamptz := first::timestamp at time zone 'UTC';
-  v_to timestamptz := until::timestamp at time zone 'UTC';
+  v_to timestamptz := v_until::timestamp at time zone 'UTC';
 begin
   execute format(
     'create table grace_internal.%I (like %s including indexes including storage, '
@@ -1732,14 +1734,6 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select (stem || to_char(first, '_YYYYMMDD') || case when until > first + 1 then to_char(until, '_YYYYMMDD') else '' end)::name
-$$;
-
-create or replace function grace_internal.create_partition(stem text, parent text, day date)
-returns void
-language sql
-set search_path = pg_catalog, pg_temp
-as $$
-  select grace_internal.create_leaf(stem, parent, day, day + 1)
 $$;
 
 -- A longer leaf that is empty and whose time has not come.
@@ -1825,7 +1819,7 @@ begin
     return true;
   end if;
   if v_day is not null then
-    perform grace_internal.create_leaf(stem, parent, v_day, v_day + 1);
+    perform grace_internal.create_leaf(stem, parent, v_day);
     return true;
   end if;
 
@@ -9868,17 +9862,18 @@ as $$
   end
 $$;
 
--- Jobs of a database that is gone, or has been renamed.
-create or replace function grace_internal.is_orphaned()
-returns text
-language sql immutable
+-- A job runs as the owner of schema grace, never as a superuser who happens to install or mend: procedures that commit run with the
+-- rights of whoever calls them.
+create or replace function grace_internal.job_owner()
+returns name
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select 'j.jobname ^@ ''pg_grace: '' and not exists (select from pg_catalog.pg_database d where d.datname = j.database)'
+  select pg_get_userbyid(n.nspowner) from pg_namespace n where n.nspname = 'grace'
 $$;
 
--- The statements that make pg_cron's jobs what they should be, to be run in the database that pg_cron is in. A job that is right
--- already is left alone, whoever owns it.
+-- The statements that make pg_cron's jobs what they should be, to be run in the database that pg_cron is in. Jobs of a database that
+-- is gone, or has been renamed, go.
 create or replace function grace_internal.cron_statements()
 returns setof text
 language sql stable
@@ -9886,23 +9881,31 @@ set search_path = pg_catalog, pg_temp
 as $$
   select s.statement
   from grace_internal.job j
-  cross join lateral (select grace_internal.cron_name(j.name), 'call grace.' || j.name || '()') as c (name, command)
   cross join lateral (
     select
-      format('from cron.job j where j.jobname = %L and j.database = %L and', c.name, current_database()),
-      format('(j.schedule = %L and j.command = %L)', j.schedule, c.command)
-  ) as q (ours, is_right)
+      grace_internal.cron_name(j.name), 'call grace.' || j.name || '()', grace_internal.job_owner(),
+      grace_internal.cron_database() in ('', current_database())
+  ) as c (name, command, owner, is_here)
+  cross join lateral (
+    select format('from cron.job j where j.jobname = %L and j.database = %L and', c.name, current_database())
+  ) as q (ours)
   cross join lateral (
     values
-      (1, 'select cron.unschedule(j.jobid) from cron.job j where ' || grace_internal.is_orphaned()),
-      (1, 'select cron.unschedule(j.jobid) ' || q.ours || ' j.username <> current_user and not ' || q.is_right),
+      (
+        1, 'select cron.unschedule(j.jobid) from cron.job j where j.jobname ^@ ''pg_grace: '' '
+        'and not exists (select from pg_catalog.pg_database d where d.datname = j.database)'
+      ),
+      (1, format('select cron.unschedule(j.jobid) %s j.username <> %L', q.ours, c.owner)),
       (2, format(
-        'select %s where not exists (select %s %s)',
-        case when grace_internal.cron_database() in ('', current_database())
-          then format('cron.schedule(%L, %L, %L)', c.name, j.schedule, c.command)
+        'select %s where not exists (select %s j.schedule = %L and j.command = %L and j.username = %L)',
+        case
+          when c.owner <> current_user then format(
+            'cron.schedule_in_database(%L, %L, %L, %L, %L)', c.name, j.schedule, c.command, current_database(), c.owner
+          )
+          when c.is_here then format('cron.schedule(%L, %L, %L)', c.name, j.schedule, c.command)
           else format('cron.schedule_in_database(%L, %L, %L, %L)', c.name, j.schedule, c.command, current_database())
         end,
-        q.ours, q.is_right
+        q.ours, j.schedule, c.command, c.owner
       ))
   ) as s (step, statement)
   order by j.name, s.step
@@ -9941,26 +9944,22 @@ as $$
   )
 $$;
 
--- Where pg_cron works from another database: its name, the statements that make our jobs there, those that remove them, and the
--- query that reads how they have run. No row otherwise.
+-- Where pg_cron works from another database: its name, and the jobs that should be there. No row otherwise. Data, not statements:
+-- whoever runs something there must not take it from here.
 create or replace function grace._cron_elsewhere()
-returns table (database text, ensure text [], remove text, query text)
+returns table (database text, job text, cron_job text, schedule text, command text)
 language sql stable
 security definer -- reads the jobs
 set search_path = pg_catalog, pg_temp
 as $$
-  select
-    d.name, array(select grace_internal.cron_statements()),
-    format(
-      'select cron.unschedule(j.jobid) from cron.job j where (j.jobname ^@ ''pg_grace: '' and j.database = %L) or (%s)',
-      current_database(), grace_internal.is_orphaned()
-    ),
-    grace_internal.cron_query()
+  select d.name, j.name, grace_internal.cron_name(j.name), j.schedule, 'call grace.' || j.name || '()'
   from (select grace_internal.cron_database() as name) as d
+  cross join grace_internal.job j
   where d.name not in ('', current_database())
+  order by j.name
 $$;
 comment on function grace._cron_elsewhere() is
-'Internal: what to run in the database that pg_cron works from, where that is another one.';
+'Internal: the database that pg_cron works from, where that is another one, and the jobs that should be there.';
 
 -- Why pg_cron can't run jobs for this database, in words, and which setting is missing; null when it can.
 create or replace function grace_internal.schedule_obstacle()
@@ -10199,7 +10198,8 @@ begin
   end if;
   return query execute format(
     $q$select
-      j.name, coalesce(c.schedule, j.schedule), case when c.schedule is null or c.schedule = j.schedule then grace.schedule_in_words(j.schedule) end,
+      j.name, coalesce(c.schedule, j.schedule),
+      case when c.schedule is null or c.schedule = j.schedule then grace.schedule_in_words(j.schedule) end,
       grace_internal.schedule_zone(), case when c.job is null or c.active then t.next_start end,
       case
         when c.job is not null then 'pg_cron'
@@ -10207,8 +10207,10 @@ begin
         when $1 then 'pg_cron elsewhere'
       end,
       c.login, c.active,
-      case when c.job is null then coalesce(r.started_at, case j.name when 'watch' then j.claimed_at end) else c.last_start end, case when c.job is null then r.status else c.last_status end,
-      case when c.job is null then r.finished_at - r.started_at else c.last_duration end, c.last_message, coalesce(c.failures, 0), j.claimed_at
+      case when c.job is null then coalesce(r.started_at, case j.name when 'watch' then j.claimed_at end) else c.last_start end,
+      case when c.job is null then r.status else c.last_status end,
+      case when c.job is null then r.finished_at - r.started_at else c.last_duration end,
+      c.last_message, coalesce(c.failures, 0), j.claimed_at
     from grace_internal.job j
     left join (%s) as c on c.job = j.name
     left join lateral (
@@ -10957,21 +10959,17 @@ as $$
     job text, schedule text, command text, login text, active boolean, may_login boolean, last_start timestamptz, last_status text,
     last_message text, failures bigint
   ) on c.job = j.name
-  left join pg_proc p on p.pronamespace = 'grace'::regnamespace and p.proname = j.name and p.prokind = 'p'
+  cross join (select grace_internal.job_owner() as owner) as o
   cross join lateral (
     values
       (c.job is null, 'the pg_cron job is missing, or belongs to another database', 'pg_grace doctor --fix', true),
       (
-        not c.may_login, format('the job''s role %s may not log in, so pg_cron can''t run it', quote_ident(c.login)),
-        format('alter role %s login; or install pg_grace as a role that may.', quote_ident(c.login)), false
+        c.login <> o.owner, format('the job belongs to role %s, not to %I, who owns pg_grace', quote_ident(c.login), o.owner),
+        'pg_grace doctor --fix', true
       ),
       (
-        not coalesce(
-          (select pg_has_role(r.oid, p.proowner, 'usage') or has_function_privilege(r.oid, p.oid, 'execute')
-          from pg_roles r where r.rolname = c.login), true
-        ),
-        format('the job''s role %s may not call grace.%s()', quote_ident(c.login), j.name),
-        format('grant grace_admin to %s;', quote_ident(c.login)), false
+        c.login = o.owner and not c.may_login, format('the job''s role %I may not log in, so pg_cron can''t run it', o.owner),
+        format('alter role %I login; or install pg_grace as a role that may.', o.owner), false
       ),
       (
         not c.active, 'the pg_cron job is switched off',
@@ -11108,7 +11106,7 @@ as $$
     'The next purge lets its oldest days go early, the day in progress never. To keep the retention, raise the capacity.', false
   from grace_internal.protected p
   cross join lateral (select sum(l.size)::bigint as size from grace_internal.filled_leaves(array[p.id]) l) as f
-  where f.size > p.capacity
+  where p.capacity is not null and f.size > p.capacity
   union all
   select
     'problem', 'capacity', null,
@@ -11116,7 +11114,9 @@ as $$
     'The next purge lets their oldest days go early, the day in progress never. To keep the retention, raise the capacity.', false
   from (
     select sum(l.size)::bigint as size
-    from grace_internal.filled_leaves(array(select p.id from grace_internal.protected p)) l
+    from grace_internal.filled_leaves(
+      array(select p.id from grace_internal.protected p where grace_internal.total_capacity() is not null)
+    ) l
   ) as f
   where f.size > grace_internal.total_capacity()
 $$;

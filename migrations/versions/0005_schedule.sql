@@ -84,3 +84,4 @@ drop function if exists grace_internal.leaf_is_expired(integer, oid);
 drop function if exists grace_internal.empty_leaf(integer, oid);
 drop function if exists grace_internal.delete_expired(integer, oid, integer);
 drop function if exists grace_internal.prepare_partition(integer);
+drop function if exists grace_internal.create_partition(text, text, date);

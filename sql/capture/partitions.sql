@@ -49,9 +49,9 @@ begin
 end
 $$;
 
--- Makes the leaf for days (UTC) from the first up to, not including, the last. It is attached, not created as a partition:
+-- Makes the leaf for one day (UTC), or for days from the first up to, not including, the last. It is attached, not created as a partition:
 -- that takes only SHARE UPDATE EXCLUSIVE on the buffer, so captures go on meanwhile.
-create or replace function grace_internal.create_leaf(stem text, parent text, first date, until date)
+create or replace function grace_internal.create_leaf(stem text, parent text, first date, until date default null)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -59,9 +59,10 @@ set datestyle = 'ISO'
 set timezone = 'UTC'
 as $$
 declare
-  v_leaf name := grace_internal.leaf_name(stem, first, until);
+  v_until date := coalesce(until, first + 1);
+  v_leaf name := grace_internal.leaf_name(stem, first, v_until);
   v_from timestamptz := first::timestamp at time zone 'UTC';
-  v_to timestamptz := until::timestamp at time zone 'UTC';
+  v_to timestamptz := v_until::timestamp at time zone 'UTC';
 begin
   execute format(
     'create table grace_internal.%I (like %s including indexes including storage, '
@@ -83,14 +84,6 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select (stem || to_char(first, '_YYYYMMDD') || case when until > first + 1 then to_char(until, '_YYYYMMDD') else '' end)::name
-$$;
-
-create or replace function grace_internal.create_partition(stem text, parent text, day date)
-returns void
-language sql
-set search_path = pg_catalog, pg_temp
-as $$
-  select grace_internal.create_leaf(stem, parent, day, day + 1)
 $$;
 
 -- A longer leaf that is empty and whose time has not come.
@@ -176,7 +169,7 @@ begin
     return true;
   end if;
   if v_day is not null then
-    perform grace_internal.create_leaf(stem, parent, v_day, v_day + 1);
+    perform grace_internal.create_leaf(stem, parent, v_day);
     return true;
   end if;
 

@@ -329,21 +329,17 @@ as $$
     job text, schedule text, command text, login text, active boolean, may_login boolean, last_start timestamptz, last_status text,
     last_message text, failures bigint
   ) on c.job = j.name
-  left join pg_proc p on p.pronamespace = 'grace'::regnamespace and p.proname = j.name and p.prokind = 'p'
+  cross join (select grace_internal.job_owner() as owner) as o
   cross join lateral (
     values
       (c.job is null, 'the pg_cron job is missing, or belongs to another database', 'pg_grace doctor --fix', true),
       (
-        not c.may_login, format('the job''s role %s may not log in, so pg_cron can''t run it', quote_ident(c.login)),
-        format('alter role %s login; or install pg_grace as a role that may.', quote_ident(c.login)), false
+        c.login <> o.owner, format('the job belongs to role %s, not to %I, who owns pg_grace', quote_ident(c.login), o.owner),
+        'pg_grace doctor --fix', true
       ),
       (
-        not coalesce(
-          (select pg_has_role(r.oid, p.proowner, 'usage') or has_function_privilege(r.oid, p.oid, 'execute')
-          from pg_roles r where r.rolname = c.login), true
-        ),
-        format('the job''s role %s may not call grace.%s()', quote_ident(c.login), j.name),
-        format('grant grace_admin to %s;', quote_ident(c.login)), false
+        c.login = o.owner and not c.may_login, format('the job''s role %I may not log in, so pg_cron can''t run it', o.owner),
+        format('alter role %I login; or install pg_grace as a role that may.', o.owner), false
       ),
       (
         not c.active, 'the pg_cron job is switched off',
@@ -480,7 +476,7 @@ as $$
     'The next purge lets its oldest days go early, the day in progress never. To keep the retention, raise the capacity.', false
   from grace_internal.protected p
   cross join lateral (select sum(l.size)::bigint as size from grace_internal.filled_leaves(array[p.id]) l) as f
-  where f.size > p.capacity
+  where p.capacity is not null and f.size > p.capacity
   union all
   select
     'problem', 'capacity', null,
@@ -488,7 +484,9 @@ as $$
     'The next purge lets their oldest days go early, the day in progress never. To keep the retention, raise the capacity.', false
   from (
     select sum(l.size)::bigint as size
-    from grace_internal.filled_leaves(array(select p.id from grace_internal.protected p)) l
+    from grace_internal.filled_leaves(
+      array(select p.id from grace_internal.protected p where grace_internal.total_capacity() is not null)
+    ) l
   ) as f
   where f.size > grace_internal.total_capacity()
 $$;

@@ -42,17 +42,18 @@ as $$
   end
 $$;
 
--- Jobs of a database that is gone, or has been renamed.
-create or replace function grace_internal.is_orphaned()
-returns text
-language sql immutable
+-- A job runs as the owner of schema grace, never as a superuser who happens to install or mend: procedures that commit run with the
+-- rights of whoever calls them.
+create or replace function grace_internal.job_owner()
+returns name
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select 'j.jobname ^@ ''pg_grace: '' and not exists (select from pg_catalog.pg_database d where d.datname = j.database)'
+  select pg_get_userbyid(n.nspowner) from pg_namespace n where n.nspname = 'grace'
 $$;
 
--- The statements that make pg_cron's jobs what they should be, to be run in the database that pg_cron is in. A job that is right
--- already is left alone, whoever owns it.
+-- The statements that make pg_cron's jobs what they should be, to be run in the database that pg_cron is in. Jobs of a database that
+-- is gone, or has been renamed, go.
 create or replace function grace_internal.cron_statements()
 returns setof text
 language sql stable
@@ -60,23 +61,31 @@ set search_path = pg_catalog, pg_temp
 as $$
   select s.statement
   from grace_internal.job j
-  cross join lateral (select grace_internal.cron_name(j.name), 'call grace.' || j.name || '()') as c (name, command)
   cross join lateral (
     select
-      format('from cron.job j where j.jobname = %L and j.database = %L and', c.name, current_database()),
-      format('(j.schedule = %L and j.command = %L)', j.schedule, c.command)
-  ) as q (ours, is_right)
+      grace_internal.cron_name(j.name), 'call grace.' || j.name || '()', grace_internal.job_owner(),
+      grace_internal.cron_database() in ('', current_database())
+  ) as c (name, command, owner, is_here)
+  cross join lateral (
+    select format('from cron.job j where j.jobname = %L and j.database = %L and', c.name, current_database())
+  ) as q (ours)
   cross join lateral (
     values
-      (1, 'select cron.unschedule(j.jobid) from cron.job j where ' || grace_internal.is_orphaned()),
-      (1, 'select cron.unschedule(j.jobid) ' || q.ours || ' j.username <> current_user and not ' || q.is_right),
+      (
+        1, 'select cron.unschedule(j.jobid) from cron.job j where j.jobname ^@ ''pg_grace: '' '
+        'and not exists (select from pg_catalog.pg_database d where d.datname = j.database)'
+      ),
+      (1, format('select cron.unschedule(j.jobid) %s j.username <> %L', q.ours, c.owner)),
       (2, format(
-        'select %s where not exists (select %s %s)',
-        case when grace_internal.cron_database() in ('', current_database())
-          then format('cron.schedule(%L, %L, %L)', c.name, j.schedule, c.command)
+        'select %s where not exists (select %s j.schedule = %L and j.command = %L and j.username = %L)',
+        case
+          when c.owner <> current_user then format(
+            'cron.schedule_in_database(%L, %L, %L, %L, %L)', c.name, j.schedule, c.command, current_database(), c.owner
+          )
+          when c.is_here then format('cron.schedule(%L, %L, %L)', c.name, j.schedule, c.command)
           else format('cron.schedule_in_database(%L, %L, %L, %L)', c.name, j.schedule, c.command, current_database())
         end,
-        q.ours, q.is_right
+        q.ours, j.schedule, c.command, c.owner
       ))
   ) as s (step, statement)
   order by j.name, s.step
@@ -115,26 +124,22 @@ as $$
   )
 $$;
 
--- Where pg_cron works from another database: its name, the statements that make our jobs there, those that remove them, and the
--- query that reads how they have run. No row otherwise.
+-- Where pg_cron works from another database: its name, and the jobs that should be there. No row otherwise. Data, not statements:
+-- whoever runs something there must not take it from here.
 create or replace function grace._cron_elsewhere()
-returns table (database text, ensure text [], remove text, query text)
+returns table (database text, job text, cron_job text, schedule text, command text)
 language sql stable
 security definer -- reads the jobs
 set search_path = pg_catalog, pg_temp
 as $$
-  select
-    d.name, array(select grace_internal.cron_statements()),
-    format(
-      'select cron.unschedule(j.jobid) from cron.job j where (j.jobname ^@ ''pg_grace: '' and j.database = %L) or (%s)',
-      current_database(), grace_internal.is_orphaned()
-    ),
-    grace_internal.cron_query()
+  select d.name, j.name, grace_internal.cron_name(j.name), j.schedule, 'call grace.' || j.name || '()'
   from (select grace_internal.cron_database() as name) as d
+  cross join grace_internal.job j
   where d.name not in ('', current_database())
+  order by j.name
 $$;
 comment on function grace._cron_elsewhere() is
-'Internal: what to run in the database that pg_cron works from, where that is another one.';
+'Internal: the database that pg_cron works from, where that is another one, and the jobs that should be there.';
 
 -- Why pg_cron can't run jobs for this database, in words, and which setting is missing; null when it can.
 create or replace function grace_internal.schedule_obstacle()

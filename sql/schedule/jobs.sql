@@ -20,7 +20,8 @@ begin
   end if;
   return query execute format(
     $q$select
-      j.name, coalesce(c.schedule, j.schedule), case when c.schedule is null or c.schedule = j.schedule then grace.schedule_in_words(j.schedule) end,
+      j.name, coalesce(c.schedule, j.schedule),
+      case when c.schedule is null or c.schedule = j.schedule then grace.schedule_in_words(j.schedule) end,
       grace_internal.schedule_zone(), case when c.job is null or c.active then t.next_start end,
       case
         when c.job is not null then 'pg_cron'
@@ -28,8 +29,10 @@ begin
         when $1 then 'pg_cron elsewhere'
       end,
       c.login, c.active,
-      case when c.job is null then coalesce(r.started_at, case j.name when 'watch' then j.claimed_at end) else c.last_start end, case when c.job is null then r.status else c.last_status end,
-      case when c.job is null then r.finished_at - r.started_at else c.last_duration end, c.last_message, coalesce(c.failures, 0), j.claimed_at
+      case when c.job is null then coalesce(r.started_at, case j.name when 'watch' then j.claimed_at end) else c.last_start end,
+      case when c.job is null then r.status else c.last_status end,
+      case when c.job is null then r.finished_at - r.started_at else c.last_duration end,
+      c.last_message, coalesce(c.failures, 0), j.claimed_at
     from grace_internal.job j
     left join (%s) as c on c.job = j.name
     left join lateral (

@@ -92,7 +92,7 @@ def test_a_day_that_has_expired_leaves_nothing(cluster: Cluster, person: Connect
     person.execute("delete from person")
     day = value(person, "select (now() at time zone 'UTC')::date - 31")
     for stem, parent in rows(person, "select * from grace_internal.stems(1)"):
-        person.execute("select grace_internal.create_partition(%s, %s, %s)", (stem, parent, day))
+        person.execute("select grace_internal.create_leaf(%s, %s, %s)", (stem, parent, day))
         person.execute(f"update {parent} set grace_deleted_at = grace_deleted_at - interval '31 days'".encode())
         person.execute(f"vacuum full {parent}".encode())
     person.execute("update grace_internal.capture set deleted_at = deleted_at - interval '31 days'")
@@ -108,7 +108,7 @@ def test_a_retention_that_is_over_capacity_leaves_nothing_either(cluster: Cluste
     person.execute("delete from person where id <= 40")
     yesterday = value(person, "select (now() at time zone 'UTC')::date - 1")
     for stem, parent in rows(person, "select * from grace_internal.stems(1)"):
-        person.execute("select grace_internal.create_partition(%s, %s, %s)", (stem, parent, yesterday))
+        person.execute("select grace_internal.create_leaf(%s, %s, %s)", (stem, parent, yesterday))
         person.execute(f"update {parent} set grace_deleted_at = grace_deleted_at - interval '1 day'".encode())
         person.execute(f"vacuum full {parent}".encode())
     person.execute("update grace_internal.capture set deleted_at = deleted_at - interval '1 day'")

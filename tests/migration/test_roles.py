@@ -10,6 +10,7 @@ import pytest
 
 from pg_grace import migrate
 from pg_grace.connection import Target, connect
+from pg_grace.cron import _JOBS
 from tests.conftest import Database, rows, value
 from tests.migration.conftest import new_database, schema_dump
 from tests.server import Server
@@ -214,11 +215,64 @@ def test_the_jobs_of_another_database_are_made_shown_mended_and_removed_where_pg
     conn.execute("select cron.schedule('pg_grace: purge (gone)', '0 0 * * *', 'call grace.purge()')")
     conn.execute("update cron.job set database = 'gone' where jobname = 'pg_grace: purge (gone)'")
     conn.execute("update cron.job set command = 'select 1' where jobname like 'pg_grace: watch%%'")
+    conn.execute("update cron.job set username = 'gone' where jobname like 'pg_grace: purge (the%%'")
+    assert "belongs to role gone, not to postgres" in other.cli("doctor", code=5).stdout
     assert "runs something else for it: select 1" in other.cli("doctor", code=5).stdout
     other.cli("doctor", "--fix")
     assert rows(conn, ours) == [(purge[0], "30 3 * * *", *purge[2:]), watch]
     other.cli("uninstall", "--yes")
     assert rows(conn, ours) == []
+
+
+def test_jobs_run_as_the_owner_of_pg_grace_also_when_a_superuser_mends_them(
+    cron_server: Server, cron: Database
+) -> None:
+    """What a job calls is the owner's to change: a superuser's job would run it with a superuser's rights."""
+    conn = cron.connect()
+    other = new_database(cron_server, "kept")
+    with psycopg.connect(cron_server.dsn, autocommit=True) as admin:
+        admin.execute("create role keeper login createrole")
+        for group in ("grace_admin", "grace_operator", "grace_auditor"):
+            admin.execute(
+                f"do $$ begin create role {group}; exception when duplicate_object then null; end $$".encode()
+            )
+            admin.execute(f"grant {group} to keeper with admin option".encode())
+        admin.execute("grant create on database kept to keeper")
+    assert "this role may not read cron.database" in other.cli("-U", "keeper", "install").stderr
+    assert rows(conn, f"{JOBS} where database = 'kept'") == []
+    conn.execute("grant pg_read_all_settings to keeper")
+    other.cli("install")
+    assert rows(conn, "select jobname, username, command from cron.job where database = 'kept' order by 1") == [
+        ("pg_grace: purge (kept)", "keeper", "call grace.purge()"),
+        ("pg_grace: watch (kept)", "keeper", "call grace.watch()"),
+    ]
+    trap = (
+        "create function grace._cron_elsewhere() returns table (database text, job text, cron_job text, schedule text,"
+    )
+    mine = psycopg.connect(f"{other.conninfo} user=keeper", autocommit=True)
+    mine.execute("drop function grace._cron_elsewhere()")
+    mine.execute(
+        f"{trap} command text) language sql as $$ select 'postgres', 'purge', 'pg_grace: purge (kept)', '0 0 * * *',"
+        " 'alter role keeper superuser' $$".encode()
+    )
+    mine.close()
+    other.cli("schedule", "purge", "15 0 * * *")
+    assert rows(conn, "select distinct username from cron.job where database = 'kept'") == [("keeper",)]
+    other.cli("uninstall", "--yes")
+    assert rows(conn, f"{JOBS} where database = 'kept'") == []
+
+
+def test_the_command_asks_pg_cron_what_sql_asks(cron: Database) -> None:
+    conn = cron.connect()
+    conn.execute("create extension if not exists pg_cron")
+    cron.cli("install")
+    (query,) = rows(conn, "select grace_internal.cron_query()")[0]
+    with connect(Target(conn.info.dsn)) as connection:
+        assert (
+            connection.execute(query.encode()).fetchall()
+            == connection.execute(_JOBS, {"database": conn.info.dbname}).fetchall()
+        )
+    cron.cli("uninstall", "--yes")
 
 
 def test_what_install_says_to_run_where_pg_cron_is_makes_the_jobs(cron_server: Server, cron: Database) -> None:

@@ -48,7 +48,7 @@ def make_older(conn: Connection, table: str, days: float, deletion: int | None =
         ):
             if value(conn, "select to_regclass(%s)", f"grace_internal.b{number}_{day:%Y%m%d}") is None:
                 conn.execute(
-                    "select grace_internal.create_partition(%s, %s, %s)", (f"b{number}", f"grace_buffer.{buffer}", day)
+                    "select grace_internal.create_leaf(%s, %s, %s)", (f"b{number}", f"grace_buffer.{buffer}", day)
                 )
         conn.execute(
             f"update grace_buffer.{buffer} set grace_deleted_at = grace_deleted_at - %(by)s"

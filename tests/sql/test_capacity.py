@@ -424,7 +424,7 @@ def test_files_count_and_go_with_their_rows(conn: Connection) -> None:
         conn.execute("delete from scan where id = %s", (number,))
         make_older(conn, "scan", days, number)
         conn.execute(
-            "select grace_internal.create_partition('f1', 'grace_internal.f1', (now() at time zone 'UTC')::date - %s)",
+            "select grace_internal.create_leaf('f1', 'grace_internal.f1', (now() at time zone 'UTC')::date - %s)",
             (days,),
         )
         conn.execute(

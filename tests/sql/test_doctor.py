@@ -659,7 +659,7 @@ SCHEDULE: dict[str, tuple[str, str]] = {
     ),
     "inactive": (f"update cron.job set active = false where {JOB}", "is switched off"),
     "of a role that may not log in": ("alter role postgres nologin", "role postgres may not log in"),
-    "of a role that is gone": (f"update cron.job set username = 'gone' where {JOB}", "role gone may not log in"),
+    "of another role": (f"update cron.job set username = 'gone' where {JOB}", "belongs to role gone, not to postgres"),
     "failed": (RUN.format(runid=1, status="failed"), "the last run failed at 20"),
     "failed after a success": (
         RUN.format(runid=1, status="succeeded") + ";" + RUN.format(runid=2, status="failed"),
@@ -683,7 +683,9 @@ def test_a_job_that_does_not_purge_is_found(cron: Connection, cause: str) -> Non
     (finding,) = [found for found in findings(cron) if found.where != ("schedule", "pg_grace: watch")]
     assert (finding.severity, *finding.where) == ("problem", "schedule", "pg_grace: purge")
     assert words in finding.finding
-    assert finding.fixable == (cause in ("missing", "unscheduled", "in another database", "another command"))
+    assert finding.fixable == (
+        cause in ("missing", "unscheduled", "in another database", "another command", "of another role")
+    )
     if finding.fixable:
         cron.execute("select grace.sync()")
         assert findings(cron) == []

@@ -165,7 +165,7 @@ def expire(conn: Connection, table: str, how: str = "a whole day") -> None:
     if how == "a whole day":
         for stem, parent in stems:
             conn.execute(
-                "select grace_internal.create_partition(%s, %s, d.day) from ("
+                "select grace_internal.create_leaf(%s, %s, d.day) from ("
                 "select distinct (c.deleted_at at time zone 'UTC')::date - %s as day"
                 " from grace_internal.capture c where c.protected_id = %s) d"
                 " where to_regclass(format('grace_internal.%%s_%%s', %s::text, to_char(d.day, 'YYYYMMDD'))) is null",

@@ -36,9 +36,7 @@ def fill_day(conn: Connection, offset: int, hours: float = 12, count: int = 10) 
     deleted_at = midnight(offset) + timedelta(hours=hours)
     with conn.transaction():
         if value(conn, f"select to_regclass('{leaf(offset)}')") is None:
-            conn.execute(
-                "select grace_internal.create_partition('b1', 'grace_buffer.note', %s)", (midnight(offset).date(),)
-            )
+            conn.execute("select grace_internal.create_leaf('b1', 'grace_buffer.note', %s)", (midnight(offset).date(),))
         deletion = value(conn, "select nextval('grace_internal.deletion_id')")
         conn.execute(
             "insert into grace_buffer.note select n, 'old', %s, %s from generate_series(1, %s) n",

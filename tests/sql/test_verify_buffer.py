@@ -73,9 +73,7 @@ def move_into_the_past(conn: Connection, table: str, days: int) -> None:
     moved = timedelta(days=days)
     day = (datetime.now(UTC) - moved).date()
     with conn.transaction():
-        conn.execute(
-            "select grace_internal.create_partition(%s, %s, %s)", (f"b{number}", f"grace_buffer.{buffer}", day)
-        )
+        conn.execute("select grace_internal.create_leaf(%s, %s, %s)", (f"b{number}", f"grace_buffer.{buffer}", day))
         conn.execute(f"update grace_buffer.{buffer} set grace_deleted_at = grace_deleted_at - %s".encode(), (moved,))
         conn.execute(
             "update grace_internal.capture set deleted_at = deleted_at - %s where protected_id = %s", (moved, number)

@@ -873,7 +873,7 @@ def type_name(name: str) -> str:
 
 # A leaf for the day on which what is buffered will have been deleted, if there is none.
 LEAF = """\
-select grace_internal.create_partition('b' || p.id, 'grace_buffer.{name}', d.day)
+select grace_internal.create_leaf('b' || p.id, 'grace_buffer.{name}', d.day)
 from (select (clock_timestamp() at time zone 'UTC')::date - {age} as day) d, grace_internal.protected p
 where p.buffer = '{name}' and not exists (
   select from grace_buffer.{name} b where (b.grace_deleted_at at time zone 'UTC')::date = d.day

@@ -142,7 +142,7 @@ def uninstall(
     obstacle = there.remove_jobs() if there else None
     if there and obstacle:
         note(f'pg_cron\'s jobs in database "{there.database}" could not be removed: {obstacle}')
-        note(f"run there: {there.remove};")
+        note(f"remove those of database {there.purged} whose names begin with pg_grace: there")
     note("pg_grace is uninstalled")
 
 
