@@ -47,6 +47,7 @@ _REMOVE = """
     select cron.unschedule(j.jobid) from cron.job j
     where starts_with(j.jobname, 'pg_grace: ') and j.database = %(database)s
 """
+_REMOVE_OLD = _REMOVE + " and starts_with(j.jobname, 'pg_grace: rule-') and j.jobname <> all (%(wanted)s)"
 _REMOVE_OTHERS = _REMOVE + " and j.jobname = %(cron_job)s and j.username <> %(owner)s"
 _IS_RIGHT = """
     select from cron.job j
@@ -92,6 +93,7 @@ class Elsewhere:
         assert me is not None
         as_owner = "" if me["name"] == self.owner else ", %(owner)s"
         there.execute(_REMOVE_ORPHANS)
+        there.execute(_REMOVE_OLD, {"database": self.purged, "wanted": [job["cron_job"] for job in self.wanted]})
         for job in self.wanted:
             values = {**job, "database": self.purged, "owner": self.owner}
             there.execute(_REMOVE_OTHERS, values)

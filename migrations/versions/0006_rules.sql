@@ -48,6 +48,7 @@ create table grace_internal.rule (
   basis text,
   depends jsonb not null,
   home text not null,
+  path text not null,
   enabled boolean not null default true,
   announced_at timestamptz,
   created_at timestamptz not null default pg_catalog.clock_timestamp(),
@@ -67,6 +68,7 @@ comment on column grace_internal.rule.condition is
 comment on column grace_internal.rule.start_expression is
 'From when the period counts, as PostgreSQL reads it, activities included; null: what the rule applies to is due at once.';
 comment on column grace_internal.rule.zone is 'The time zone in which dates begin and months are counted.';
+comment on column grace_internal.rule.path is 'The search_path under which the names in its texts are read.';
 comment on column grace_internal.rule.announced_at is 'When notices were last given.';
 
 create table grace_internal.runner (
@@ -158,3 +160,6 @@ create index run_rule on grace_internal.run (rule_id, id) where rule_id is not n
 alter table grace_internal.job add column rule_id integer unique references grace_internal.rule on delete cascade;
 
 comment on column grace_internal.job.rule_id is 'The rule that this job runs.';
+
+-- Functions whose results changed; the repeatable files create them anew.
+drop function if exists grace.jobs();

@@ -1,3 +1,16 @@
+create or replace function grace._not_a_condition(predicate text, problem text)
+returns void
+language plpgsql
+as $$
+begin
+  raise exception 'not a condition: %', predicate
+    using errcode = 'GR022',
+    detail = problem,
+    hint = 'Give one condition on the columns of the table, as behind WHERE: amount > 100 and company ilike ''%GmbH%''.';
+end
+$$;
+comment on function grace._not_a_condition(text, text) is 'Internal: refuses a text.';
+
 -- One boolean expression over the columns of a FROM item, and nothing else: it has to fit twice where only an expression fits. Run with
 -- the caller's rights and search_path. The text never stands beside a condition of ours, for it may hold an OR.
 create or replace function grace._check_predicate(source text, predicate text)
@@ -19,10 +32,7 @@ exception when syntax_error_or_access_rule_violation or invalid_cursor_definitio
   if sqlstate operator(pg_catalog.=) '42501' then
     raise;
   end if;
-  raise exception 'not a condition: %', predicate
-    using errcode = 'GR022',
-    detail = sqlerrm,
-    hint = 'Give one condition on the columns of the table, as behind WHERE: amount > 100 and company ilike ''%GmbH%''.';
+  perform grace._not_a_condition(predicate, sqlerrm);
 end
 $$;
 comment on function grace._check_predicate(text, text) is 'Internal: refuses what is not one condition.';

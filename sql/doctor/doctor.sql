@@ -351,7 +351,7 @@ as $$
         format('pg_grace doctor --fix sets it to "%s"; or: pg_grace schedule %s "%s"', j.schedule, j.name, c.schedule), true
       ),
       (
-        c.command <> 'call grace.' || j.name || '()', format('pg_cron runs something else for it: %s', c.command),
+        c.command <> grace_internal.job_command(j), format('pg_cron runs something else for it: %s', c.command),
         'pg_grace doctor --fix', true
       ),
       (
@@ -366,7 +366,7 @@ as $$
         format('See the server''s log; run it by hand: call grace.%s()', j.name), false
       )
   ) as f (applies, finding, hint, fixable)
-  where f.applies
+  where f.applies and grace_internal.is_active(j)
 $$;
 comment on function grace._check_jobs(jsonb) is 'Internal: what is wrong with pg_cron''s jobs, as they were read where pg_cron is.';
 

@@ -14,11 +14,13 @@ select
   r.details,
   r.role,
   r.login,
-  r.job
+  r.job,
+  r.details ->> 'rule' as rule
 from grace_internal.run r;
 
-comment on view grace.runs is 'Every restore, purge, change of protection and failed job: when, by whom, how many rows. Never content.';
+comment on view grace.runs is 'Every restore, purge and execution of a rule, every change of what is protected, kept or deleted, and failed jobs: when, by whom, how many rows. Never content.';
 comment on column grace.runs.status is
-'running, done, incomplete (a lock was not free; the next run takes up the rest), failed (something is wrong: see details; the rest was done) or aborted (its session is gone).';
-comment on column grace.runs.row_count is 'Rows restored or purged.';
+'running; done; incomplete (the next run takes up the rest: a lock was not free, single records could not be deleted, or it was stopped: see details); held (a rule''s run that waits for approval); failed (something is wrong: see details; the rest was done); aborted (its session is gone).';
+comment on column grace.runs.row_count is 'Rows restored, purged or deleted by a rule.';
 comment on column grace.runs.job is 'The job whose work it did, whoever called it: purge; for kind job, the pg_cron job that failed.';
+comment on column grace.runs.rule is 'The rule that it executed, by the name that it had.';

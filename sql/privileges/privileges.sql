@@ -95,3 +95,39 @@ grant execute on function grace._purge_work(regclass) to grace_admin;
 grant execute on function grace._purge_slice(bigint, grace._purge_item) to grace_admin;
 grant execute on function grace._purge_end(bigint) to grace_admin;
 grant execute on procedure grace.purge(regclass) to grace_admin;
+
+grant select on grace.filters, grace.rules, grace.exemptions, grace.notices, grace.run_failures to grace_operator, grace_auditor;
+grant execute on function grace._filter_problem(integer) to grace_operator, grace_auditor;
+grant execute on function grace._rule_problem(integer) to grace_operator, grace_auditor;
+grant execute on function grace.planned(regclass, jsonb, interval, text) to grace_operator, grace_auditor;
+grant execute on function grace.exempt(text, jsonb, text, timestamptz) to grace_admin, grace_operator;
+grant execute on function grace.end_exemption(bigint) to grace_admin, grace_operator;
+grant execute on function grace._caller_path() to grace_admin;
+grant execute on function grace._not_a_condition(text, text) to grace_operator, grace_admin;
+grant execute on function grace._check_predicate(text, text) to grace_admin;
+grant execute on function grace._check_target(regclass) to grace_admin;
+grant execute on function grace.add_filter(text, regclass, text, name []) to grace_admin;
+grant execute on function grace._add_filter(text, regclass, text, name [], text) to grace_admin;
+grant execute on function grace._filter_matches(text) to grace_admin;
+grant execute on function grace._filter_statement(text) to grace_admin;
+grant execute on function grace.drop_filter(text) to grace_admin;
+grant execute on function grace.add_rule(
+  text, text, text, text, interval, text, name, bigint, numeric, regclass, text, text [], text, boolean, interval, name [], integer,
+  interval, interval, boolean, text
+) to grace_admin;
+grant execute on function grace._save_rule(jsonb, text, text) to grace_admin;
+grant execute on function grace._rule_texts(jsonb, text) to grace_admin;
+grant execute on function grace.alter_rule(text, jsonb) to grace_admin;
+grant execute on function grace._alter_rule(text, jsonb, text) to grace_admin;
+grant execute on function grace.drop_rule(text) to grace_admin;
+grant execute on function grace.enable_rule(text, boolean) to grace_admin;
+grant execute on function grace.announce(text) to grace_admin;
+grant execute on function grace._rule_of_job(text) to grace_admin;
+grant execute on function grace._run_begin(text, boolean, bigint, text) to grace_admin;
+grant execute on function grace._run_batch(bigint, jsonb) to grace_admin;
+grant execute on function grace._run_end(bigint) to grace_admin;
+grant execute on procedure grace.run(text, boolean, bigint, text) to grace_admin;
+grant execute on function grace.preview(text, text, integer, boolean) to grace_admin;
+grant execute on function grace._preview_rule(text, integer, boolean) to grace_admin;
+grant execute on function grace._preview_filter(text, integer, boolean) to grace_admin;
+grant execute on function grace._preview_keys(regclass, jsonb, integer) to grace_admin;

@@ -1,21 +1,20 @@
 -- Primary keys given as jsonb ({"id": 7}, 7, or an array of either) as an array of objects. Errors: GR008 for what is
 -- no key of this table, GR009 for a table without a primary key.
-create or replace function grace_internal.normal_keys(protected_id integer, keys jsonb)
+create or replace function grace_internal.keys_of(target regclass, keys jsonb)
 returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_target regclass := (select p.target from grace_internal.protected p where p.id = protected_id);
   v_names name [];
   v_key jsonb;
   v_result jsonb := jsonb_build_array();
 begin
   select grace_internal.column_names(i.indrelid, i.indkey::smallint []) into v_names
   from pg_index i
-  where i.indrelid = v_target and i.indisprimary;
+  where i.indrelid = target and i.indisprimary;
   if not found then
-    raise exception 'table % has no primary key', v_target
+    raise exception 'table % has no primary key', target
       using errcode = 'GR009',
       detail = 'Its rows can''t be told apart by a key.',
       hint = 'Select them by deletion, time or role instead.';
@@ -31,7 +30,7 @@ begin
       or (select array_agg(k order by k) from jsonb_object_keys(v_key) k)
         is distinct from (select array_agg(n::text order by n::text) from unnest(v_names) n)
     then
-      raise exception '% is not a key of %', v_key, v_target
+      raise exception '% is not a key of %', v_key, target
         using errcode = 'GR008',
         detail = format('The primary key is (%s).', (select string_agg(quote_ident(n), ', ') from unnest(v_names) n)),
         hint = format('Give it as %s.', (
@@ -46,6 +45,14 @@ begin
   end if;
   return v_result;
 end
+$$;
+
+create or replace function grace_internal.normal_keys(protected_id integer, keys jsonb)
+returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.keys_of((select p.target from grace_internal.protected p where p.id = protected_id), keys)
 $$;
 
 -- FROM item "k" with the keys as typed columns. It is text, to be run with the caller's rights: reading a value can run code

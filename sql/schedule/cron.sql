@@ -52,18 +52,45 @@ as $$
   select pg_get_userbyid(n.nspowner) from pg_namespace n where n.nspname = 'grace'
 $$;
 
+-- Rules that are disabled have no turns.
+create or replace function grace_internal.is_active(job grace_internal.job)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce((select r.enabled from grace_internal.rule r where r.id = (job).rule_id), true)
+$$;
+
+-- What a job calls: the procedure of its name, or the rule that it is for.
+create or replace function grace_internal.job_command(job grace_internal.job)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    (select format('call grace.run(%L)', r.name) from grace_internal.rule r where r.id = (job).rule_id),
+    'call grace.' || (job).name || '()'
+  )
+$$;
+
 -- The statements that make pg_cron's jobs what they should be, to be run in the database that pg_cron is in. Jobs of a database that
--- is gone, or has been renamed, go.
+-- is gone, or has been renamed, go, and those of rules that have no schedule any more.
 create or replace function grace_internal.cron_statements()
 returns setof text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select s.statement
+  select format(
+    'select cron.unschedule(j.jobid) from cron.job j '
+    'where j.jobname ^@ ''pg_grace: rule-'' and j.database = %L and j.jobname <> all (%L)',
+    current_database(), array(select grace_internal.cron_name(j.name) from grace_internal.job j where grace_internal.is_active(j))
+  )
+  union all
+  (select s.statement
   from grace_internal.job j
   cross join lateral (
     select
-      grace_internal.cron_name(j.name), 'call grace.' || j.name || '()', grace_internal.job_owner(),
+      grace_internal.cron_name(j.name), grace_internal.job_command(j), grace_internal.job_owner(),
       grace_internal.cron_database() in ('', current_database())
   ) as c (name, command, owner, is_here)
   cross join lateral (
@@ -88,7 +115,8 @@ as $$
         q.ours, j.schedule, c.command, c.owner
       ))
   ) as s (step, statement)
-  order by j.name, s.step
+  where grace_internal.is_active(j)
+  order by j.name, s.step)
 $$;
 
 -- Reads how pg_cron's jobs for a database have run, in the database that pg_cron is in.
@@ -132,10 +160,10 @@ language sql stable
 security definer -- reads the jobs
 set search_path = pg_catalog, pg_temp
 as $$
-  select d.name, j.name, grace_internal.cron_name(j.name), j.schedule, 'call grace.' || j.name || '()'
+  select d.name, j.name, grace_internal.cron_name(j.name), j.schedule, grace_internal.job_command(j)
   from (select grace_internal.cron_database() as name) as d
   cross join grace_internal.job j
-  where d.name not in ('', current_database())
+  where d.name not in ('', current_database()) and grace_internal.is_active(j)
   order by j.name
 $$;
 comment on function grace._cron_elsewhere() is

@@ -32,6 +32,7 @@ begin
       '; ' order by j.name
     )
     from grace_internal.job j
+    where j.rule_id is null
   );
 end
 $$;

@@ -2,7 +2,7 @@
 create or replace function grace.jobs()
 returns table (
   job text, schedule text, in_words text, zone text, next_start timestamptz, scheduler text, login text, active boolean,
-  last_start timestamptz, last_status text, last_duration interval, last_message text, failures bigint, ticked_at timestamptz
+  last_start timestamptz, last_status text, last_duration interval, last_message text, failures bigint, ticked_at timestamptz, rule text
 )
 language plpgsql stable
 security definer -- row security in pg_cron shows each role its own jobs only
@@ -32,19 +32,21 @@ begin
       case when c.job is null then coalesce(r.started_at, case j.name when 'watch' then j.claimed_at end) else c.last_start end,
       case when c.job is null then r.status else c.last_status end,
       case when c.job is null then r.finished_at - r.started_at else c.last_duration end,
-      c.last_message, coalesce(c.failures, 0), j.claimed_at
+      c.last_message, coalesce(c.failures, 0), j.claimed_at,
+      (select l.name from grace_internal.rule l where l.id = j.rule_id)
     from grace_internal.job j
     left join (%s) as c on c.job = j.name
     left join lateral (
       select u.started_at, u.finished_at, u.status
       from grace.runs u
-      where u.job = j.name and u.kind = j.name
+      where u.job = j.name and u.kind in (j.name, 'rule')
       order by u.id desc
       limit 1
     ) as r on true
     left join lateral (
       select min(n) as next_start from grace.schedule_times(j.schedule, 1) n where c.schedule is null or c.schedule = j.schedule
     ) as t on true
+    where grace_internal.is_active(j)
     order by j.name$q$,
     v_cron
   )
@@ -52,4 +54,4 @@ begin
 end
 $$;
 comment on function grace.jobs() is
-'What runs by itself: schedule, in words, next start; which scheduler runs it (pg_cron; tick; pg_cron elsewhere: in another database of the cluster, which pg_grace status looks into; null: none), as whom, how it last went, how often in a row it has failed, and when a tick last took it.';
+'What runs by itself: schedule, in words, next start; which scheduler runs it (pg_cron; tick; pg_cron elsewhere: in another database of the cluster, which pg_grace status looks into; null: none), as whom, how it last went, how often in a row it has failed, when a tick last took it, and the rule that it runs.';

@@ -30,12 +30,13 @@ begin
   select j.name into v_job
   from grace_internal.job j
   where j.name <> 'watch'
+    and grace_internal.is_active(j)
     and grace_internal.last_scheduled(
       j.schedule, clock_timestamp(), grace_internal.last_turn(j)
     ) is not null
     and not exists ( -- of one table, too: it would be refused
       select from grace_internal.run r
-      where r.kind = j.name and r.status = 'running' and grace._is_running(r.pid, r.started_at)
+      where (r.kind = j.name or r.kind = 'rule' and r.rule_id = j.rule_id) and r.status = 'running' and grace._is_running(r.pid, r.started_at)
     )
   order by j.name
   limit 1
@@ -45,6 +46,16 @@ begin
 end
 $$;
 comment on function grace._tick_claim() is 'Internal: takes the next job that is due.';
+
+create or replace function grace._rule_of_job(job text)
+returns text
+language sql stable
+security definer -- the jobs are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+  select r.name from grace_internal.job j join grace_internal.rule r on r.id = j.rule_id where j.name = _rule_of_job.job
+$$;
+comment on function grace._rule_of_job(text) is 'Internal: which rule a job runs.';
 
 create or replace procedure grace.tick()
 language plpgsql
@@ -60,6 +71,8 @@ begin
     exit when v_job is null;
     if v_job operator(pg_catalog.=) 'purge' then
       call grace.purge();
+    else
+      call grace.run(grace._rule_of_job(v_job));
     end if;
   end loop;
   call grace.watch();

@@ -24,10 +24,10 @@ begin
   for v_run in
     update grace_internal.run r
     set status = 'aborted', finished_at = clock_timestamp()
-    where r.status = 'running' and r.kind = 'purge' and not grace._is_running(r.pid, r.started_at)
+    where r.status = 'running' and r.kind in ('purge', 'rule') and not grace._is_running(r.pid, r.started_at)
     returning r.id
   loop
-    perform grace_internal.record_purge(v_run);
+    perform grace_internal.record_purge(v_run); -- a rule's run has removed nothing for good
     perform grace_internal.report_run(v_run);
   end loop;
 end
@@ -88,7 +88,7 @@ begin
         ))
       ) as turn
     ) as t
-    where j.name <> 'watch' and t.turn is not null
+    where j.name <> 'watch' and t.turn is not null and grace_internal.is_active(j)
   loop
     insert into grace_internal.run (kind, job, status, started_at, finished_at, details, role, login)
     values (
@@ -131,6 +131,7 @@ begin
   perform grace_internal.note_aborted_runs();
   perform grace_internal.note_failed_jobs();
   perform grace_internal.note_missed_turns();
+  perform grace_internal.announce_all();
   select r.* into v_last from grace_internal.run r where r.kind = 'purge' and r.job is not null order by r.id desc limit 1;
   if not coalesce(
     v_last.status in ('incomplete', 'aborted')

@@ -1,0 +1,183 @@
+-- TABLE.COLUMN via COLUMN [where CONDITION]: the latest of them as an expression on the rule's table, to be read under the caller's
+-- search_path. The columns named via refer to the table; left out, they are those of the only foreign key there is.
+create or replace function grace_internal.activity_expression(target regclass, activity text, path text)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_parts text [] := regexp_match(activity, '^\s*(.+?)(?:\s+via\s+(.+?))?(?:\s+where\s+(.+?))?\s*$', 'i');
+  v_names text [];
+  v_source regclass;
+  v_link record;
+begin
+  v_names := parse_ident(v_parts[1]);
+  v_source := grace_internal.table_under(path, v_names[:cardinality(v_names) - 1]);
+  v_link := grace_internal.link_between(v_source, target, v_parts[2]);
+  return format(
+    '(select max(%1$I.%2$I) from %3$s where %4$s%5$s)',
+    grace_internal.alias_of(v_source), v_names[cardinality(v_names)], grace_internal.source_of(v_source), v_link.condition,
+    ' and (' || v_parts[3] || e'\n)'
+  );
+exception when invalid_parameter_value or undefined_table or array_subscript_error then
+  raise exception 'not an activity: %', activity
+    using errcode = 'GR031', detail = sqlerrm || '.',
+    hint = 'Give it as TABLE.COLUMN via COLUMN, for example email.sent_at via lead_id, and where CONDITION, if need be.';
+end
+$$;
+
+create or replace function grace_internal.table_under(path text, names text [])
+returns regclass
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_name text := (select string_agg(quote_ident(n), '.' order by o) from unnest(names) with ordinality as u (n, o));
+  v_table regclass;
+begin
+  perform set_config('search_path', path, true);
+  v_table := pg_catalog.to_regclass(v_name);
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  if v_table is null then
+    raise exception 'there is no table %', coalesce(v_name, '(none was named)') using errcode = 'undefined_table';
+  end if;
+  return v_table;
+end
+$$;
+
+-- How rows of one table belong to rows of another: by the columns named, or by the only foreign key. Where no foreign key says what they
+-- refer to it is the primary key.
+create or replace function grace_internal.link_between(source regclass, target regclass, via text, out condition text, out columns name [])
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_columns name [] := (
+    select array_agg((parse_ident(c))[cardinality(parse_ident(c))]::name order by o)
+    from regexp_split_to_table(via, '\s*,\s*') with ordinality as u (c, o)
+  );
+  v_keys name [];
+  v_count integer;
+begin
+  if grace_internal.alias_of(source) = grace_internal.alias_of(target) then
+    raise exception '% and % have the same name', source, target
+      using errcode = 'invalid_parameter_value', detail = 'Their columns could not be told apart.', hint = 'Write an expression.';
+  end if;
+  select
+    count(*) over (), grace_internal.column_names(f.conrelid, f.conkey), grace_internal.column_names(f.confrelid, f.confkey)
+  into v_count, columns, v_keys
+  from pg_constraint f
+  where f.contype = 'f' and f.conrelid = source and f.confrelid = target
+    and (via is null or grace_internal.column_names(f.conrelid, f.conkey) = v_columns)
+  limit 1;
+  v_count := coalesce(v_count, 0);
+  if v_count = 0 and via is not null then
+    columns := v_columns;
+    v_keys := grace_internal.column_names(target, grace_internal.primary_key(target));
+  elsif v_count <> 1 and via is null then
+    raise exception '% has % foreign keys to %', source, v_count, target
+      using errcode = 'invalid_parameter_value', detail = 'Which columns belong to it can''t be told.', hint = 'Name them: via COLUMN.';
+  end if;
+  if cardinality(columns) is distinct from cardinality(v_keys) or exists (
+    select from unnest(columns) c where c not in (select l.attname from grace_internal.live_columns(source) l)
+  ) then
+    raise exception '%.% does not refer to %', source, array_to_string(columns, ', '), target
+      using errcode = 'invalid_parameter_value', detail = 'There is no such column, or the key has more of them.', hint = 'Name the columns.';
+  end if;
+  condition := (
+    select string_agg(
+      format('%I.%I = %I.%I', grace_internal.alias_of(source), u.c, grace_internal.alias_of(target), u.k), ' and ' order by u.o
+    )
+    from unnest(columns, v_keys) with ordinality as u (c, k, o)
+  );
+end
+$$;
+
+-- From when the period counts, as text: "end of year of COLUMN" in words, else an expression.
+create or replace function grace_internal.start_in_words(starts text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    (
+      select format(e'(pg_catalog.date_trunc(%L, (%s\n)::timestamp) + interval %L)', lower(m[1]), m[2], 
+        case lower(m[1]) when 'quarter' then '3 months' else '1 ' || lower(m[1]) end)
+      from regexp_match(starts, '^\s*end\s+of\s+(?:the\s+)?(?:calendar\s+)?(year|quarter|month)\s+of\s+(.+)$', 'i') m
+      where m is not null
+    ),
+    starts
+  )
+$$;
+
+-- The start of the period from what a rule was given: the latest of a column or expression and of activities. Null: none was given.
+create or replace function grace_internal.start_text(target regclass, starts text, activities jsonb, path text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case count(*) when 0 then null when 1 then min(p.part) else 'greatest(' || string_agg(p.part, ', ' order by p.position) || ')' end
+  from (
+    select 0 as position, format(e'(%s\n)::timestamptz', grace_internal.start_in_words(starts)) as part where starts is not null
+    union all
+    select a.position, grace_internal.activity_expression(target, a.activity, path) || '::timestamptz'
+    from jsonb_array_elements_text(activities) with ordinality as a (activity, position)
+  ) as p
+$$;
+
+-- The expressions of a rule, still as text, to be checked with the caller's rights before they are read and kept.
+create or replace function grace._rule_texts(definition jsonb, path text)
+returns table (source text, condition text, starts text)
+language plpgsql stable
+security definer -- the catalog helpers are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_filter grace_internal.filter;
+  v_target regclass := (definition ->> 'target')::oid::regclass;
+  v_related text [];
+  v_parent regclass;
+  v_parent_condition text;
+begin
+  if definition ->> 'filter' is not null then
+    v_filter := grace_internal.filter_named(definition ->> 'filter');
+    perform grace_internal.require_valid('filter', v_filter.name, v_filter.depends, v_filter.home);
+    if v_target is not null and v_target <> v_filter.target then
+      raise exception 'filter % is on %, not on %', quote_literal(v_filter.name), v_filter.target, v_target
+        using errcode = 'GR031', detail = 'A rule is about one table.', hint = 'Leave the table out.';
+    end if;
+    v_target := v_filter.target;
+  elsif v_target is null then
+    raise exception 'a rule needs a filter or a table'
+      using errcode = 'GR031', detail = 'Neither was given.', hint = 'Name a filter, or the table for all its rows.';
+  end if;
+  perform grace_internal.check_target(v_target);
+  source := grace_internal.source_of(v_target);
+  if definition ->> 'related_to' is not null then
+    v_related := regexp_match(definition ->> 'related_to', '^\s*(.+?)(?:\s+via\s+(.+?))?\s*$', 'i');
+    begin
+      v_parent := grace_internal.table_under(path, parse_ident(v_related[1]));
+      v_parent_condition := (grace_internal.link_between(v_target, v_parent, v_related[2])).condition;
+    exception when invalid_parameter_value or undefined_table then
+      raise exception 'not a table that % belongs to: %', v_target, definition ->> 'related_to'
+        using errcode = 'GR031', detail = sqlerrm || '.', hint = 'Give it as TABLE, or as TABLE via COLUMN.';
+    end;
+    if v_parent = v_target then
+      raise exception '% can''t be related to itself', v_target
+        using errcode = 'GR031', detail = 'The tables are the same.', hint = 'Write the condition as predicate.';
+    end if;
+  end if;
+  condition := concat_ws(
+    ' and ',
+    '(' || v_filter.condition || ')',
+    '(' || (definition ->> 'predicate') || e'\n)',
+    case when v_parent is not null then
+      format('exists (select from %s where %s)', grace_internal.source_of(v_parent), v_parent_condition)
+    end
+  );
+  condition := coalesce(nullif(condition, ''), 'true');
+  starts := grace_internal.start_text(v_target, definition ->> 'starts', definition -> 'activities', path);
+  return next;
+end
+$$;
+comment on function grace._rule_texts(jsonb, text) is 'Internal: the expressions of a rule, to be checked as the caller.';

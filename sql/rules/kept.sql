@@ -1,0 +1,87 @@
+-- The rules that may keep what a rule deletes, or what goes with it.
+create or replace function grace_internal.keeping_rules(rule grace_internal.rule)
+returns setof grace_internal.rule
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select k.*
+  from grace_internal.rule k
+  where k.action = 'keep' and k.enabled and exists (
+    select
+    from grace_internal.cascade_tree(rule.target, true) as t (relation)
+    where coalesce(pg_partition_root(t.relation), t.relation) = coalesce(pg_partition_root(k.target), k.target)
+  )
+  order by k.id
+$$;
+
+-- Records that a rule may not delete because another one says that they, or what would go with them, must be kept: the later date wins.
+-- Where that can't be told, all of them are kept. records: a FROM item that yields their keys. The rows that go along are found with the
+-- rights of the owner of pg_grace, whether they are kept is asked as the role of the rule that keeps.
+create or replace function grace_internal.kept_records(rule grace_internal.rule, records text)
+returns table (key jsonb, reason text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set constraint_exclusion = off -- it evaluates the tables' checks while planning
+set timezone = 'UTC'
+as $$
+declare
+  v_keep grace_internal.rule;
+  v_query grace_internal.rule_query;
+  v_rows text;
+  v_problem text;
+  v_pairs jsonb;
+begin
+  for v_keep in select k.* from grace_internal.keeping_rules(rule) k loop
+    v_rows := grace_internal.closure_rows(rule.target, records, coalesce(pg_partition_root(v_keep.target), v_keep.target));
+    v_problem := coalesce(
+      grace_internal.rule_problem(v_keep),
+      case when v_rows is null then format('%s can''t be read', v_keep.target) end
+    );
+    if v_problem is not null then
+      raise exception 'what rule % keeps can''t be told', quote_literal(v_keep.name)
+        using errcode = 'GR028', detail = v_problem || '.', hint = 'Nothing goes until that is mended, or the rule is dropped.';
+    end if;
+    execute format(
+      'select jsonb_agg(jsonb_build_object(''record'', c.record, ''key'', c.key)) from (%s) c', v_rows
+    ) into v_pairs;
+    v_query := grace_internal.rule_query(v_keep);
+    perform set_config('timezone', v_keep.zone, true);
+    return query execute format(
+      $q$select
+        p.record, format('%%s %%s is kept until %%s by rule %%s', %L, k.key, to_char(min(k.until), 'YYYY-MM-DD'), %L)
+      from jsonb_to_recordset(%L) as p (record jsonb, key jsonb)
+      join %s on k.key = p.key
+      group by p.record, k.key$q$,
+      v_keep.target, quote_literal(v_keep.name), coalesce(v_pairs, '[]'),
+      grace_internal.as_role(
+        v_keep.run_as, 'read',
+        format(
+          'select %s, %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s and %s > now()',
+          v_query.key_object, v_query.due, v_query.source, v_query.keys, v_query.key_list,
+          (select jsonb_agg(p -> 'key') from jsonb_array_elements(v_pairs) p), v_query.key_columns, v_query.condition, v_query.due
+        ),
+        'key jsonb, until timestamptz'
+      )
+    );
+  end loop;
+end
+$$;
+
+create or replace function grace_internal.kept_keys(rule grace_internal.rule, keys jsonb [])
+returns table (key jsonb, reason text)
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select k.key, min(k.reason)
+  from grace_internal.kept_records(rule, grace_internal.key_rows(rule.target, to_jsonb(keys))) k
+  where cardinality(keys) > 0
+  group by k.key
+$$;
+
+create or replace function grace_internal.hold_on(target regclass, key jsonb)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select null::text
+$$;

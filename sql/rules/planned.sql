@@ -1,0 +1,138 @@
+-- What a rule plans, one row a record: from the live rows, so that a new contact moves the date by itself. within: how far ahead, null for
+-- all; key: of one record only, whatever its date.
+create or replace function grace_internal.planned_by(rule grace_internal.rule, key jsonb, within interval)
+returns table (record_key jsonb, start timestamptz, due timestamptz, record jsonb)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+begin
+  perform set_config('timezone', rule.zone, true);
+  return query execute format(
+    'select k.key, k.start, k.due, k.record from %s',
+    grace_internal.as_role(
+      rule.run_as, 'read',
+      format(
+        'select %s, q.start, %s, %s from %s cross join lateral (select %s as start) as q where %s%s',
+        v_query.key_object,
+        case when rule.start_expression is null then '''-infinity''::timestamptz' else format('q.start + interval %L', rule.period) end,
+        grace_internal.record_object(rule.target, rule.columns), v_query.source, v_query.start, v_query.condition,
+        case
+          when planned_by.key is not null then format(
+            ' and (%s) in (select %s from jsonb_to_recordset(%L) as k (%s))', v_query.keys, v_query.key_list,
+            grace_internal.keys_of(rule.target, planned_by.key), v_query.key_columns
+          )
+          when rule.start_expression is null then ''
+          else format(' and q.start + interval %L <= %L::timestamptz', rule.period, coalesce(
+            grace_internal.horizon(rule, clock_timestamp()) + planned_by.within, 'infinity'
+          ))
+        end
+      ),
+      'key jsonb, start timestamptz, due timestamptz, record jsonb'
+    )
+  );
+end
+$$;
+
+-- When the rule will act on something due then: at its first turn from now on that is not before it or, with final_by_due, its last one
+-- before the buffer could not run out in time. Null where it has no schedule.
+create or replace function grace_internal.acts_at(rule grace_internal.rule, due timestamptz)
+returns timestamptz
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_from timestamptz := greatest(
+    case when isfinite(due) then due - grace_internal.ahead(rule) else '-infinity' end - interval '1 microsecond', clock_timestamp()
+  );
+  v_first timestamptz;
+  v_turn timestamptz;
+begin
+  if not isfinite(v_from) then
+    return null;
+  end if;
+  v_turn := grace_internal.next_turn(rule, v_from);
+  if rule.final_by_due and v_turn > v_from + interval '1 microsecond' then
+    v_first := grace_internal.last_scheduled(
+      (select j.schedule from grace_internal.job j where j.rule_id = rule.id), v_from, clock_timestamp()
+    );
+  end if;
+  return coalesce(v_first, v_turn);
+end
+$$;
+
+create or replace function grace.planned(
+  target regclass default null, key jsonb default null, within interval default '30 days', rule text default null
+)
+returns table (
+  target_table regclass, record_key jsonb, by_rule text, action text, start timestamptz, due timestamptz, acts_at timestamptz,
+  state text, reason text, record jsonb
+)
+language plpgsql stable
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule grace_internal.rule;
+begin
+  if key is not null and target is null and rule is null then
+    raise exception 'a key needs a table' using errcode = 'GR008', detail = 'Which table it is the key of was not said.', hint = 'Give target.';
+  end if;
+  if rule is not null then
+    v_rule := grace_internal.rule_named(rule);
+    if grace_internal.rule_problem(v_rule) is not null then
+      perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
+    end if;
+  end if;
+  return query
+    select distinct on (t.target, t.key)
+      t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason, t.record
+    from (
+      select
+        r.target, p.record_key as key, r.name, r.action, p.start, p.due, grace_internal.acts_at(r, p.due) as acts_at, p.record, s.state, s.reason
+      from grace_internal.rule r
+      cross join lateral grace_internal.planned_by(r, planned.key, planned.within) p
+      cross join lateral grace_internal.planned_state(r, p.record_key, p.due) s
+      where r.action <> 'keep' and coalesce(planned.target = r.target, true) and coalesce(planned.rule = r.name, true)
+        and grace_internal.rule_problem(r) is null
+    ) as t
+    order by t.target, t.key, t.state not in ('planned', 'not announced'), t.due, t.acts_at, t.name;
+end
+$$;
+comment on function grace.planned(regclass, jsonb, interval, text) is
+'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act, null where it has no schedule. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
+
+-- What stands between a planned deletion and its record.
+create or replace function grace_internal.planned_state(rule grace_internal.rule, key jsonb, due timestamptz)
+returns table (state text, reason text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select s.state, s.reason
+  from (
+    select 0 as rank, 'no start' as state, null as reason where due is null
+    union all
+    select 1, 'exempt', e.reason
+    from grace_internal.exemption e
+    where e.rule_id = rule.id and e.key = planned_state.key and e.dropped_at is null and coalesce(e.until > statement_timestamp(), true)
+    union all
+    select 2, 'held', grace_internal.hold_on(rule.target, planned_state.key)
+    where grace_internal.hold_on(rule.target, planned_state.key) is not null
+    union all
+    select 3, 'kept', k.reason
+    from grace_internal.kept_keys(rule, array[planned_state.key]) k
+    union all
+    select 4, 'disabled', null
+    where not rule.enabled
+    union all
+    select 5, 'not announced', null
+    where rule.notice is not null
+      and not exists (select from grace_internal.notice n where n.rule_id = rule.id and n.key = planned_state.key)
+    union all
+    select 6, 'planned', null
+  ) as s
+  order by s.rank
+  limit 1
+$$;

@@ -1,0 +1,113 @@
+do $$
+begin
+  if to_regtype('grace_internal.rule_query') is null then
+    create type grace_internal.rule_query as (
+      source text, keys text, key_object text, key_columns text, key_list text, start text, due text, condition text
+    );
+  end if;
+end
+$$;
+
+-- The pieces of a rule's statements, which are executed as its role and in its time zone: the FROM item, the primary key's columns, the key
+-- as jsonb, the same columns of a recordset k, and the moment that a row is due; null where what the rule applies to is due at once.
+create or replace function grace_internal.rule_query(rule grace_internal.rule)
+returns grace_internal.rule_query
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select row(
+    grace_internal.source_of(rule.target),
+    string_agg(format('%I.%I', t.relname, a.attname), ', ' order by k.position),
+    grace_internal.key_json(
+      array_agg(format('%I.%I', t.relname, a.attname) order by k.position), array_agg(a.attname order by k.position),
+      array_agg(a.atttypid order by k.position)
+    ),
+    string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by k.position),
+    string_agg(format('k.%I', a.attname), ', ' order by k.position),
+    format('(%s)::timestamptz', coalesce(rule.start_expression, 'null')),
+    case when rule.start_expression is null then '''-infinity''::timestamptz'
+      else format('((%s)::timestamptz + interval %L)', rule.start_expression, rule.period) end,
+    format('(%s)', rule.condition)
+  )::grace_internal.rule_query
+  from pg_class t
+  cross join lateral unnest(grace_internal.primary_key(t.oid)) with ordinality as k (attnum, position)
+  join pg_attribute a on a.attrelid = t.oid and a.attnum = k.attnum
+  where t.oid = rule.target
+  group by t.oid, t.relname
+$$;
+
+-- How long before its due date a rule acts: with final_by_due so long that what it deletes has left the buffers by then, a day for the
+-- purge included.
+create or replace function grace_internal.ahead(rule grace_internal.rule)
+returns interval
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when rule.final_by_due then interval '1 day' + coalesce((
+      select max(p.span)
+      from grace_internal.protected p
+      where p.target in (select grace_internal.cascade_tree(rule.target, true))
+    ), '0')
+    else interval '0'
+  end
+$$;
+
+create or replace function grace_internal.next_turn(rule grace_internal.rule, since timestamptz)
+returns timestamptz
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select min(t)
+  from grace_internal.job j
+  cross join lateral grace.schedule_times(j.schedule, 1, since) t
+  where j.rule_id = (rule).id
+$$;
+
+-- Up to which due date a run at that moment acts. With final_by_due it can't wait for the turn after.
+create or replace function grace_internal.horizon(rule grace_internal.rule, as_of timestamptz)
+returns timestamptz
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when rule.final_by_due then coalesce(grace_internal.next_turn(rule, as_of), as_of) else as_of end
+    + grace_internal.ahead(rule)
+$$;
+
+-- The condition that a row is acted on in a run at that moment.
+create or replace function grace_internal.is_due(query grace_internal.rule_query, horizon timestamptz)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when query.due like '''-infinity''%' then query.condition
+    else format('%s and %s <= %L::timestamptz', query.condition, query.due, horizon) end
+$$;
+
+-- Why a rule can't act now; null when it can. What must be kept comes first: where that can't be told, nothing goes.
+create or replace function grace_internal.rule_problem(rule grace_internal.rule)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_problem text := grace_internal.problem_of(rule.depends, rule.home);
+begin
+  if v_problem is not null then
+    return v_problem;
+  elsif not exists (select from pg_roles r where r.oid = rule.run_as) then
+    return format('the role that it runs as is gone');
+  elsif not exists (
+    select from grace_internal.runner r where r.role = rule.run_as and grace_internal.runner_stands(r)
+  ) then
+    return format('the functions that run as role %s are gone', rule.run_as);
+  elsif rule.action = 'delete' and not exists (
+    select
+    from grace_internal.protected p
+    where p.target = coalesce(pg_partition_root(rule.target), rule.target) and p.active
+  ) then
+    return format('%s is not protected any more', rule.target);
+  end if;
+  return null;
+end
+$$;

@@ -1,0 +1,474 @@
+-- A run that could not even begin is on record all the same.
+create or replace function grace_internal.record_failed_run(rule grace_internal.rule, problem text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run bigint;
+begin
+  insert into grace_internal.run (kind, rule_id, job, target, status, finished_at, details, role, login)
+  values (
+    'rule', rule.id, (select j.name from grace_internal.job j where j.rule_id = rule.id), rule.target, 'failed', clock_timestamp(),
+    jsonb_build_object('rule', rule.name, 'problem', problem), grace_internal.caller(), session_user
+  )
+  returning id into v_run;
+  perform grace_internal.report_run(v_run);
+  raise warning 'rule % can''t run', quote_literal(rule.name)
+    using errcode = 'GR028', detail = problem || '.', hint = 'Nothing was deleted. select * from grace.rules; says what is wrong.';
+end
+$$;
+
+-- The run that waits for approval: the last one of its rule, if it was held.
+create or replace function grace_internal.held_run(rule_id integer)
+returns grace_internal.run
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select r.*
+  from grace_internal.run r
+  where r.id = (select max(l.id) from grace_internal.run l where l.rule_id = held_run.rule_id and l.kind = 'rule')
+    and r.status = 'held'
+$$;
+
+create or replace function grace_internal.require_approver(rule grace_internal.rule)
+returns grace_internal.run
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_held grace_internal.run := grace_internal.held_run(rule.id);
+begin
+  if v_held.id is null then
+    raise exception 'nothing of rule % waits for approval', quote_literal(rule.name)
+      using errcode = 'GR032', detail = 'Its last run was not held.', hint = 'Run it without approval.';
+  end if;
+  if rule.four_eyes and session_user in (rule.created_login, rule.changed_login) then
+    raise exception 'a run of rule % has to be approved by somebody else', quote_literal(rule.name)
+      using errcode = 'GR032', detail = format('%s wrote the rule, which says four_eyes.', session_user),
+      hint = 'Let another administrator approve it.';
+  end if;
+  return v_held;
+end
+$$;
+
+-- How many rows a rule acts on, and the token that says which: the keys' hashes taken together, in no order.
+create or replace function grace_internal.count_due(rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+begin
+  perform set_config('timezone', rule.zone, true);
+  execute 'select * from ' || grace_internal.as_role(
+    rule.run_as, 'read',
+    format(
+      'select count(*), %s from %s where %s',
+      case when with_token then format('bit_xor(hashtextextended(%s::text, 0))', v_query.key_object) else 'null::bigint' end,
+      v_query.source, grace_internal.is_due(v_query, horizon)
+    ),
+    'rows bigint, hash bigint'
+  ) into rows, token;
+  token := case when with_token then format('%s-%s', rows, to_hex(coalesce(token::bigint, 0))) end;
+end
+$$;
+
+create or replace function grace_internal.count_table(rule grace_internal.rule)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rows bigint;
+begin
+  execute 'select * from ' || grace_internal.as_role(
+    rule.run_as, 'read', format('select count(*) from %s', grace_internal.source_of(rule.target)), 'rows bigint'
+  ) into v_rows;
+  return v_rows;
+end
+$$;
+
+-- The limit that this many rows pass, in words; null when they pass none.
+create or replace function grace_internal.limit_passed(rule grace_internal.rule, rows bigint)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_total bigint;
+begin
+  if rows > rule.max_rows then
+    return format('%s rows are more than max_rows, %s', rows, rule.max_rows);
+  end if;
+  if rows > 100 and rule.max_fraction < 1 then
+    v_total := grace_internal.count_table(rule);
+    if rows > rule.max_fraction * v_total then
+      return format(
+        '%s of %s rows are more than max_fraction, %s %%', rows, v_total, to_char(100 * rule.max_fraction, 'FM990.###')
+      );
+    end if;
+  end if;
+  return null;
+end
+$$;
+
+-- Opens a run; null when there is nothing to go on with, because the rule can't act or its run is held.
+create or replace function grace._run_begin(rule text, approve boolean, expect bigint, token text)
+returns bigint
+language plpgsql
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule grace_internal.rule := grace_internal.rule_named(rule);
+  v_now timestamptz := clock_timestamp();
+  v_horizon timestamptz;
+  v_held grace_internal.run;
+  v_other grace_internal.run;
+  v_rows bigint;
+  v_token text;
+  v_limit text;
+  v_problem text;
+  v_run bigint;
+begin
+  if v_rule.action = 'keep' then
+    raise exception 'rule % keeps, and has nothing to run', quote_literal(rule)
+      using errcode = 'GR031', detail = 'Other rules go by it.', hint = 'select * from grace.planned(…);';
+  end if;
+  if not v_rule.enabled then
+    raise exception 'rule % is disabled', quote_literal(rule)
+      using errcode = 'GR031', detail = 'It does nothing.', hint = format('select grace.enable_rule(%L);', rule);
+  end if;
+  lock table grace_internal.run in share update exclusive mode; -- of two runs of a rule one is refused
+  perform grace_internal.note_aborted_runs();
+  select r.* into v_other
+  from grace_internal.run r
+  where r.rule_id = v_rule.id and r.kind = 'rule' and r.status = 'running' and r.pid <> pg_backend_pid();
+  if found then
+    raise exception 'rule % is running', quote_literal(rule)
+      using errcode = 'GR014',
+      detail = format('Run %s, process %s, since %s.', v_other.id, v_other.pid, v_other.started_at),
+      hint = 'It does the same work; wait for it.';
+  end if;
+  update grace_internal.run r
+  set status = 'aborted', finished_at = clock_timestamp()
+  where r.rule_id = v_rule.id and r.kind = 'rule' and r.status = 'running';
+  if approve then
+    v_held := grace_internal.require_approver(v_rule);
+  end if;
+  v_problem := grace_internal.rule_problem(v_rule);
+  if v_problem is not null then
+    perform grace_internal.record_failed_run(v_rule, v_problem);
+    return null;
+  end if;
+  v_horizon := grace_internal.horizon(v_rule, v_now);
+  begin
+    perform grace_internal.ensure_runner(v_rule.run_as);
+    if v_rule.notice is not null then
+      perform grace_internal.announce(v_rule);
+    end if;
+    select c.rows, c.token into v_rows, v_token from grace_internal.count_due(v_rule, v_horizon, token is not null) c;
+    v_limit := grace_internal.limit_passed(v_rule, v_rows);
+  exception when others then
+    perform grace_internal.record_failed_run(v_rule, format('%s (SQLSTATE %s)', sqlerrm, sqlstate));
+    return null;
+  end;
+  if v_rows <> expect or v_token <> token then
+    raise exception 'rule % matches something else now', quote_literal(rule)
+      using errcode = 'GR030',
+      detail = concat(
+        format('%s rows now', v_rows), format(', %s were expected', expect), format('; the preview''s token was %s, it is %s', token, v_token), '.'
+      ),
+      hint = 'Nothing was deleted. Preview it again: select * from grace.preview(…);';
+  end if;
+  if v_rows <= (v_held.details ->> 'matched')::bigint then
+    v_limit := null;
+  end if;
+  insert into grace_internal.run (kind, rule_id, job, target, status, finished_at, details, role, login)
+  values (
+    'rule', v_rule.id, (select j.name from grace_internal.job j where j.rule_id = v_rule.id), v_rule.target,
+    case when v_limit is null then 'running' else 'held' end, case when v_limit is not null then clock_timestamp() end,
+    jsonb_strip_nulls(jsonb_build_object(
+      'rule', v_rule.name, 'as', v_rule.run_as::text, 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
+      'condition', v_rule.condition, 'start', v_rule.start_expression, 'period', v_rule.period,
+      'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id, 'batches', 0
+    )),
+    grace_internal.caller(), session_user
+  )
+  returning id into v_run;
+  if v_limit is not null then
+    perform grace_internal.report_run(v_run);
+    raise warning 'rule % waits for approval', quote_literal(rule)
+      using errcode = 'GR030', detail = v_limit || '.', hint = format('Nothing was deleted. call grace.run(%L, approve => true);', rule);
+    return null;
+  end if;
+  return v_run;
+end
+$$;
+comment on function grace._run_begin(text, boolean, bigint, text) is 'Internal: opens the run of a rule.';
+
+create or replace function grace_internal.run_plan(rule grace_internal.rule, horizon timestamptz)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+  v_plan jsonb;
+begin
+  perform set_config('timezone', rule.zone, true);
+  execute 'select jsonb_agg(k.line) from ' || grace_internal.as_role(
+    rule.run_as, 'read',
+    format('explain select %s from %s where %s', v_query.keys, v_query.source, grace_internal.is_due(v_query, horizon)), 'line text'
+  ) into v_plan;
+  return v_plan;
+end
+$$;
+
+-- The next rows of a run by their keys, in the key's order. Where the role may, and where other tables say whether a row goes, they are
+-- locked: who adds a contact meanwhile waits, and what was added before is seen by the statement that deletes.
+create or replace function grace_internal.pick_keys(rule grace_internal.rule, horizon timestamptz, after jsonb, size integer)
+returns jsonb []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+  v_locks boolean := has_table_privilege(rule.run_as, rule.target, 'UPDATE')
+    and (rule.condition || coalesce(rule.start_expression, '')) ~* '\mselect\M';
+  v_keys jsonb [];
+begin
+  execute format(
+    'select array_agg(k.key) from %s',
+    grace_internal.as_role(
+      rule.run_as, case when v_locks then 'write' else 'read' end,
+      format(
+        'select %s from %s where %s%s order by %s limit %s%s',
+        v_query.key_object, v_query.source, grace_internal.is_due(v_query, horizon),
+        case when after is not null then format(' and (%s) > (%s)', v_query.keys, (
+          select string_agg(format('%L::%s', after ->> a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by k.position)
+          from unnest(grace_internal.primary_key(rule.target)) with ordinality as k (attnum, position)
+          join pg_attribute a on a.attrelid = rule.target and a.attnum = k.attnum
+        )) end,
+        v_query.keys, size,
+        case when v_locks then format(' for update of %I skip locked', grace_internal.alias_of(rule.target)) end
+      ),
+      'key jsonb'
+    )
+  ) into v_keys;
+  return coalesce(v_keys, '{}');
+end
+$$;
+
+-- Which of these records still are what the rule is about.
+create or replace function grace_internal.still_due(rule grace_internal.rule, horizon timestamptz, keys jsonb [])
+returns jsonb []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+  v_keys jsonb [];
+begin
+  execute format(
+    'select array_agg(k.key) from %s',
+    grace_internal.as_role(
+      rule.run_as, 'read',
+      format(
+        'select %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s',
+        v_query.key_object, v_query.source, v_query.keys, v_query.key_list, to_jsonb(keys), v_query.key_columns,
+        grace_internal.is_due(v_query, horizon)
+      ),
+      'key jsonb'
+    )
+  ) into v_keys;
+  return coalesce(v_keys, '{}');
+end
+$$;
+
+create or replace function grace_internal.delete_keys(rule grace_internal.rule, horizon timestamptz, keys jsonb [])
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+  v_rows bigint;
+begin
+  execute format(
+    'select * from %s',
+    grace_internal.as_role(
+      rule.run_as, 'write',
+      format(
+        'with gone as (delete from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s returning 1) '
+        'select count(*) from gone',
+        v_query.source, v_query.keys, v_query.key_list, to_jsonb(keys), v_query.key_columns, grace_internal.is_due(v_query, horizon)
+      ),
+      'rows bigint'
+    )
+  ) into v_rows;
+  return v_rows;
+end
+$$;
+
+create or replace function grace_internal.record_failure(run bigint, key jsonb, code text, reason text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update grace_internal.run r
+  set details = jsonb_set(r.details, '{failures}', to_jsonb(coalesce((r.details ->> 'failures')::bigint, 0) + 1))
+  where r.id = run;
+  insert into grace_internal.run_failure (run_id, key, sqlstate, reason)
+  select record_failure.run, record_failure.key, record_failure.code, record_failure.reason
+  where (select count(*) from grace_internal.run_failure f where f.run_id = record_failure.run) < 10000;
+end
+$$;
+
+-- Deletes records, all at once where that goes, else in ever smaller parts, until those that can't be deleted stand alone; what each of
+-- them says is on record. Returns how many are gone.
+create or replace function grace_internal.delete_each(run bigint, rule grace_internal.rule, horizon timestamptz, keys jsonb [])
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_count integer := cardinality(keys);
+  v_next integer := 1;
+  v_size integer := cardinality(keys);
+  v_part jsonb [];
+  v_rows bigint;
+  v_total bigint := 0;
+  v_left jsonb;
+begin
+  while v_next <= v_count loop
+    v_part := keys[v_next:least(v_next + v_size - 1, v_count)];
+    begin
+      v_rows := grace_internal.delete_keys(rule, horizon, v_part);
+      v_total := v_total + v_rows;
+      if v_rows < cardinality(v_part) then
+        foreach v_left in array grace_internal.still_due(rule, horizon, v_part) loop
+          perform grace_internal.record_failure(
+            run, v_left, '42501', format('role %s may not delete it: row security or a trigger kept it', rule.run_as)
+          );
+        end loop;
+      end if;
+      v_next := v_next + cardinality(v_part);
+      v_size := least(v_size * 2, v_count);
+    exception when others then
+      if cardinality(v_part) > 1 then
+        v_size := (cardinality(v_part) + 1) / 2;
+      else
+        perform grace_internal.record_failure(run, v_part[1], sqlstate, left(sqlerrm, 500));
+        v_next := v_next + 1;
+        v_size := 1;
+      end if;
+    end;
+  end loop;
+  return v_total;
+end
+$$;
+
+-- Ends a run before its time, with the reason; what is left is for the next one.
+create or replace function grace_internal.stop_run(run bigint, status text, reason text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update grace_internal.run r
+  set details = r.details || jsonb_build_object('stopped', jsonb_build_object('status', stop_run.status, 'reason', stop_run.reason))
+  where r.id = stop_run.run
+$$;
+
+-- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end. A
+-- batch is made smaller while it takes longer than others should have to wait for its rows.
+create or replace function grace._run_batch(run bigint, "position" jsonb)
+returns jsonb
+language plpgsql
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '50ms'
+set timezone = 'UTC'
+as $$
+declare
+  v_began timestamptz := clock_timestamp();
+  v_run grace_internal.run;
+  v_rule grace_internal.rule;
+  v_horizon timestamptz;
+  v_keys jsonb [];
+  v_wanted jsonb [];
+  v_size integer;
+  v_rows bigint;
+  v_took interval;
+begin
+  select r.* into v_run
+  from grace_internal.run r
+  where r.id = run and r.kind = 'rule' and r.status = 'running' and r.pid = pg_backend_pid();
+  if not found then
+    raise exception 'run % is no run of a rule in this session', run
+      using errcode = 'GR014', detail = 'Batches are done by grace.run() only.', hint = 'call grace.run(…);';
+  end if;
+  select r.* into v_rule from grace_internal.rule r where r.id = v_run.rule_id;
+  if not found or not v_rule.enabled or v_rule.changed_at > v_run.started_at then
+    perform grace_internal.stop_run(run, 'incomplete', 'the rule was changed or disabled meanwhile');
+    return null;
+  elsif v_rule.max_duration < v_began - v_run.started_at then
+    perform grace_internal.stop_run(run, 'incomplete', 'max_duration has passed');
+    return null;
+  end if;
+  v_horizon := (v_run.details ->> 'due_by')::timestamptz;
+  v_size := coalesce(("position" ->> 'size')::integer, v_rule.batch_size);
+  begin
+    perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
+    perform set_config('timezone', v_rule.zone, true);
+    perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
+    v_keys := grace_internal.pick_keys(v_rule, v_horizon, "position" -> 'after', v_size);
+    v_wanted := grace_internal.leave_out(v_rule, run, v_keys);
+    v_rows := grace_internal.delete_each(run, v_rule, v_horizon, v_wanted);
+  exception when others then
+    perform grace_internal.stop_run(run, 'failed', format('%s (SQLSTATE %s)', sqlerrm, sqlstate));
+    return null;
+  end;
+  update grace_internal.run r
+  set
+    row_count = r.row_count + v_rows,
+    details = r.details || jsonb_build_object('batches', coalesce((r.details ->> 'batches')::bigint, 0) + sign(cardinality(v_keys)))
+  where r.id = run;
+  if cardinality(v_keys) < v_size then
+    return null;
+  end if;
+  v_took := clock_timestamp() - v_began;
+  return jsonb_build_object(
+    'after', v_keys[v_size],
+    'size', case when v_took > interval '80 milliseconds' then greatest(1, v_size / 2) else least(v_rule.batch_size, v_size * 2) end,
+    'pause', extract(epoch from v_rule.pause)
+  );
+end
+$$;
+comment on function grace._run_batch(bigint, jsonb) is 'Internal: one batch of a run.';
+
+create or replace function grace._run_end(run bigint)
+returns void
+language plpgsql
+security definer -- writes the run
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_status text;
+begin
+  update grace_internal.run r
+  set
+    finished_at = clock_timestamp(),
+    status = coalesce(r.details #>> '{stopped,status}', case when r.details ? 'failures' then 'incomplete' else 'done' end)
+  where r.id = run and r.kind = 'rule' and r.status = 'running' and r.pid = pg_backend_pid()
+  returning r.status into v_status;
+  if v_status <> 'done' then
+    perform grace_internal.report_run(run);
+  end if;
+end
+$$;
+comment on function grace._run_end(bigint) is 'Internal: closes the run of a rule.';

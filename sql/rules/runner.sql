@@ -1,0 +1,144 @@
+-- The settings that a role has of its own for what its row security may ask: names with a dot, for this database before the others.
+create or replace function grace_internal.role_settings(role oid)
+returns text []
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(array_agg(s.setting order by s.setting), '{}')
+  from (
+    select distinct on (split_part(c, '=', 1)) c as setting
+    from pg_db_role_setting d
+    cross join lateral unnest(d.setconfig) c
+    where d.setrole = role and d.setdatabase in (0, (select b.oid from pg_database b where b.datname = current_database()))
+      and split_part(c, '=', 1) ~ '^[A-Za-z_][A-Za-z0-9_$]*([.][A-Za-z_][A-Za-z0-9_$]*)+$'
+    order by split_part(c, '=', 1), d.setdatabase desc
+  ) as s
+$$;
+
+-- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET ROLE
+-- and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether a text is
+-- one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and has what
+-- was deferred checked at once, in that role's name too. Only the owner of pg_grace may call them. Returns the number that they have in their names.
+create or replace function grace_internal.ensure_runner(role regrole)
+returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_runner grace_internal.runner;
+  v_settings text [] := grace_internal.role_settings(role);
+  v_function record;
+begin
+  select r.* into v_runner from grace_internal.runner r where r.role = ensure_runner.role;
+  if found and v_runner.settings = v_settings and grace_internal.runner_stands(v_runner) then
+    return v_runner.id;
+  end if;
+  insert into grace_internal.runner (role, settings) values (role, v_settings)
+  on conflict on constraint runner_role_key do update set settings = excluded.settings
+  returning * into v_runner;
+  for v_function in
+    select
+      format('grace_internal.%I', w.way || '_as_' || v_runner.id) as name, w.parameters, w.result, w.setting, w.body,
+      (select string_agg(p.type, ', ') from regexp_matches(w.parameters, '[a-z]+ ([a-z]+)', 'g') m, lateral (select m[1]) as p (type)) as types
+    from (
+      values
+        (
+          'check', 'source text, predicate text, path text', 'void', e'\nset transaction_read_only = on',
+          $body$
+declare
+  v_cursor pg_catalog.refcursor;
+  v_statements text [] := array[
+    pg_catalog.format(e'explain select 1 from %s where (%s\n)', source, predicate),
+    pg_catalog.format(e'explain select case when (%s\n) then 1 end from %s where false', predicate, source)
+  ];
+begin
+  perform pg_catalog.set_config('search_path', path, true);
+  for i in 1 .. 2 loop
+    open v_cursor no scroll for execute v_statements[i];
+    close v_cursor;
+  end loop;
+end
+$body$
+        ),
+        (
+          'read', 'statement text', 'setof record', e'\nset transaction_read_only = on',
+          'begin return query execute statement; end'
+        ),
+        (
+          'write', 'statement text', 'setof record', '',
+          'begin return query execute statement; set constraints all immediate; end'
+        )
+    ) as w (way, parameters, result, setting, body)
+  loop
+    if to_regprocedure(format('%s(%s)', v_function.name, v_function.types)) is not null then
+      execute format('drop function %s(%s)', v_function.name, v_function.types);
+    end if;
+    execute format(
+      e'create function %s(%s) returns %s language plpgsql security definer -- as the role of a rule\n'
+      'set search_path = pg_catalog, pg_temp set row_security = on%s%s as %L',
+      v_function.name, v_function.parameters, v_function.result, v_function.setting,
+      (
+        select string_agg(format(' set %s = %L', split_part(s, '=', 1), substr(s, strpos(s, '=') + 1)), '' order by s)
+        from unnest(v_settings) s
+      ),
+      v_function.body
+    );
+    v_function.name := format('%s(%s)', v_function.name, v_function.types);
+    execute format('comment on function %s is %L', v_function.name, 'pg_grace: what rules do as role ' || role::text);
+    execute format('revoke all on function %s from public', v_function.name);
+    if role <> current_user::regrole then
+      execute format('grant create on schema grace_internal to %s', role);
+      execute format('alter function %s owner to %s', v_function.name, role);
+      execute format('revoke create on schema grace_internal from %s', role);
+      execute format('grant execute on function %s to %I', v_function.name, current_user);
+    end if;
+  end loop;
+  return v_runner.id;
+exception when insufficient_privilege then
+  raise exception 'no rule can run as role %', role
+    using errcode = 'insufficient_privilege',
+    detail = format('Role %I, which owns pg_grace, may not give a function to it: %s.', current_user, sqlerrm),
+    hint = format('grant %s to %I;', role, current_user);
+end
+$$;
+
+create or replace function grace_internal.runner_stands(runner grace_internal.runner)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select count(*) = 3
+  from pg_proc p
+  where p.pronamespace = 'grace_internal'::regnamespace and p.proowner = runner.role and p.prosecdef
+    and p.proname in ('check_as_' || runner.id, 'read_as_' || runner.id, 'write_as_' || runner.id)
+$$;
+
+-- The FROM item of a statement that is executed as a role. columns: what it returns, with types.
+create or replace function grace_internal.as_role(role regrole, way text, statement text, columns text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('grace_internal.%I(%L) as k (%s)', way || '_as_' || r.id, statement, columns)
+  from grace_internal.runner r
+  where r.role = as_role.role
+$$;
+
+-- Errors: GR022 when a text is not one condition that the role may evaluate; 42501 as PostgreSQL says it.
+create or replace function grace_internal.check_as(role regrole, source text, predicate text, path text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format(
+    'select grace_internal.%I($1, $2, $3)', 'check_as_' || (select r.id from grace_internal.runner r where r.role = check_as.role)
+  ) using source, predicate, path;
+exception when syntax_error_or_access_rule_violation or invalid_cursor_definition or data_exception or feature_not_supported then
+  if sqlstate = '42501' then
+    raise exception 'role % may not evaluate %', role, predicate
+      using errcode = 'insufficient_privilege', detail = sqlerrm || '.', hint = 'Grant it what it needs, or run the rule as another role.';
+  end if;
+  perform grace._not_a_condition(predicate, sqlerrm);
+end
+$$;
