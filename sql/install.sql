@@ -1,4 +1,4 @@
--- pg_grace 0.1.0, revision 0005: psql -f install.sql
+-- pg_grace 0.1.0, revision 0006: psql -f install.sql
 -- Generated from sql/ and migrations/ by "pg_grace install --sql"; change those.
 \set ON_ERROR_STOP on
 
@@ -561,6 +561,172 @@ drop function if exists grace_internal.create_partition(text, text, date);
 
 UPDATE grace.alembic_version SET version_num='0005' WHERE grace.alembic_version.version_num = '0004';
 
+-- Running upgrade 0005 -> 0006
+
+create table grace_internal.filter (
+  id integer generated always as identity primary key,
+  name text not null unique,
+  target regclass not null,
+  predicate text not null,
+  condition text not null,
+  columns name [] not null,
+  depends jsonb not null,
+  home text not null,
+  created_at timestamptz not null default pg_catalog.clock_timestamp(),
+  created_by name not null,
+  created_login name not null,
+  constraint filter_has_a_name check (name <> '')
+);
+
+comment on table grace_internal.filter is 'Saved criteria on one table.';
+comment on column grace_internal.filter.predicate is 'As it was given.';
+comment on column grace_internal.filter.condition is 'As PostgreSQL reads it, with every name qualified, so that it means the same under any search_path.';
+comment on column grace_internal.filter.columns is 'What a user knows the records by; empty: the primary key.';
+comment on column grace_internal.filter.depends is
+'What it refers to, with the names and types that this had: when one has another now, the filter no longer says what was meant.';
+comment on column grace_internal.filter.home is 'The database in which the object ids of depends are valid.';
+
+create table grace_internal.rule (
+  id integer generated always as identity primary key,
+  name text not null unique,
+  filter_id integer references grace_internal.filter,
+  target regclass not null,
+  action text not null,
+  predicate text,
+  condition text not null,
+  starts text,
+  start_expression text,
+  activities jsonb not null default '[]',
+  related_to jsonb,
+  period interval not null default '0',
+  zone text not null,
+  final_by_due boolean not null default false,
+  notice interval,
+  run_as regrole not null,
+  columns name [] not null,
+  max_rows bigint,
+  max_fraction numeric not null,
+  batch_size integer not null,
+  pause interval not null,
+  max_duration interval,
+  four_eyes boolean not null,
+  basis text,
+  depends jsonb not null,
+  home text not null,
+  enabled boolean not null default true,
+  announced_at timestamptz,
+  created_at timestamptz not null default pg_catalog.clock_timestamp(),
+  created_by name not null,
+  created_login name not null,
+  changed_at timestamptz not null default pg_catalog.clock_timestamp(),
+  changed_by name not null,
+  changed_login name not null,
+  constraint rule_has_a_name check (name <> ''),
+  constraint rule_action check (action in ('delete', 'anonymize', 'keep')),
+  constraint rule_limits check (max_rows >= 0 and max_fraction between 0 and 1 and batch_size > 0)
+);
+
+comment on table grace_internal.rule is 'What happens to which records of one table, and when.';
+comment on column grace_internal.rule.condition is
+'The filter''s condition and the rule''s own, as PostgreSQL reads them; the filter can''t change while a rule uses it.';
+comment on column grace_internal.rule.start_expression is
+'From when the period counts, as PostgreSQL reads it, activities included; null: what the rule applies to is due at once.';
+comment on column grace_internal.rule.zone is 'The time zone in which dates begin and months are counted.';
+comment on column grace_internal.rule.announced_at is 'When notices were last given.';
+
+create table grace_internal.runner (
+  id integer generated always as identity primary key,
+  role regrole not null unique,
+  settings text [] not null
+);
+
+comment on table grace_internal.runner is
+'One function for each role that a rule runs as, owned by that role: what is executed in it has that role''s rights and row security.';
+
+create table grace_internal.exemption (
+  id bigint generated always as identity primary key,
+  rule_id integer not null references grace_internal.rule on delete cascade,
+  key jsonb not null,
+  reason text not null,
+  until timestamptz,
+  created_at timestamptz not null default pg_catalog.clock_timestamp(),
+  created_by name not null,
+  created_login name not null,
+  dropped_at timestamptz,
+  dropped_by name,
+  dropped_login name,
+  constraint exemption_has_a_reason check (reason <> '')
+);
+
+create index exemption_rule on grace_internal.exemption (rule_id, key) where dropped_at is null;
+
+comment on table grace_internal.exemption is 'Not this record, for this rule: who says so and why, also of those that were dropped.';
+
+create table grace_internal.notice (
+  rule_id integer not null references grace_internal.rule on delete cascade,
+  key jsonb not null,
+  due timestamptz not null,
+  announced_at timestamptz not null,
+  primary key (rule_id, key)
+);
+
+comment on table grace_internal.notice is 'What was announced: when which rule would act on which record.';
+
+create table grace_internal.hold (
+  id bigint generated always as identity primary key,
+  protected_id integer not null references grace_internal.protected,
+  key jsonb not null,
+  reason text not null,
+  case_number text,
+  until timestamptz,
+  held_at timestamptz not null default pg_catalog.clock_timestamp(),
+  held_by name not null,
+  held_login name not null,
+  released_at timestamptz,
+  released_by name,
+  released_login name,
+  release_reason text,
+  constraint hold_has_a_reason check (reason <> '')
+);
+
+create index hold_protected on grace_internal.hold (protected_id) where released_at is null;
+
+comment on table grace_internal.hold is 'Not this record, on any path, until released: who says so and why, also of those that were released.';
+comment on column grace_internal.hold.key is 'The primary key, each value as text as it is stored in the row.';
+
+create table grace_internal.run_failure (
+  run_id bigint not null references grace_internal.run on delete cascade,
+  key jsonb not null,
+  sqlstate text not null,
+  reason text not null
+);
+
+create index run_failure_run on grace_internal.run_failure (run_id);
+
+comment on table grace_internal.run_failure is 'Records that a run could not act on, and why.';
+
+alter table grace_internal.run drop constraint run_kind;
+alter table grace_internal.run add constraint run_kind check (
+  kind in (
+    'restore', 'purge', 'capacity', 'protect', 'unprotect', 'retention', 'sync', 'files', 'schedule', 'job', 'rule', 'change', 'hold'
+  )
+);
+alter table grace_internal.run drop constraint run_status;
+alter table grace_internal.run add constraint run_status
+check (status in ('running', 'done', 'incomplete', 'failed', 'aborted', 'held'));
+alter table grace_internal.run add column rule_id integer;
+
+comment on column grace_internal.run.rule_id is 'The rule that it executed.';
+
+create index run_rule on grace_internal.run (rule_id, id) where rule_id is not null;
+
+alter table grace_internal.job add column rule_id integer unique references grace_internal.rule on delete cascade;
+
+comment on column grace_internal.job.rule_id is 'The rule that this job runs.';
+
+
+UPDATE grace.alembic_version SET version_num='0006' WHERE grace.alembic_version.version_num = '0005';
+
 -- common/caller.sql
 -- Who is really calling: inside SECURITY DEFINER current_user is the owner, and in a cascaded trigger of
 -- PostgreSQL 18 it is the child table's owner, so the role setting and the login are what counts.
@@ -629,6 +795,24 @@ as $$
   select array_agg(a.attname order by k.position)
   from unnest(attnums) with ordinality as k (attnum, position)
   join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
+$$;
+
+-- common/has_index_on.sql
+-- Whether the columns, in any order, are the first ones of an index that can look up single values.
+create or replace function grace_internal.has_index_on(relation oid, columns name [])
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_index i
+    join pg_class c on c.oid = i.indexrelid
+    join pg_am m on m.oid = c.relam and m.amname in ('btree', 'hash')
+    where i.indrelid = relation and i.indisvalid
+      and (i.indpred is null or pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NOT NULL)', columns[1]))
+      and grace_internal.column_names(relation, (i.indkey::smallint [])[0:cardinality(columns) - 1]) @> columns
+  )
 $$;
 
 -- common/equality.sql
@@ -8210,6 +8394,1036 @@ begin
 end
 $$;
 
+-- filters/trusted_comparison.sql
+-- A condition by one operator, given by number. Arguments of another type than the operator's are cast, as foreign keys do it: where they
+-- are not, PostgreSQL may find a better fitting operator of that name in its schema, which may be anybody's.
+create or replace function grace_internal.comparison(
+  operator_oid oid, "left" text, left_type oid, "right" text, right_type oid
+)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select string_agg(
+      case
+        when a.type = a.input or t.typtype = 'p' then a.expression
+        else format('(%s)::%s', a.expression, format_type(a.input, -1))
+      end,
+      format(' %s ', grace_internal.qualified_operator(o.oid)) order by a.n
+    )
+    from pg_operator o
+    cross join lateral (
+      values (1, "left", left_type, o.oprleft), (2, "right", right_type, o.oprright)
+    ) as a (n, expression, type, input)
+    join pg_type t on t.oid = a.input
+    where o.oid = operator_oid
+  );
+end
+$$;
+
+-- Code that comparing values of these types by these operators would run with the rights of whoever compares: the operators, what
+-- their families have for hashing and sorting, casts to their arguments' types, and the comparison of what is inside arrays, composites and
+-- ranges. Functions of superusers and of the current role are trusted, as in untrusted_code. Returns the first one that is not, else null.
+create or replace function grace_internal.untrusted_comparison(operators oid [], left_types oid [], right_types oid [])
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    with recursive arguments (type, input) as (
+      select grace_internal.base_type(a.type), a.input
+      from unnest(operators, left_types, right_types) as u (operator_oid, left_type, right_type)
+      join pg_operator o on o.oid = u.operator_oid
+      cross join lateral (values (u.left_type, o.oprleft), (u.right_type, o.oprright)) as a (type, input)
+    ),
+    functions (id) as (
+      select o.oprcode::oid from pg_operator o where o.oid = any (operators)
+      union
+      select o.oprcode::oid
+      from pg_amop m
+      join pg_amop s on s.amopfamily = m.amopfamily
+      join pg_operator o on o.oid = s.amopopr
+      where m.amopopr = any (operators)
+      union
+      select s.amproc::oid
+      from pg_amop m
+      join pg_amproc s on s.amprocfamily = m.amopfamily
+      where m.amopopr = any (operators)
+      union
+      select c.castfunc
+      from arguments a
+      join pg_cast c on c.castsource = a.type and c.casttarget = a.input
+      where a.type <> a.input
+    ),
+    inside (type, contained) as (
+      select a.type, false from arguments a
+      union
+      select c.type, true
+      from inside i
+      join pg_type t on t.oid = i.type
+      left join pg_range r on t.oid in (r.rngtypid, r.rngmultitypid)
+      cross join lateral (
+        select t.typbasetype where t.typtype = 'd'
+        union all
+        select r.rngsubtype where r.rngsubtype is not null
+        union all
+        select t.typelem where t.typcategory = 'A' and t.typelem <> 0
+        union all
+        select a.atttypid from pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+      ) as c (type)
+    )
+    select min(u.code)
+    from (
+      select format('function %s of role %I', p.oid::regprocedure, r.rolname)
+      from functions f
+      join pg_proc p on p.oid = f.id
+      join pg_roles r on r.oid = p.proowner
+      where not r.rolsuper and r.rolname <> current_user
+      union all
+      select format('type %s', format_type(t.oid, null))
+      from inside i
+      join pg_type t on t.oid = i.type
+      where i.contained and t.typtype = 'b' and t.typcategory <> 'A' and t.typnamespace <> 'pg_catalog'::regnamespace
+    ) as u (code)
+  );
+end
+$$;
+
+-- filters/foreign_key_match.sql
+-- Which rows a foreign key ties together, as a condition on the values of the referenced and of the referencing columns: by the foreign
+-- key's own operators and, where the collations differ, by the referenced column's, as PostgreSQL itself looks for them.
+create or replace function grace_internal.foreign_key_match(constraint_id oid, parent text [], child text [])
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select string_agg(
+      grace_internal.comparison(
+        k.operator_oid,
+        k.parent || case when a.attcollation <> b.attcollation then (
+          select format(' collate %I.%I', n.nspname, o.collname)
+          from pg_collation o
+          join pg_namespace n on n.oid = o.collnamespace
+          where o.oid = a.attcollation
+        ) else '' end,
+        a.atttypid, k.child, b.atttypid
+      ),
+      ' and ' order by k.n
+    )
+    from pg_constraint f
+    cross join lateral unnest(f.conpfeqop, f.confkey, f.conkey, parent, child)
+      with ordinality as k (operator_oid, parent_attnum, child_attnum, parent, child, n)
+    join pg_attribute a on a.attrelid = f.confrelid and a.attnum = k.parent_attnum
+    join pg_attribute b on b.attrelid = f.conrelid and b.attnum = k.child_attnum
+    where f.oid = constraint_id
+  );
+end
+$$;
+
+-- Columns as expressions.
+create or replace function grace_internal.columns_of(alias text, names name [])
+returns text []
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(format('%s.%I', alias, u.name) order by u.n) from unnest(names) with ordinality as u (name, n)
+$$;
+
+create or replace function grace_internal.untrusted_foreign_key(constraint_id oid)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select grace_internal.untrusted_comparison(
+      f.conpfeqop,
+      (
+        select array_agg(a.atttypid order by k.n)
+        from unnest(f.confkey) with ordinality as k (attnum, n)
+        join pg_attribute a on a.attrelid = f.confrelid and a.attnum = k.attnum
+      ),
+      (
+        select array_agg(a.atttypid order by k.n)
+        from unnest(f.conkey) with ordinality as k (attnum, n)
+        join pg_attribute a on a.attrelid = f.conrelid and a.attnum = k.attnum
+      )
+    )
+    from pg_constraint f
+    where f.oid = constraint_id
+  );
+end
+$$;
+
+-- The operator by which a primary key tells the nth column's values apart.
+create or replace function grace_internal.key_operators(relation oid)
+returns table (attname name, type oid, operator_oid oid)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select a.attname, a.atttypid, o.amopopr
+  from pg_index i
+  cross join lateral unnest(i.indkey::smallint [], i.indclass::oid []) with ordinality as k (attnum, class, n)
+  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+  join pg_opclass c on c.oid = k.class
+  join pg_amop o
+    on o.amopfamily = c.opcfamily
+    and o.amoplefttype = c.opcintype
+    and o.amoprighttype = c.opcintype
+    and o.amopstrategy = 3
+  where i.indrelid = relation and i.indisprimary and k.n <= i.indnkeyatts
+  order by k.n
+$$;
+
+-- filters/unreadable_reason.sql
+-- Why the owner of pg_grace can't read all rows of a table, or not without running code of others; null when it can.
+create or replace function grace_internal.unreadable_reason(relation oid)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select coalesce(
+      case
+        when not has_schema_privilege(c.relnamespace, 'usage') then format('%I has no right on its schema', current_user)
+        when not has_table_privilege(c.oid, 'select') then format('%I has no right to read it', current_user)
+        when row_security_active(c.oid) then format('row-level security hides rows of it from %I', current_user)
+        when exists (
+          select
+          from grace_internal.partition_tree(c.oid) as t (relation)
+          join pg_class p on p.oid = t.relation
+          where p.relkind = 'f'
+        ) then 'it is a foreign table or has one as a partition'
+      end,
+      'its indexes, statistics or partition keys use ' || grace_internal.untrusted_code(c.oid)
+    )
+    from pg_class c
+    where c.oid = relation
+  );
+end
+$$;
+
+-- filters/key_json.sql
+-- One value as jsonb, the same in every session: to_jsonb() runs casts to json that the application has made, and writes a time with time
+-- zone in the session's. All but numbers, booleans and times is text by the type's output function.
+create or replace function grace_internal.value_json("column" text, type oid)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when b.type = 'timestamptz'::regtype then format(
+      'to_jsonb(concat(to_jsonb(timezone(''UTC'', %1$s)) #>> ''{}'', case when isfinite(%1$s) then ''+00:00'' end))', "column"
+    )
+    when b.type = any ('{bool,int2,int4,int8,numeric,float4,float8,date,timestamp}'::regtype []) then format('to_jsonb(%s)', "column")
+    when b.type = 'bytea'::regtype then format('to_jsonb(''\x'' || encode(%s, ''hex''))', "column")
+    else format('to_jsonb(%s)', grace_internal.as_text("column"))
+  end
+  from grace_internal.base_type(type) as b (type)
+$$;
+
+create or replace function grace_internal.key_json(expressions text [], names name [], types oid [])
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('jsonb_build_object(%s)', string_agg(
+    format('%L, %s', u.name, grace_internal.value_json(u.expression, u.type)), ', ' order by u.n
+  ))
+  from unnest(expressions, names, types) with ordinality as u (expression, name, type, n)
+$$;
+
+-- filters/unindexed_size.sql
+-- How much PostgreSQL has to read for each row that is deleted from the referenced table, for want of an index that begins with the
+-- foreign key's columns.
+create or replace function grace_internal.unindexed_size(constraint_id oid)
+returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(sum(pg_relation_size(t.relation)), 0)::bigint
+  from pg_constraint f
+  cross join lateral grace_internal.partition_tree(f.conrelid) as t (relation)
+  where f.oid = constraint_id
+    and not grace_internal.has_index_on(t.relation, grace_internal.column_names(f.conrelid, f.conkey))
+$$;
+
+-- filters/closure_edges.sql
+-- The tables whose rows one DELETE on a table removes itself: the table and what inherits from it.
+create or replace function grace_internal.closure_starts(target oid)
+returns table (relation oid, root oid)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select t.relation, coalesce(pg_partition_root(t.relation), t.relation)
+  from grace_internal.cascade_tree(target, false) as t (relation)
+$$;
+
+-- The foreign keys that reference any table that a DELETE reaches by ON DELETE CASCADE, as they were declared (not what PostgreSQL makes of
+-- them for partitions). parent and child are roots of partition trees, referenced and referencing what the foreign key is declared
+-- on; place is in which order PostgreSQL's triggers for them fire for a row; reason is why it can't be followed. A temporal foreign key
+-- (PERIOD) can't cascade, and what it refuses is not foreseen.
+create or replace function grace_internal.closure_edges(target oid)
+returns table (
+  id oid, name name, action "char", parent oid, child oid, referenced oid, referencing oid,
+  parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, reason text
+)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive foreign_keys as materialized (
+    select
+      f.*,
+      coalesce(pg_partition_root(f.confrelid), f.confrelid)::oid as parent,
+      coalesce(pg_partition_root(f.conrelid), f.conrelid)::oid as child
+    from pg_constraint f
+    where f.contype = 'f' and f.conparentid = 0
+      and coalesce((to_jsonb(f) ->> 'conenforced')::boolean, true)
+      and not coalesce((to_jsonb(f) ->> 'conperiod')::boolean, false)
+  ),
+  nodes (relation) as (
+    select s.root from grace_internal.closure_starts(target) s
+    union
+    select f.child
+    from nodes n
+    join foreign_keys f on f.parent = n.relation and f.confdeltype = 'c'
+  )
+  select
+    f.oid, f.conname, f.confdeltype, f.parent, f.child, f.confrelid, f.conrelid,
+    grace_internal.column_names(f.confrelid, f.confkey), grace_internal.column_names(f.conrelid, f.conkey),
+    row_number() over (partition by f.parent order by (
+      select min(t.tgname::text collate "C")
+      from pg_trigger t
+      where t.tgconstraint = f.oid and t.tgrelid = f.confrelid and t.tgtype & 8 <> 0 -- DELETE
+    ), f.oid),
+    f.condeferred,
+    grace_internal.unindexed_size(f.oid) < 65536,
+    coalesce(
+      'it is compared by ' || grace_internal.untrusted_foreign_key(f.oid),
+      grace_internal.unreadable_reason(f.conrelid)
+    )
+  from nodes n
+  join foreign_keys f on f.parent = n.relation
+$$;
+
+-- filters/closure_nodes.sql
+-- The tables that a DELETE reaches by ON DELETE CASCADE (the roots of their partition trees), parents before children; component is the
+-- same for tables that are in a cycle of foreign keys, else null. columns are those that a part (see closure_parts) has to have: what
+-- foreign keys refer to and, with keys, the primary key. reason says why nothing of a table can be found; incomplete that
+-- rows may be missing because another one can't be read.
+create or replace function grace_internal.closure_nodes(target oid, edges jsonb, keys boolean)
+returns table (relation oid, component oid, place bigint, columns name [], reason text, incomplete boolean)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive e as materialized (
+    select *
+    from jsonb_to_recordset(edges) as e (
+      id oid, action "char", parent oid, child oid, parent_names name [], reason text
+    )
+  ),
+  starts as materialized (
+    select
+      s.root as relation,
+      coalesce(
+        grace_internal.unreadable_reason(s.relation),
+        (
+          select 'its key is compared by ' || grace_internal.untrusted_comparison(
+            array_agg(k.operator_oid), array_agg(k.type), array_agg(k.type)
+          )
+          from grace_internal.key_operators(target) k
+        )
+      ) as reason
+    from grace_internal.closure_starts(target) s
+  ),
+  nodes as materialized (
+    select n.relation, coalesce(grace_internal.unreadable_reason(n.relation), min(n.reason)) as reason
+    from (
+      select s.relation, s.reason from starts s
+      union all
+      select e.child, null from e where e.action = 'c'
+    ) as n (relation, reason)
+    group by n.relation
+  ),
+  links as materialized (
+    select distinct e.parent, e.child
+    from e
+    join nodes p on p.relation = e.parent and p.reason is null
+    join nodes c on c.relation = e.child and c.reason is null
+    where e.action = 'c' and e.reason is null
+  ),
+  reach (parent, child) as (
+    select l.parent, l.child from links l
+    union
+    select r.parent, l.child from reach r join links l on l.parent = r.child
+  ),
+  lacking (relation) as (
+    select e.child
+    from e
+    join nodes p on p.relation = e.parent
+    where e.action = 'c' and (e.reason is not null or p.reason is not null)
+    union
+    select e.child from lacking i join e on e.parent = i.relation and e.action = 'c'
+  )
+  select
+    n.relation,
+    (
+      select min(a.child)
+      from reach a
+      join reach b on b.parent = a.child and b.child = a.parent
+      where a.parent = n.relation
+    ),
+    (select count(*) from reach r where r.child = n.relation),
+    array(
+      select u.name from e cross join lateral unnest(e.parent_names) as u (name) where e.parent = n.relation
+      union
+      select k.attname from grace_internal.key_operators(n.relation) k where keys
+      union
+      select k.attname
+      from grace_internal.key_operators(target) k
+      where keys and n.relation in (select s.relation from starts s)
+    ),
+    coalesce(
+      n.reason,
+      case when n.relation not in (
+        select s.relation from starts s
+        union
+        select r.child from reach r where r.parent in (select s.relation from starts s)
+      ) then coalesce(
+        (select min(e.reason) from e where e.child = n.relation and e.action = 'c'),
+        'it is reached only through tables that can''t be read'
+      ) end
+    ),
+    n.relation in (select l.relation from lacking l)
+  from nodes n
+$$;
+
+-- The foreign keys that tie other rows (t) to rows that go: match is the condition where p is a row of the part of its table, table_match
+-- the same where it is a row of the table itself; only those of the partitions that leaves has count.
+create or replace function grace_internal.closure_links(nodes jsonb, edges jsonb)
+returns table (
+  id oid, name name, action "char", parent oid, child oid, component oid, child_component oid, referenced oid, referencing oid,
+  parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, leaves text, match text, table_match text,
+  has_part boolean
+)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    e.id, e.name, e.action, e.parent, e.child, p.component, c.component, e.referenced, e.referencing,
+    e.parent_names, e.child_names, e.place, e.deferred, e.indexed, v.leaves,
+    grace_internal.foreign_key_match(
+      e.id,
+      array(
+        select format('p.c%s', array_position(p.columns, u.name)) from unnest(e.parent_names) with ordinality as u (name, n) order by u.n
+      ),
+      grace_internal.columns_of('t', e.child_names)
+    ) || case when e.referenced = e.parent then '' else format(' and p.leaf in (%s)', v.leaves) end,
+    grace_internal.foreign_key_match(
+      e.id, grace_internal.columns_of('p', e.parent_names), grace_internal.columns_of('t', e.child_names)
+    ),
+    c.relation is not null and c.reason is null
+  from jsonb_to_recordset(edges) as e (
+    id oid, name name, action "char", parent oid, child oid, referenced oid, referencing oid,
+    parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, reason text
+  )
+  join jsonb_to_recordset(nodes) as p (relation oid, component oid, columns name [], reason text)
+    on p.relation = e.parent and p.reason is null
+  left join jsonb_to_recordset(nodes) as c (relation oid, component oid, reason text) on c.relation = e.child
+  cross join lateral (
+    select string_agg(t.relation::text, ', ') from grace_internal.partition_tree(e.referenced) as t (relation)
+  ) as v (leaves)
+  where e.reason is null and (e.action <> 'c' or c.reason is null)
+$$;
+
+-- A foreign key refers to rows of this table, not of those that inherit from it.
+create or replace function grace_internal.only_name(relation oid)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select concat(case c.relkind when 'p' then '' else 'only ' end, grace_internal.qualified_name(c.oid))
+  from pg_class c
+  where c.oid = relation
+$$;
+
+-- Errors: GR009 when a table has no primary key.
+create or replace function grace_internal.require_key(target regclass)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if grace_internal.primary_key(target) is null then
+    raise exception 'table % has no primary key', target
+      using errcode = 'GR009',
+      detail = 'Its rows can''t be told apart by a key.',
+      hint = format('Add one: alter table %s add primary key (…);', target);
+  end if;
+end
+$$;
+
+-- filters/closure_json.sql
+-- What the functions that make the statement need to know, found once.
+create or replace function grace_internal.closure_edges_json(target oid, actions "char" [])
+returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(to_jsonb(e)), '[]') from grace_internal.closure_edges(target) e where e.action = any (actions)
+$$;
+
+create or replace function grace_internal.closure_nodes_json(target oid, edges jsonb, keys boolean)
+returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_agg(to_jsonb(n)) from grace_internal.closure_nodes(target, edges, keys) n
+$$;
+
+create or replace function grace_internal.closure_links_json(nodes jsonb, edges jsonb)
+returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(to_jsonb(l)), '[]') from grace_internal.closure_links(nodes, edges) l
+$$;
+
+-- filters/closure_parts.sql
+create or replace function grace_internal.part_columns(count integer, keys boolean)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    '(leaf, tid%s%s)',
+    case when keys then ', root_leaf, root_tid, path' end,
+    (select string_agg(format(', c%s', n), '' order by n) from generate_series(1, count) n)
+  )
+$$;
+
+-- The queries that find rows of a table, and of the other tables of its cycle, from outside of the cycle: what is asked for, and what
+-- hangs on rows of parts that come before. Columns are those of a part.
+create or replace function grace_internal.closure_entries(
+  target oid, source text, links jsonb, relation oid, columns text, keys boolean
+)
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'select t.tableoid as leaf, t.ctid as tid%s%s from %s t where exists (select from %s where %s)',
+    case when keys then ', t.tableoid as root_leaf, t.ctid as root_tid, array[]::integer[] as path' end,
+    columns, grace_internal.only_name(s.relation), source,
+    (
+      select string_agg(grace_internal.comparison(
+        k.operator_oid, format('t.%I', k.attname), k.type, format('k.%I', k.attname), k.type
+      ), ' and ')
+      from grace_internal.key_operators(target) k
+    )
+  )
+  from grace_internal.closure_starts(target) s
+  where s.root = closure_entries.relation
+  union all
+  select format(
+    'select t.tableoid, t.ctid%s%s from n_%s p join %s t on %s',
+    case when keys then format(', p.root_leaf, p.root_tid, case when p.path is not null then p.path || %s end', l.place) end,
+    columns, l.parent, grace_internal.only_name(l.referencing), l.match
+  )
+  from jsonb_to_recordset(links) as l (
+    action "char", parent oid, child oid, component oid, child_component oid, referencing oid, place bigint, match text
+  )
+  where l.child = closure_entries.relation and l.action = 'c'
+    and (l.component is null or l.component is distinct from l.child_component)
+$$;
+
+-- What tells the rows of a part apart, and, where one is reached in several ways, which of them counts: of paths the first; none is known
+-- where one of them is not, but nothing comes before what is asked for.
+create or replace function grace_internal.part_key(alias text, keys boolean)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('%1$s.leaf, %1$s.tid' || case when keys then ', %1$s.root_leaf, %1$s.root_tid' else '' end, alias)
+$$;
+
+create or replace function grace_internal.part_order(alias text, keys boolean)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when keys then format(
+    ' order by %1$s, coalesce(cardinality(%2$s.path), 1) > 0, %2$s.path is not null, cardinality(%2$s.path), %2$s.path',
+    grace_internal.part_key(alias, keys), alias
+  ) else '' end
+$$;
+
+-- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index, over
+-- all pairs of rows that are tied together in the cycle.
+create or replace function grace_internal.closure_cycle(entries text [], links jsonb, component oid, keys boolean)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    case
+      when bool_and(l.indexed) then
+        'r_%1$s%6$s as (select * from (%2$s) r union select x.leaf, x.tid%3$s from r_%1$s r cross join lateral (%4$s) x)'
+      else
+        'e_%1$s as materialized (%5$s), '
+        'r_%1$s%6$s as (select * from (%2$s) r union select e.leaf, e.tid%3$s from r_%1$s r '
+        'join e_%1$s e on e.parent_leaf = r.leaf and e.parent_tid = r.tid)'
+    end,
+    closure_cycle.component, array_to_string(entries, ' union all '),
+    case when keys then ', r.root_leaf, r.root_tid, null::integer[]' end,
+    string_agg(
+      format(
+        'select t.leaf, t.tid from (select %s from %s p where r.leaf in (%s) and p.tableoid = r.leaf and p.ctid = r.tid offset 0) p '
+        'cross join lateral (select t.tableoid as leaf, t.ctid as tid from %s t where %s offset 0) t',
+        array_to_string(grace_internal.columns_of('p', l.parent_names), ', '), grace_internal.only_name(l.parent), l.leaves,
+        grace_internal.only_name(l.referencing), l.table_match
+      ), ' union all '
+    ),
+    string_agg(
+      format(
+        'select p.tableoid as parent_leaf, p.ctid as parent_tid, t.tableoid as leaf, t.ctid as tid from %s p join %s t on %s '
+        'where p.tableoid in (%s)',
+        grace_internal.only_name(l.parent), grace_internal.only_name(l.referencing), l.table_match, l.leaves
+      ), ' union all '
+    ),
+    grace_internal.part_columns(0, keys)
+  )
+  from jsonb_to_recordset(links) as l (
+    action "char", parent oid, component oid, child_component oid, referencing oid, parent_names name [], indexed boolean, leaves text,
+    table_match text
+  )
+  where l.component = closure_cycle.component and l.child_component = l.component and l.action = 'c'
+$$;
+
+-- The parts, as queries of a WITH RECURSIVE, of a statement that finds all that goes with rows of a table: n_<oid> for each of closure_nodes
+-- that can be read, with the places of the rows (leaf, tid: they tell rows apart within one snapshot) and their columns (c1, c2, …). With
+-- keys also for which row of the target a row goes (root_leaf, root_tid), and path: by which foreign keys it is reached (places of
+-- closure_edges), which is the order in which PostgreSQL deletes: first by length, then by place; null where that is not known, in a
+-- cycle and below it. The source is read under the name that it gives itself, k.
+-- To be run by the owner of pg_grace with search_path = pg_catalog, pg_temp and constraint_exclusion = off, so that nothing of the
+-- application's is executed.
+create or replace function grace_internal.closure_parts(target oid, source text, nodes jsonb, links jsonb, keys boolean)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_node record;
+  v_component oid;
+  v_entries text [];
+  v_columns text;
+  v_parts text [] := '{}';
+begin
+  for v_node in
+    select n.*
+    from jsonb_to_recordset(nodes) as n (relation oid, component oid, place bigint, columns name [], reason text)
+    where n.reason is null
+    order by n.place, n.component, n.relation
+  loop
+    v_columns := coalesce((
+      select string_agg(format(', t.%I as c%s', u.name, u.n), '' order by u.n)
+      from unnest(v_node.columns) with ordinality as u (name, n)
+    ), '');
+    if v_node.component is null then
+      v_entries := array(
+        select grace_internal.closure_entries(target, source, links, v_node.relation, v_columns, keys)
+      );
+      v_parts := v_parts || format(
+        case
+          when cardinality(v_entries) = 1 then 'n_%1$s%2$s as materialized (%3$s)'
+          else 'n_%1$s%2$s as materialized (select distinct on (%4$s) u.* from (%3$s) u%2$s%5$s)'
+        end,
+        v_node.relation, grace_internal.part_columns(cardinality(v_node.columns), keys), array_to_string(v_entries, ' union all '),
+        grace_internal.part_key('u', keys), grace_internal.part_order('u', keys)
+      );
+    else
+      if v_node.component is distinct from v_component then
+        v_component := v_node.component;
+        v_parts := v_parts || grace_internal.closure_cycle(
+          array(
+            select grace_internal.closure_entries(target, source, links, n.relation, '', keys)
+            from jsonb_to_recordset(nodes) as n (relation oid, component oid, reason text)
+            where n.component = v_component and n.reason is null
+          ),
+          links, v_component, keys
+        );
+      end if;
+      v_parts := v_parts || format(
+        'n_%1$s%2$s as materialized (select r.*%3$s from (select %4$s * from r_%5$s u%6$s) r '
+        'join %7$s t on t.tableoid = r.leaf and t.ctid = r.tid)',
+        v_node.relation, grace_internal.part_columns(cardinality(v_node.columns), keys), v_columns,
+        case when keys then format('distinct on (%s)', grace_internal.part_key('u', keys)) end,
+        v_component, grace_internal.part_order('u', keys), grace_internal.only_name(v_node.relation)
+      );
+    end if;
+  end loop;
+  return array_to_string(v_parts, ', ');
+end
+$$;
+
+-- The primary key of a table as jsonb, from the columns of a part; null where the table has none.
+create or replace function grace_internal.part_key_json(relation oid, alias text, columns name [])
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when count(*) > 0 then grace_internal.key_json(
+    array_agg(format('%s.c%s', alias, array_position(columns, k.attname))), array_agg(k.attname), array_agg(k.type)
+  ) else 'null::jsonb' end
+  from grace_internal.key_operators(relation) k
+$$;
+
+-- What was asked for, with its keys, as a query on the parts.
+create or replace function grace_internal.closure_records(target oid, nodes jsonb)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(
+    format(
+      'select r.leaf, r.tid, %s from n_%s r where r.leaf = r.root_leaf and r.tid = r.root_tid',
+      grace_internal.part_key_json(target, 'r', n.columns), n.relation
+    ), ' union all '
+  )
+  from jsonb_to_recordset(nodes) as n (relation oid, columns name [], reason text)
+  where n.reason is null and n.relation in (select s.root from grace_internal.closure_starts(target) s)
+$$;
+
+-- filters/closure_counts.sql
+-- The rows of closure_counts but for the counts.
+create or replace function grace_internal.closure_tables(nodes jsonb, edges jsonb)
+returns table (relation oid, effect text, place bigint, through text, at_least boolean, reason text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with e as (
+    select e.*, coalesce(e.reason, p.reason) as lacks, p.incomplete
+    from jsonb_to_recordset(edges) as e (name name, action "char", parent oid, child oid, reason text)
+    join jsonb_to_recordset(nodes) as p (relation oid, reason text, incomplete boolean) on p.relation = e.parent
+  )
+  select
+    n.relation, 'deleted', n.place,
+    (select string_agg(distinct e.name, ', ') from e where e.child = n.relation and e.action = 'c'),
+    n.incomplete, n.reason
+  from jsonb_to_recordset(nodes) as n (relation oid, place bigint, reason text, incomplete boolean)
+  union all
+  select
+    e.child, 'link cut', 0, string_agg(distinct e.name, ', '),
+    bool_or(e.incomplete or e.lacks is not null),
+    case when bool_and(e.lacks is not null) then coalesce(min(e.reason), 'it is reached only through tables that can''t be read') end
+  from e
+  where e.action in ('n', 'd')
+  group by e.child
+$$;
+
+-- A planner that takes a function for a thousand rows looks up the children of a million one by one.
+create or replace function grace_internal.plan_for_rows(target oid, source text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_many bigint := (
+    select greatest(10000, sum(c.reltuples) / 20)
+    from grace_internal.partition_tree(target) as t (relation)
+    join pg_class c on c.oid = t.relation
+  );
+  v_is_large boolean;
+begin
+  execute format('select count(*) > %s from (select from %s limit %s) s', v_many, source, v_many + 1) into v_is_large;
+  perform set_config('enable_nestloop', case when v_is_large then 'off' else 'on' end, true);
+end
+$$;
+
+-- What deleting rows of a table takes with it: per table how many rows go (deleted), and of how many others a foreign key with ON DELETE SET
+-- NULL or SET DEFAULT would cut the link (link cut). source is a FROM item called k with the primary key columns of the rows, named and
+-- typed as in the table. Where a table can't be read row_count is null, reason says why, and what might be reached through it is
+-- at_least. through are the foreign keys. What the application's triggers would do is not foreseen. Reads only, with ACCESS SHARE.
+-- Errors: GR009 when the table has no primary key.
+create or replace function grace_internal.closure_counts(target regclass, source text)
+returns table (
+  relation regclass, effect text, row_count bigint, through text, is_protected boolean, at_least boolean, reason text
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set constraint_exclusion = off -- it evaluates the tables' checks while planning
+set jit = off
+set enable_nestloop = on -- until it ends: it may change meanwhile
+as $$
+declare
+  v_edges jsonb := grace_internal.closure_edges_json(target, '{c,n,d}');
+  v_nodes jsonb := grace_internal.closure_nodes_json(target, v_edges, false);
+  v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
+  v_parts text;
+  v_counts text;
+begin
+  perform grace_internal.require_key(target);
+  v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, false);
+  if v_parts <> '' then
+    perform grace_internal.plan_for_rows(target, source);
+  end if;
+  select string_agg(format(' union all select %s, %L, count(*) from %s', c.relation, c.effect, c.source), '') into v_counts
+  from (
+    select n.relation, 'deleted', format('n_%s', n.relation)
+    from jsonb_to_recordset(v_nodes) as n (relation oid, reason text)
+    where n.reason is null
+    union all
+    select
+      l.child, 'link cut',
+      format(
+        '(%s) t%s',
+        string_agg(
+          format(
+            'select t.tableoid as leaf, t.ctid as tid from n_%s p join %s t on %s',
+            l.parent, grace_internal.only_name(l.referencing), l.match
+          ), ' union '
+        ),
+        case when l.has_part then
+          format(' where not exists (select from n_%s d where d.leaf = t.leaf and d.tid = t.tid)', l.child)
+        end
+      )
+    from jsonb_to_recordset(v_links) as l (
+      action "char", parent oid, child oid, referencing oid, match text, has_part boolean
+    )
+    where l.action in ('n', 'd')
+    group by l.child, l.has_part
+  ) as c (relation, effect, source);
+  return query execute format(
+    $q$
+      with recursive %s counts (relation, effect, row_count) as (select 0::oid, '', 0::bigint where false%s)
+      select
+        d.relation::regclass, d.effect, c.row_count, d.through,
+        exists (select from grace_internal.protected p where p.target = d.relation and p.active),
+        d.at_least, d.reason
+      from grace_internal.closure_tables($1, $2) d
+      left join counts c using (relation, effect)
+      order by d.effect, d.place, d.relation
+    $q$,
+    v_parts || case when v_parts <> '' then ',' else '' end, v_counts
+  )
+  using v_nodes, v_edges;
+end
+$$;
+
+-- filters/closure_blockers.sql
+-- What a column of a row gets by ON DELETE SET DEFAULT, as an expression; null when that is not a plain constant of a type of PostgreSQL's
+-- own, for evaluating it could run code of others.
+create or replace function grace_internal.constant_default(relation oid, attnum smallint)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when d.oid is null then format('null::%s', format_type(b.type, -1))
+    when t.typnamespace = 'pg_catalog'::regnamespace and (
+      d.adbin::text ~ '^\{CONST '
+      or d.adbin::text ~ '^\{FUNCEXPR [^{]*:funcformat 2 [^{]*:args \(\{CONST [^{]*$' and exists (
+        select
+        from pg_cast c
+        where c.castfunc = substring(d.adbin::text from ':funcid (\d+)')::oid and c.castfunc < 10000
+      )
+    ) then format('(%s)::%s', pg_get_expr(d.adbin, d.adrelid), format_type(b.type, -1))
+  end
+  from pg_attribute a
+  cross join lateral grace_internal.base_type(a.atttypid) as b (type)
+  join pg_type t on t.oid = b.type
+  left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+  where a.attrelid = relation and a.attnum = constant_default.attnum
+$$;
+
+-- How the links that a foreign key with ON DELETE SET NULL or SET DEFAULT cuts stand in the way of the deletion: a condition on a row t
+-- that refers to one that goes, and why; is_gone is whether the row q goes as well. No row where they don't, or where it can't be said
+-- beforehand.
+create or replace function grace_internal.cut_blocks(constraint_id oid, is_gone text)
+returns table (condition text, reason text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with set_columns as (
+    select
+      f.oid, k.n, a.attname, s.attnum is not null as is_set, a.attnotnull,
+      case
+        when s.attnum is null then format('t.%I', a.attname)
+        when f.confdeltype = 'n' then 'null'
+        else grace_internal.constant_default(f.conrelid, k.attnum)
+      end as value
+    from pg_constraint f
+    cross join lateral unnest(f.conkey) with ordinality as k (attnum, n)
+    join pg_attribute a on a.attrelid = f.conrelid and a.attnum = k.attnum
+    left join unnest(coalesce(nullif(f.confdelsetcols, '{}'), f.conkey)) as s (attnum) on s.attnum = k.attnum
+    where f.oid = constraint_id and f.confdeltype in ('n', 'd')
+  )
+  select 'true', format('its column %I can''t be null', min(s.attname))
+  from set_columns s
+  where s.is_set and s.attnotnull and s.value ~ '^null(::|$)'
+  having count(*) > 0
+  union all
+  select
+    format(
+      'num_nulls(%s) = 0 and not exists (select from %s q where %s and not (%s))',
+      string_agg(s.value, ', '), grace_internal.only_name(f.confrelid),
+      grace_internal.foreign_key_match(
+        f.oid, grace_internal.columns_of('q', grace_internal.column_names(f.confrelid, f.confkey)), array_agg(s.value order by s.n)
+      ),
+      is_gone
+    ),
+    'what its link would be set to is not there'
+  from pg_constraint f
+  join set_columns s on s.oid = f.oid
+  where f.confdeltype = 'd'
+  group by f.oid, f.confrelid, f.confkey
+  having bool_and(s.value is not null) and not bool_or(s.is_set and s.attnotnull and s.value ~ '^null(::|$)')
+$$;
+
+-- The records (primary keys as jsonb) of those that source yields whose deletion a foreign key would refuse, each with the reasons: a row
+-- that goes is referred to, by NO ACTION or RESTRICT, by a row that is there still. PostgreSQL looks for such rows for each deleted row,
+-- in the order of its triggers (what cascades from a row, and what must not refer to it, in the order in which the foreign keys
+-- were made), before it deletes what cascades from the rows that it has just deleted; NO ACTION that is not INITIALLY DEFERRED is no different
+-- from RESTRICT in that. So a referencing row that the cascade reaches later blocks as well. Where rows of the same table are deleted
+-- one after the other, or in a cycle, the order is not known: then a row that goes at all does not block. With together all records are
+-- deleted at once, and what goes with any of them does not block. A row without a key says what can't be known. What SET NULL and SET
+-- DEFAULT would run into is found as well; a default only where it is a constant. See closure_counts for source.
+-- Errors: GR009 when the table has no primary key.
+create or replace function grace_internal.closure_blockers(
+  target regclass, source text, max_rows integer default null, together boolean default false
+)
+returns table (key jsonb, reason text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set constraint_exclusion = off -- it evaluates the tables' checks while planning
+set jit = off
+set enable_nestloop = on -- until it ends: it may change meanwhile
+set extra_float_digits = 1
+set intervalstyle = 'postgres'
+as $$
+declare
+  v_edges jsonb := grace_internal.closure_edges_json(target, '{c,a,r,n,d}');
+  v_nodes jsonb := grace_internal.closure_nodes_json(target, v_edges, true);
+  v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
+  v_parts text;
+  v_blocked text;
+begin
+  perform grace_internal.require_key(target);
+  v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, true);
+  return query
+    select
+      null::jsonb,
+      format('whether rows of %s stand in the way can''t be told: %s', u.relation::regclass, string_agg(distinct u.reason, '; '))
+    from (
+      select e.child, e.reason from jsonb_to_recordset(v_edges) as e (child oid, reason text)
+      union all
+      select n.relation, n.reason from jsonb_to_recordset(v_nodes) as n (relation oid, reason text)
+    ) as u (relation, reason)
+    where u.reason is not null
+    group by u.relation;
+  if v_parts = '' then
+    return;
+  end if;
+  perform grace_internal.plan_for_rows(target, source);
+  select string_agg(
+    format(
+      'select p.root_leaf, p.root_tid, case when p.leaf = p.root_leaf and p.tid = p.root_tid then %L else %L end '
+      'from n_%s p join %s t on %s where %s%s',
+      concat_ws(', and ', format('%s refers to it (%I)', r.child, l.name), b.reason),
+      concat_ws(', and ', format('its %s is referred to by %s (%I)', r.parent, r.child, l.name), b.reason),
+      l.parent, grace_internal.only_name(l.referencing), l.match, b.condition,
+      case when l.has_part then format(
+        ' and not exists (select from n_%s d where d.leaf = t.tableoid and d.tid = t.ctid%s%s)',
+        l.child, r.same_record,
+        case when not together and not (l.action = 'a' and l.deferred) then format(
+          ' and (coalesce(cardinality(d.path) <= cardinality(p.path), true) or '
+          'cardinality(d.path) = cardinality(p.path) + 1 and (d.path < p.path || %s '
+          'or cardinality(p.path) > 0 and d.path[1:cardinality(p.path)] = p.path))',
+          l.place
+        ) end
+      ) end
+    ), ' union all '
+  )
+  into v_blocked
+  from jsonb_to_recordset(v_links) as l (
+    id oid, name name, action "char", parent oid, child oid, referencing oid, place bigint, deferred boolean, match text, has_part boolean
+  )
+  cross join lateral (
+    select
+      grace_internal.qualified_name(l.parent) as parent, grace_internal.qualified_name(l.child) as child,
+      case when not together then ' and d.root_leaf = p.root_leaf and d.root_tid = p.root_tid' end as same_record
+  ) as r
+  cross join lateral (
+    select 'true' as condition, null as reason where l.action in ('a', 'r')
+    union all
+    select * from grace_internal.cut_blocks(
+      l.id,
+      format('exists (select from n_%s d where d.leaf = q.tableoid and d.tid = q.ctid%s)', l.parent, r.same_record)
+    )
+  ) as b
+  where l.action <> 'c';
+  if v_blocked is null then
+    return;
+  end if;
+  return query execute format(
+    'with recursive %s, records (leaf, tid, key) as (%s), blocked (leaf, tid, reason) as (%s) '
+    'select k.key, b.reason from (select b.leaf, b.tid, string_agg(distinct b.reason, ''; '') as reason from blocked b '
+    'group by b.leaf, b.tid order by b.leaf, b.tid limit $1) b join records k using (leaf, tid) order by b.leaf, b.tid',
+    v_parts, grace_internal.closure_records(target, v_nodes), v_blocked
+  )
+  using max_rows;
+end
+$$;
+
+-- filters/closure_rows.sql
+-- The text of a query of two columns, record and key: the rows of one table (named by the root of its partition tree) that go with each
+-- record that source yields, by their primary keys, as jsonb; a null key where the table has no primary key. null when
+-- nothing of the table goes, or nothing of it can be read. It is made for the owner of pg_grace: to be run as closure_parts says, and
+-- in the same transaction, for it names partitions by their numbers. See closure_counts for source. Errors: GR009.
+create or replace function grace_internal.closure_rows(target regclass, source text, relation regclass)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_edges jsonb := grace_internal.closure_edges_json(target, '{c}');
+  v_nodes jsonb := grace_internal.closure_nodes_json(target, v_edges, true);
+begin
+  perform grace_internal.require_key(target);
+  return (
+    select format(
+      'with recursive %s, records (leaf, tid, key) as (%s) '
+      'select k.key as record, %s as key from n_%s n join records k on k.leaf = n.root_leaf and k.tid = n.root_tid',
+      grace_internal.closure_parts(target, source, v_nodes, grace_internal.closure_links_json(v_nodes, v_edges), true), grace_internal.closure_records(target, v_nodes),
+      grace_internal.part_key_json(n.relation, 'n', n.columns), n.relation
+    )
+    from jsonb_to_recordset(v_nodes) as n (relation oid, columns name [], reason text)
+    where n.relation = closure_rows.relation and n.reason is null
+  );
+end
+$$;
+
+-- filters/unindexed_cascades.sql
+-- Foreign keys whose referencing table PostgreSQL reads as a whole for each row that goes when rows of target are deleted, because no
+-- index begins with their columns; but for tables that are read in no time. The same that doctor says of protected tables, for
+-- all that the cascade reaches.
+create or replace function grace_internal.unindexed_cascades(target regclass)
+returns table (relation regclass, constraint_name name, columns name [])
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select e.referencing::regclass, e.name, e.child_names
+  from grace_internal.closure_edges(target) e
+  where not e.indexed
+  order by e.referencing::regclass::text, e.name
+$$;
+
 -- purge/leaves.sql
 -- The leaves of a buffer, and of what is kept of its files, with the time they cover: both null for a default partition. All or
 -- part of that time may be past the retention.
@@ -10766,23 +11980,6 @@ as $$
   where not pg_has_role(c.relowner, 'usage') or not has_table_privilege(p.target, 'TRIGGER')
 $$;
 
--- Whether the columns, in any order, are the first ones of an index that can look up single values.
-create or replace function grace_internal.has_index_on(relation oid, columns name [])
-returns boolean
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select exists (
-    select
-    from pg_index i
-    join pg_class c on c.oid = i.indexrelid
-    join pg_am m on m.oid = c.relam and m.amname in ('btree', 'hash')
-    where i.indrelid = relation and i.indisvalid
-      and (i.indpred is null or pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NOT NULL)', columns[1]))
-      and grace_internal.column_names(relation, (i.indkey::smallint [])[0:cardinality(columns) - 1]) @> columns
-  )
-$$;
-
 -- A foreign key without an index on its columns makes PostgreSQL read the whole table for each deleted row.
 create or replace function grace_internal.check_indexes()
 returns setof grace.finding
@@ -10806,11 +12003,7 @@ as $$
   join grace_internal.protected p on p.target = coalesce(pg_partition_root(c.confrelid), c.confrelid::regclass) and p.active
   where c.contype = 'f' and c.conparentid = 0
     and coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
-    and (
-      select sum(pg_relation_size(t.relation))
-      from grace_internal.partition_tree(c.conrelid) as t (relation)
-      where not grace_internal.has_index_on(t.relation, grace_internal.column_names(c.conrelid, c.conkey))
-    ) >= 65536 -- smaller ones are read in no time
+    and grace_internal.unindexed_size(c.oid) >= 65536 -- smaller ones are read in no time
 $$;
 
 create or replace function grace_internal.check_buffers()

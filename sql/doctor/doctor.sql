@@ -136,23 +136,6 @@ as $$
   where not pg_has_role(c.relowner, 'usage') or not has_table_privilege(p.target, 'TRIGGER')
 $$;
 
--- Whether the columns, in any order, are the first ones of an index that can look up single values.
-create or replace function grace_internal.has_index_on(relation oid, columns name [])
-returns boolean
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select exists (
-    select
-    from pg_index i
-    join pg_class c on c.oid = i.indexrelid
-    join pg_am m on m.oid = c.relam and m.amname in ('btree', 'hash')
-    where i.indrelid = relation and i.indisvalid
-      and (i.indpred is null or pg_get_expr(i.indpred, i.indrelid) = format('(%I IS NOT NULL)', columns[1]))
-      and grace_internal.column_names(relation, (i.indkey::smallint [])[0:cardinality(columns) - 1]) @> columns
-  )
-$$;
-
 -- A foreign key without an index on its columns makes PostgreSQL read the whole table for each deleted row.
 create or replace function grace_internal.check_indexes()
 returns setof grace.finding
@@ -176,11 +159,7 @@ as $$
   join grace_internal.protected p on p.target = coalesce(pg_partition_root(c.confrelid), c.confrelid::regclass) and p.active
   where c.contype = 'f' and c.conparentid = 0
     and coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
-    and (
-      select sum(pg_relation_size(t.relation))
-      from grace_internal.partition_tree(c.conrelid) as t (relation)
-      where not grace_internal.has_index_on(t.relation, grace_internal.column_names(c.conrelid, c.conkey))
-    ) >= 65536 -- smaller ones are read in no time
+    and grace_internal.unindexed_size(c.oid) >= 65536 -- smaller ones are read in no time
 $$;
 
 create or replace function grace_internal.check_buffers()
