@@ -125,7 +125,7 @@ declare
   v_component oid;
   v_entries text [];
   v_columns text;
-  v_parts text [] := '{}';
+  v_parts text [] := array[]::text [];
 begin
   for v_node in
     select n.*

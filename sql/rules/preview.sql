@@ -27,7 +27,8 @@ begin
     ),
     sum(c.row_count)
   into cascades, rows
-  from grace_internal.closure_counts(target, source) c;
+  from grace_internal.closure_counts(target, source) c
+  where c.row_count > 0 or c.row_count is null or c.at_least;
   select jsonb_agg(jsonb_build_object('key', b.key, 'reason', b.reason)) into blocked
   from grace_internal.closure_blockers(target, source, max_blocked) b;
 end
@@ -62,7 +63,7 @@ $$;
 
 -- How many of the rows that are due would be left out, by what stands in the way.
 create or replace function grace_internal.count_left_out_of(
-  rule grace_internal.rule, horizon timestamptz, due text, out exempt bigint, out held bigint, out kept bigint, out not_announced bigint
+  rule grace_internal.rule, due text, out exempt bigint, out held bigint, out kept bigint, out not_announced bigint
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -127,7 +128,7 @@ begin
   execute 'select k.plan from ' || grace_internal.as_role(
     v_rule.run_as, 'read', format('explain (format json) select 1 from %s where %s', v_query.source, v_due), 'plan json'
   ) into v_plan;
-  v_result.cost := v_plan #>> '{0,Plan,Total Cost}';
+  v_result.cost := (v_plan #>> '{0,Plan,Total Cost}')::double precision;
   v_result.would_be_held := grace_internal.limit_passed(v_rule, v_result.row_count);
   execute 'select jsonb_agg(k.record) from ' || grace_internal.as_role(
     v_rule.run_as, 'read',
@@ -142,7 +143,7 @@ begin
   if details then
     select c.exempt, c.held, c.kept, c.not_announced
     into v_result.exempt, v_result.held, v_result.kept, v_result.not_announced
-    from grace_internal.count_left_out_of(v_rule, v_horizon, v_due) c;
+    from grace_internal.count_left_out_of(v_rule, v_due) c;
     select c.cascades, c.blocked, c.rows into v_result.cascades, v_result.blocked, v_rows
     from grace_internal.preview_closure(
       v_rule.target,

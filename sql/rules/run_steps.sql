@@ -178,9 +178,9 @@ begin
   if v_rows <> expect or v_token <> token then
     raise exception 'rule % matches something else now', quote_literal(rule)
       using errcode = 'GR030',
-      detail = concat(
-        format('%s rows now', v_rows), format(', %s were expected', expect), format('; the preview''s token was %s, it is %s', token, v_token), '.'
-      ),
+      detail = concat_ws(
+        '; ', format('%s rows are due now', v_rows) || ', ' || expect || ' were expected', 'the preview''s token was ' || token || ', it is ' || v_token
+      ) || '.',
       hint = 'Nothing was deleted. Preview it again: select * from grace.preview(…);';
   end if;
   if v_rows <= (v_held.details ->> 'matched')::bigint then
@@ -373,6 +373,17 @@ begin
 end
 $$;
 
+-- The log says who deleted by the session's role, which is that of whoever called.
+create or replace function grace_internal.sign_deletion(role regrole)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update grace_internal.capture c
+  set role = sign_deletion.role::text
+  where c.deletion = (grace_internal.remembered_deletion(nullif(current_setting('grace.deletion', true), ''))).deletion
+$$;
+
 -- Ends a run before its time, with the reason; what is left is for the next one.
 create or replace function grace_internal.stop_run(run bigint, status text, reason text)
 returns void
@@ -429,6 +440,7 @@ begin
     v_keys := grace_internal.pick_keys(v_rule, v_horizon, "position" -> 'after', v_size);
     v_wanted := grace_internal.leave_out(v_rule, run, v_keys);
     v_rows := grace_internal.delete_each(run, v_rule, v_horizon, v_wanted);
+    perform grace_internal.sign_deletion(v_rule.run_as);
   exception when others then
     perform grace_internal.stop_run(run, 'failed', format('%s (SQLSTATE %s)', sqlerrm, sqlstate));
     return null;
