@@ -8425,13 +8425,17 @@ $$;
 
 -- Code that comparing values of these types by these operators would run with the rights of whoever compares: the operators, what
 -- their families have for hashing and sorting, casts to their arguments' types, and the comparison of what is inside arrays, composites and
--- ranges. Functions of superusers and of the current role are trusted, as in untrusted_code. Returns the first one that is not, else null.
+-- ranges. What PostgreSQL brings along is trusted, and functions of superusers and of the current role, as in untrusted_code. Returns the
+-- first one that is not, else null.
 create or replace function grace_internal.untrusted_comparison(operators oid [], left_types oid [], right_types oid [])
 returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  if 16384 > all (operators || left_types || right_types) then -- numbers of what initdb makes
+    return null;
+  end if;
   return (
     with recursive arguments (type, input) as (
       select grace_internal.base_type(a.type), a.input
@@ -8672,7 +8676,7 @@ $$;
 create or replace function grace_internal.closure_edges(target oid)
 returns table (
   id oid, name name, action "char", parent oid, child oid, referenced oid, referencing oid,
-  parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, reason text
+  parent_names name [], child_names name [], place bigint, deferred boolean, reason text
 )
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -8693,6 +8697,12 @@ as $$
     select f.child
     from nodes n
     join foreign_keys f on f.parent = n.relation and f.confdeltype = 'c'
+  ),
+  readable as materialized (
+    select c.conrelid as relation, grace_internal.unreadable_reason(c.conrelid) as reason
+    from (
+      select distinct f.conrelid from nodes n join foreign_keys f on f.parent = n.relation
+    ) as c
   )
   select
     f.oid, f.conname, f.confdeltype, f.parent, f.child, f.confrelid, f.conrelid,
@@ -8703,13 +8713,10 @@ as $$
       where t.tgconstraint = f.oid and t.tgrelid = f.confrelid and t.tgtype & 8 <> 0 -- DELETE
     ), f.oid),
     f.condeferred,
-    grace_internal.unindexed_size(f.oid) < 65536,
-    coalesce(
-      'it is compared by ' || grace_internal.untrusted_foreign_key(f.oid),
-      grace_internal.unreadable_reason(f.conrelid)
-    )
+    coalesce('it is compared by ' || grace_internal.untrusted_foreign_key(f.oid), r.reason)
   from nodes n
   join foreign_keys f on f.parent = n.relation
+  join readable r on r.relation = f.conrelid
 $$;
 
 -- filters/closure_nodes.sql
@@ -8805,7 +8812,8 @@ as $$
 $$;
 
 -- The foreign keys that tie other rows (t) to rows that go: match is the condition where p is a row of the part of its table, table_match
--- the same where it is a row of the table itself; only those of the partitions that leaves has count.
+-- the same where it is a row of the table itself; only those of the partitions that leaves has count. indexed is told of those within
+-- a cycle.
 create or replace function grace_internal.closure_links(nodes jsonb, edges jsonb)
 returns table (
   id oid, name name, action "char", parent oid, child oid, component oid, child_component oid, referenced oid, referencing oid,
@@ -8817,7 +8825,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select
     e.id, e.name, e.action, e.parent, e.child, p.component, c.component, e.referenced, e.referencing,
-    e.parent_names, e.child_names, e.place, e.deferred, e.indexed, v.leaves,
+    e.parent_names, e.child_names, e.place, e.deferred, case when c.component = p.component then grace_internal.unindexed_size(e.id) < 65536 end, v.leaves,
     grace_internal.foreign_key_match(
       e.id,
       array(
@@ -8831,7 +8839,7 @@ as $$
     c.relation is not null and c.reason is null
   from jsonb_to_recordset(edges) as e (
     id oid, name name, action "char", parent oid, child oid, referenced oid, referencing oid,
-    parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, reason text
+    parent_names name [], child_names name [], place bigint, deferred boolean, reason text
   )
   join jsonb_to_recordset(nodes) as p (relation oid, component oid, columns name [], reason text)
     on p.relation = e.parent and p.reason is null
@@ -9041,8 +9049,8 @@ begin
       );
       v_parts := v_parts || format(
         case
-          when cardinality(v_entries) = 1 then 'n_%1$s%2$s as materialized (%3$s)'
-          else 'n_%1$s%2$s as materialized (select distinct on (%4$s) u.* from (%3$s) u%2$s%5$s)'
+          when cardinality(v_entries) = 1 then 'n_%1$s%2$s as (%3$s)'
+          else 'n_%1$s%2$s as (select distinct on (%4$s) u.* from (%3$s) u%2$s%5$s)'
         end,
         v_node.relation, grace_internal.part_columns(cardinality(v_node.columns), keys), array_to_string(v_entries, ' union all '),
         grace_internal.part_key('u', keys), grace_internal.part_order('u', keys)
@@ -9060,7 +9068,7 @@ begin
         );
       end if;
       v_parts := v_parts || format(
-        'n_%1$s%2$s as materialized (select r.*%3$s from (select %4$s * from r_%5$s u%6$s) r '
+        'n_%1$s%2$s as (select r.*%3$s from (select %4$s * from r_%5$s u%6$s) r '
         'join %7$s t on t.tableoid = r.leaf and t.ctid = r.tid)',
         v_node.relation, grace_internal.part_columns(cardinality(v_node.columns), keys), v_columns,
         case when keys then format('distinct on (%s)', grace_internal.part_key('u', keys)) end,
@@ -9100,6 +9108,34 @@ as $$
   where n.reason is null and n.relation in (select s.root from grace_internal.closure_starts(target) s)
 $$;
 
+-- filters/plan_for_rows.sql
+-- A planner that takes a function for a thousand rows looks up the children of a million one by one. For many rows the statement gets as much
+-- memory as making an index may take, for all its parts together. The caller sets back what this has set.
+create or replace function grace_internal.plan_for_rows(target oid, source text, nodes jsonb)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_many bigint := (
+    select greatest(10000, sum(c.reltuples) / 20)
+    from grace_internal.partition_tree(target) as t (relation)
+    join pg_class c on c.oid = t.relation
+  );
+  v_is_large boolean;
+begin
+  execute format('select count(*) > %s from (select from %s limit %s) s', v_many, source, v_many + 1) into v_is_large;
+  if v_is_large then
+    perform
+      set_config('enable_nestloop', 'off', true),
+      set_config('work_mem', greatest(w.setting::integer, m.setting::integer / jsonb_array_length(nodes))::text, true)
+    from pg_settings w
+    cross join pg_settings m
+    where w.name = 'work_mem' and m.name = 'maintenance_work_mem';
+  end if;
+end
+$$;
+
 -- filters/closure_counts.sql
 -- The rows of closure_counts but for the counts.
 create or replace function grace_internal.closure_tables(nodes jsonb, edges jsonb)
@@ -9127,25 +9163,6 @@ as $$
   group by e.child
 $$;
 
--- A planner that takes a function for a thousand rows looks up the children of a million one by one.
-create or replace function grace_internal.plan_for_rows(target oid, source text)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_many bigint := (
-    select greatest(10000, sum(c.reltuples) / 20)
-    from grace_internal.partition_tree(target) as t (relation)
-    join pg_class c on c.oid = t.relation
-  );
-  v_is_large boolean;
-begin
-  execute format('select count(*) > %s from (select from %s limit %s) s', v_many, source, v_many + 1) into v_is_large;
-  perform set_config('enable_nestloop', case when v_is_large then 'off' else 'on' end, true);
-end
-$$;
-
 -- What deleting rows of a table takes with it: per table how many rows go (deleted), and of how many others a foreign key with ON DELETE SET
 -- NULL or SET DEFAULT would cut the link (link cut). source is a FROM item called k with the primary key columns of the rows, named and
 -- typed as in the table. Where a table can't be read row_count is null, reason says why, and what might be reached through it is
@@ -9167,11 +9184,12 @@ declare
   v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
   v_parts text;
   v_counts text;
+  v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
   v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, false);
   if v_parts <> '' then
-    perform grace_internal.plan_for_rows(target, source);
+    perform grace_internal.plan_for_rows(target, source, v_nodes);
   end if;
   select string_agg(format(' union all select %s, %L, count(*) from %s', c.relation, c.effect, c.source), '') into v_counts
   from (
@@ -9213,6 +9231,7 @@ begin
     v_parts || case when v_parts <> '' then ',' else '' end, v_counts
   )
   using v_nodes, v_edges;
+  perform set_config('work_mem', v_work_mem, true);
 end
 $$;
 
@@ -9313,6 +9332,7 @@ declare
   v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
   v_parts text;
   v_blocked text;
+  v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
   v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, true);
@@ -9330,7 +9350,6 @@ begin
   if v_parts = '' then
     return;
   end if;
-  perform grace_internal.plan_for_rows(target, source);
   select string_agg(
     format(
       'select p.root_leaf, p.root_tid, case when p.leaf = p.root_leaf and p.tid = p.root_tid then %L else %L end '
@@ -9371,6 +9390,7 @@ begin
   if v_blocked is null then
     return;
   end if;
+  perform grace_internal.plan_for_rows(target, source, v_nodes);
   return query execute format(
     'with recursive %s, records (leaf, tid, key) as (%s), blocked (leaf, tid, reason) as (%s) '
     'select k.key, b.reason from (select b.leaf, b.tid, string_agg(distinct b.reason, ''; '') as reason from blocked b '
@@ -9378,6 +9398,7 @@ begin
     v_parts, grace_internal.closure_records(target, v_nodes), v_blocked
   )
   using max_rows;
+  perform set_config('work_mem', v_work_mem, true);
 end
 $$;
 
@@ -9420,7 +9441,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select e.referencing::regclass, e.name, e.child_names
   from grace_internal.closure_edges(target) e
-  where not e.indexed
+  where grace_internal.unindexed_size(e.id) >= 65536
   order by e.referencing::regclass::text, e.name
 $$;
 

@@ -94,6 +94,7 @@ declare
   v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
   v_parts text;
   v_blocked text;
+  v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
   v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, true);
@@ -111,7 +112,6 @@ begin
   if v_parts = '' then
     return;
   end if;
-  perform grace_internal.plan_for_rows(target, source);
   select string_agg(
     format(
       'select p.root_leaf, p.root_tid, case when p.leaf = p.root_leaf and p.tid = p.root_tid then %L else %L end '
@@ -152,6 +152,7 @@ begin
   if v_blocked is null then
     return;
   end if;
+  perform grace_internal.plan_for_rows(target, source, v_nodes);
   return query execute format(
     'with recursive %s, records (leaf, tid, key) as (%s), blocked (leaf, tid, reason) as (%s) '
     'select k.key, b.reason from (select b.leaf, b.tid, string_agg(distinct b.reason, ''; '') as reason from blocked b '
@@ -159,5 +160,6 @@ begin
     v_parts, grace_internal.closure_records(target, v_nodes), v_blocked
   )
   using max_rows;
+  perform set_config('work_mem', v_work_mem, true);
 end
 $$;

@@ -24,25 +24,6 @@ as $$
   group by e.child
 $$;
 
--- A planner that takes a function for a thousand rows looks up the children of a million one by one.
-create or replace function grace_internal.plan_for_rows(target oid, source text)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_many bigint := (
-    select greatest(10000, sum(c.reltuples) / 20)
-    from grace_internal.partition_tree(target) as t (relation)
-    join pg_class c on c.oid = t.relation
-  );
-  v_is_large boolean;
-begin
-  execute format('select count(*) > %s from (select from %s limit %s) s', v_many, source, v_many + 1) into v_is_large;
-  perform set_config('enable_nestloop', case when v_is_large then 'off' else 'on' end, true);
-end
-$$;
-
 -- What deleting rows of a table takes with it: per table how many rows go (deleted), and of how many others a foreign key with ON DELETE SET
 -- NULL or SET DEFAULT would cut the link (link cut). source is a FROM item called k with the primary key columns of the rows, named and
 -- typed as in the table. Where a table can't be read row_count is null, reason says why, and what might be reached through it is
@@ -64,11 +45,12 @@ declare
   v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
   v_parts text;
   v_counts text;
+  v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
   v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, false);
   if v_parts <> '' then
-    perform grace_internal.plan_for_rows(target, source);
+    perform grace_internal.plan_for_rows(target, source, v_nodes);
   end if;
   select string_agg(format(' union all select %s, %L, count(*) from %s', c.relation, c.effect, c.source), '') into v_counts
   from (
@@ -110,5 +92,6 @@ begin
     v_parts || case when v_parts <> '' then ',' else '' end, v_counts
   )
   using v_nodes, v_edges;
+  perform set_config('work_mem', v_work_mem, true);
 end
 $$;

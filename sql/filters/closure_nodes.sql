@@ -90,7 +90,8 @@ as $$
 $$;
 
 -- The foreign keys that tie other rows (t) to rows that go: match is the condition where p is a row of the part of its table, table_match
--- the same where it is a row of the table itself; only those of the partitions that leaves has count.
+-- the same where it is a row of the table itself; only those of the partitions that leaves has count. indexed is told of those within
+-- a cycle.
 create or replace function grace_internal.closure_links(nodes jsonb, edges jsonb)
 returns table (
   id oid, name name, action "char", parent oid, child oid, component oid, child_component oid, referenced oid, referencing oid,
@@ -102,7 +103,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select
     e.id, e.name, e.action, e.parent, e.child, p.component, c.component, e.referenced, e.referencing,
-    e.parent_names, e.child_names, e.place, e.deferred, e.indexed, v.leaves,
+    e.parent_names, e.child_names, e.place, e.deferred, case when c.component = p.component then grace_internal.unindexed_size(e.id) < 65536 end, v.leaves,
     grace_internal.foreign_key_match(
       e.id,
       array(
@@ -116,7 +117,7 @@ as $$
     c.relation is not null and c.reason is null
   from jsonb_to_recordset(edges) as e (
     id oid, name name, action "char", parent oid, child oid, referenced oid, referencing oid,
-    parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, reason text
+    parent_names name [], child_names name [], place bigint, deferred boolean, reason text
   )
   join jsonb_to_recordset(nodes) as p (relation oid, component oid, columns name [], reason text)
     on p.relation = e.parent and p.reason is null

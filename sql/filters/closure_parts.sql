@@ -143,8 +143,8 @@ begin
       );
       v_parts := v_parts || format(
         case
-          when cardinality(v_entries) = 1 then 'n_%1$s%2$s as materialized (%3$s)'
-          else 'n_%1$s%2$s as materialized (select distinct on (%4$s) u.* from (%3$s) u%2$s%5$s)'
+          when cardinality(v_entries) = 1 then 'n_%1$s%2$s as (%3$s)'
+          else 'n_%1$s%2$s as (select distinct on (%4$s) u.* from (%3$s) u%2$s%5$s)'
         end,
         v_node.relation, grace_internal.part_columns(cardinality(v_node.columns), keys), array_to_string(v_entries, ' union all '),
         grace_internal.part_key('u', keys), grace_internal.part_order('u', keys)
@@ -162,7 +162,7 @@ begin
         );
       end if;
       v_parts := v_parts || format(
-        'n_%1$s%2$s as materialized (select r.*%3$s from (select %4$s * from r_%5$s u%6$s) r '
+        'n_%1$s%2$s as (select r.*%3$s from (select %4$s * from r_%5$s u%6$s) r '
         'join %7$s t on t.tableoid = r.leaf and t.ctid = r.tid)',
         v_node.relation, grace_internal.part_columns(cardinality(v_node.columns), keys), v_columns,
         case when keys then format('distinct on (%s)', grace_internal.part_key('u', keys)) end,

@@ -8,6 +8,6 @@ set search_path = pg_catalog, pg_temp
 as $$
   select e.referencing::regclass, e.name, e.child_names
   from grace_internal.closure_edges(target) e
-  where not e.indexed
+  where grace_internal.unindexed_size(e.id) >= 65536
   order by e.referencing::regclass::text, e.name
 $$;
