@@ -71,8 +71,8 @@ $$;
 -- that goes is referred to, by NO ACTION or RESTRICT, by a row that is there still. PostgreSQL looks for such rows for each deleted row,
 -- in the order of its triggers (what cascades from a row, and what must not refer to it, in the order in which the foreign keys
 -- were made), before it deletes what cascades from the rows that it has just deleted; NO ACTION that is not INITIALLY DEFERRED is no different
--- from RESTRICT in that. So a referencing row that the cascade reaches later blocks as well. Where rows of the same table are deleted
--- one after the other, or in a cycle, the order is not known: then a row that goes at all does not block. With together all records are
+-- from RESTRICT in that. So a referencing row that the cascade reaches later blocks as well. After a long way through a cycle of foreign keys
+-- the order is not known: then a row that goes at all does not block. With together all records are
 -- deleted at once, and what goes with any of them does not block. A row without a key says what can't be known. What SET NULL and SET
 -- DEFAULT would run into is found as well; a default only where it is a constant. See closure_counts for source.
 -- Errors: GR009 when the table has no primary key.
@@ -123,10 +123,9 @@ begin
         ' and not exists (select from n_%s d where d.leaf = t.tableoid and d.tid = t.ctid%s%s)',
         l.child, r.same_record,
         case when not together and not (l.action = 'a' and l.deferred) then format(
-          ' and (coalesce(cardinality(d.path) <= cardinality(p.path), true) or '
-          'cardinality(d.path) = cardinality(p.path) + 1 and (d.path < p.path || %s '
-          'or cardinality(p.path) > 0 and d.path[1:cardinality(p.path)] = p.path))',
-          l.place
+          ' and (p.path is null or d.path is null and cardinality(p.path) >= %s or cardinality(d.path) <= cardinality(p.path) or '
+          'cardinality(d.path) = cardinality(p.path) + 1 and d.path < p.path || (%s::bigint << 48))',
+          grace_internal.known_length(v_links), l.place
         ) end
       ) end
     ), ' union all '

@@ -12,12 +12,12 @@ as $$
   select
     n.relation, 'deleted', n.place,
     (select string_agg(distinct e.name, ', ') from e where e.child = n.relation and e.action = 'c'),
-    n.incomplete, n.reason
+    n.incomplete and n.reason is null, n.reason
   from jsonb_to_recordset(nodes) as n (relation oid, place bigint, reason text, incomplete boolean)
   union all
   select
     e.child, 'link cut', 0, string_agg(distinct e.name, ', '),
-    bool_or(e.incomplete or e.lacks is not null),
+    bool_or(e.incomplete or e.lacks is not null) and not bool_and(e.lacks is not null),
     case when bool_and(e.lacks is not null) then coalesce(min(e.reason), 'it is reached only through tables that can''t be read') end
   from e
   where e.action in ('n', 'd')
