@@ -8395,8 +8395,8 @@ end
 $$;
 
 -- filters/trusted_comparison.sql
--- A condition by one operator, given by number. Arguments of another type than the operator's are cast, as foreign keys do it: where they
--- are not, PostgreSQL may find a better fitting operator of that name in its schema, which may be anybody's.
+-- A condition by one operator, given by number. Arguments of another type than the operator's are cast, as foreign keys do it: where
+-- they are not, PostgreSQL may find a better fitting operator of that name in its schema, which may be anybody's.
 create or replace function grace_internal.comparison(
   operator_oid oid, "left" text, left_type oid, "right" text, right_type oid
 )
@@ -8423,10 +8423,10 @@ begin
 end
 $$;
 
--- Code that comparing values of these types by these operators would run with the rights of whoever compares: the operators, what
--- their families have for hashing and sorting, casts to their arguments' types, and the comparison of what is inside arrays, composites and
--- ranges. What PostgreSQL brings along is trusted, and functions of superusers and of the current role, as in untrusted_code. Returns the
--- first one that is not, else null.
+-- Code that comparing values of these types by these operators would run with the rights of whoever compares: the operators, what their
+-- families have for hashing and sorting, casts to their arguments' types, and the comparison of what is inside arrays, composites and
+-- ranges. What PostgreSQL brings along is trusted, and functions of superusers and of the current role, as in untrusted_code. Returns
+-- the first one that is not, else null.
 create or replace function grace_internal.untrusted_comparison(operators oid [], left_types oid [], right_types oid [])
 returns text
 language plpgsql stable
@@ -8614,8 +8614,8 @@ end
 $$;
 
 -- filters/key_json.sql
--- One value as jsonb, the same in every session: to_jsonb() runs casts to json that the application has made, and writes a time with time
--- zone in the session's. All but numbers, booleans and times is text by the type's output function.
+-- One value as jsonb, the same in every session: to_jsonb() runs casts to json that the application has made, and writes a time with
+-- time zone in the session's. All but numbers, booleans and times is text by the type's output function.
 create or replace function grace_internal.value_json("column" text, type oid)
 returns text
 language sql stable
@@ -8669,13 +8669,13 @@ as $$
   from grace_internal.cascade_tree(target, false) as t (relation)
 $$;
 
--- The foreign keys that reference any table that a DELETE reaches by ON DELETE CASCADE, as they were declared (not what PostgreSQL makes of
--- them for partitions). parent and child are roots of partition trees, referenced and referencing what the foreign key is declared
--- on; place is in which order PostgreSQL's triggers for them fire for a row; reason is why it can't be followed. A temporal foreign key
--- (PERIOD) can't cascade, and what it refuses is not foreseen.
+-- The foreign keys that reference any table that a DELETE reaches by ON DELETE CASCADE, as they were declared (not what PostgreSQL
+-- makes of them for partitions). parent and child are roots of partition trees, referenced and referencing what the foreign key is
+-- declared on; place is in which order PostgreSQL's triggers for them fire for a row; reason is why it can't be followed. A temporal
+-- foreign key (PERIOD) can't cascade, and what it refuses is not foreseen.
 create or replace function grace_internal.closure_edges(target oid)
 returns table (
-  id oid, name name, action "char", parent oid, child oid, referenced oid, referencing oid,
+  id oid, name name, action text, parent oid, child oid, referenced oid, referencing oid,
   parent_names name [], child_names name [], place bigint, deferred boolean, reason text
 )
 language sql stable
@@ -8705,7 +8705,7 @@ as $$
     ) as c
   )
   select
-    f.oid, f.conname, f.confdeltype, f.parent, f.child, f.confrelid, f.conrelid,
+    f.oid, f.conname, f.confdeltype::text, f.parent, f.child, f.confrelid, f.conrelid,
     grace_internal.column_names(f.confrelid, f.confkey), grace_internal.column_names(f.conrelid, f.conkey),
     row_number() over (partition by f.parent order by (
       select min(t.tgname::text collate "C")
@@ -8722,8 +8722,8 @@ $$;
 -- filters/closure_nodes.sql
 -- The tables that a DELETE reaches by ON DELETE CASCADE (the roots of their partition trees), parents before children; component is the
 -- same for tables that are in a cycle of foreign keys, else null. columns are those that a part (see closure_parts) has to have: what
--- foreign keys refer to and, with keys, the primary key. reason says why nothing of a table can be found; incomplete that
--- rows may be missing because another one can't be read.
+-- foreign keys refer to and, with keys, the primary key. reason says why nothing of a table can be found; incomplete that rows may be
+-- missing because another one can't be read.
 create or replace function grace_internal.closure_nodes(target oid, edges jsonb, keys boolean)
 returns table (relation oid, component oid, place bigint, columns name [], reason text, incomplete boolean)
 language sql stable
@@ -8732,7 +8732,7 @@ as $$
   with recursive e as materialized (
     select *
     from jsonb_to_recordset(edges) as e (
-      id oid, action "char", parent oid, child oid, parent_names name [], reason text
+      id oid, action text, parent oid, child oid, parent_names name [], reason text
     )
   ),
   starts as materialized (
@@ -8811,12 +8811,12 @@ as $$
   from nodes n
 $$;
 
--- The foreign keys that tie other rows (t) to rows that go: match is the condition where p is a row of the part of its table, table_match
--- the same where it is a row of the table itself; only those of the partitions that leaves has count. indexed is told of those within
--- a cycle.
+-- The foreign keys that tie other rows (t) to rows that go: match is the condition where p is a row of the part of its table,
+-- table_match the same where it is a row of the table itself; only those of the partitions that leaves has count. indexed is told of
+-- those within a cycle.
 create or replace function grace_internal.closure_links(nodes jsonb, edges jsonb)
 returns table (
-  id oid, name name, action "char", parent oid, child oid, component oid, child_component oid, referenced oid, referencing oid,
+  id oid, name name, action text, parent oid, child oid, component oid, child_component oid, referenced oid, referencing oid,
   parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, leaves text, match text, table_match text,
   has_part boolean
 )
@@ -8838,7 +8838,7 @@ as $$
     ),
     c.relation is not null and c.reason is null
   from jsonb_to_recordset(edges) as e (
-    id oid, name name, action "char", parent oid, child oid, referenced oid, referencing oid,
+    id oid, name name, action text, parent oid, child oid, referenced oid, referencing oid,
     parent_names name [], child_names name [], place bigint, deferred boolean, reason text
   )
   join jsonb_to_recordset(nodes) as p (relation oid, component oid, columns name [], reason text)
@@ -8879,7 +8879,7 @@ $$;
 
 -- filters/closure_json.sql
 -- What the functions that make the statement need to know, found once.
-create or replace function grace_internal.closure_edges_json(target oid, actions "char" [])
+create or replace function grace_internal.closure_edges_json(target oid, actions text [])
 returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -8943,7 +8943,7 @@ as $$
     columns, grace_internal.only_name(s.relation), source,
     (
       select string_agg(grace_internal.comparison(
-        k.operator_oid, format('t.%I', k.attname), k.type, format('k.%I', k.attname), k.type
+        k.operator_oid, format('t.%I', k.attname), k.type, format('k.%I', k.attname), 0 -- cast, whatever the source says it is
       ), ' and ')
       from grace_internal.key_operators(target) k
     )
@@ -8959,7 +8959,7 @@ as $$
     columns, l.parent, grace_internal.only_name(l.referencing), l.match
   )
   from jsonb_to_recordset(links) as l (
-    action "char", parent oid, child oid, component oid, child_component oid, referencing oid, place bigint, match text
+    action text, parent oid, child oid, component oid, child_component oid, referencing oid, place bigint, match text
   )
   where l.child = closure_entries.relation and l.action = 'c'
     and (l.component is null or l.component is distinct from l.child_component)
@@ -8985,7 +8985,8 @@ as $$
   ) else '' end
 $$;
 
--- How long a way is followed exactly through a cycle of foreign keys: there may be as many ways of a length as ways to choose from these.
+-- How long a way is followed exactly through a cycle of foreign keys: there may be as many ways of a length as ways to choose from
+-- these.
 create or replace function grace_internal.known_length(links jsonb)
 returns integer
 language sql stable
@@ -8995,15 +8996,15 @@ as $$
     select max(c.keys)
     from (
       select count(*) as keys
-      from jsonb_to_recordset(links) as l (action "char", component oid, child_component oid)
+      from jsonb_to_recordset(links) as l (action text, component oid, child_component oid)
       where l.action = 'c' and l.component = l.child_component
       group by l.component
     ) as c
   ))))::integer
 $$;
 
--- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index, over
--- all pairs of rows that are tied together in the cycle.
+-- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index,
+-- over all pairs of rows that are tied together in the cycle.
 create or replace function grace_internal.closure_cycle(entries text [], links jsonb, component oid, keys boolean)
 returns text
 language sql stable
@@ -9025,7 +9026,8 @@ as $$
     ) end,
     string_agg(
       format(
-        'select t.leaf, t.tid, %s as place from (select %s from %s p where r.leaf in (%s) and p.tableoid = r.leaf and p.ctid = r.tid offset 0) p '
+        'select t.leaf, t.tid, %s as place from ('
+        'select %s from %s p where r.leaf in (%s) and p.tableoid = r.leaf and p.ctid = r.tid offset 0) p '
         'cross join lateral (select t.tableoid as leaf, t.ctid as tid from %s t where %s offset 0) t',
         l.place, array_to_string(grace_internal.columns_of('p', l.parent_names), ', '), grace_internal.only_name(l.parent), l.leaves,
         grace_internal.only_name(l.referencing), l.table_match
@@ -9041,18 +9043,18 @@ as $$
     grace_internal.part_columns(0, keys)
   )
   from jsonb_to_recordset(links) as l (
-    action "char", parent oid, component oid, child_component oid, referencing oid, parent_names name [], place bigint, indexed boolean,
+    action text, parent oid, component oid, child_component oid, referencing oid, parent_names name [], place bigint, indexed boolean,
     leaves text, table_match text
   )
   where l.component = closure_cycle.component and l.child_component = l.component and l.action = 'c'
 $$;
 
--- The parts, as queries of a WITH RECURSIVE, of a statement that finds all that goes with rows of a table: n_<oid> for each of closure_nodes
--- that can be read, with the places of the rows (leaf, tid: they tell rows apart within one snapshot) and their columns (c1, c2, …). With
--- keys also for which row of the target a row goes (root_leaf, root_tid), and path: the way from there, which says when PostgreSQL deletes it:
--- first by length, then step by step; null where a way through a cycle is longer than known_length. The source is read under the name that it gives itself, k.
--- To be run by the owner of pg_grace with search_path = pg_catalog, pg_temp and constraint_exclusion = off, so that nothing of the
--- application's is executed.
+-- The parts, as queries of a WITH RECURSIVE, of a statement that finds all that goes with rows of a table: n_<oid> for each of
+-- closure_nodes that can be read, with the places of the rows (leaf, tid: they tell rows apart within one snapshot) and their columns
+-- (c1, c2, …). With keys also for which row of the target a row goes (root_leaf, root_tid), and path: the way from there, which says
+-- when PostgreSQL deletes it: first by length, then step by step; null where a way through a cycle is longer than known_length. The
+-- source is read under the name that it gives itself, k. To be run by the owner of pg_grace with search_path = pg_catalog, pg_temp and
+-- constraint_exclusion = off, so that nothing of the application's is executed.
 create or replace function grace_internal.closure_parts(target oid, source text, nodes jsonb, links jsonb, keys boolean)
 returns text
 language plpgsql stable
@@ -9063,7 +9065,7 @@ declare
   v_component oid;
   v_entries text [];
   v_columns text;
-  v_parts text [] := '{}';
+  v_parts text [] := array[]::text [];
 begin
   for v_node in
     select n.*
@@ -9141,8 +9143,8 @@ as $$
 $$;
 
 -- filters/plan_for_rows.sql
--- A planner that takes a function for a thousand rows looks up the children of a million one by one. For many rows the statement gets as much
--- memory as making an index may take, for all its parts together. The caller sets back what this has set.
+-- A planner that takes a function for a thousand rows looks up the children of a million one by one. For many rows the statement gets
+-- as much memory as making an index may take, for all its parts together. The caller sets back what this has set.
 create or replace function grace_internal.plan_for_rows(target oid, source text, nodes jsonb)
 returns void
 language plpgsql
@@ -9177,29 +9179,31 @@ set search_path = pg_catalog, pg_temp
 as $$
   with e as (
     select e.*, coalesce(e.reason, p.reason) as lacks, p.incomplete
-    from jsonb_to_recordset(edges) as e (name name, action "char", parent oid, child oid, reason text)
+    from jsonb_to_recordset(edges) as e (name name, action text, parent oid, child oid, reason text)
     join jsonb_to_recordset(nodes) as p (relation oid, reason text, incomplete boolean) on p.relation = e.parent
   )
   select
     n.relation, 'deleted', n.place,
     (select string_agg(distinct e.name, ', ') from e where e.child = n.relation and e.action = 'c'),
-    n.incomplete, n.reason
+    n.incomplete and n.reason is null, n.reason
   from jsonb_to_recordset(nodes) as n (relation oid, place bigint, reason text, incomplete boolean)
   union all
   select
     e.child, 'link cut', 0, string_agg(distinct e.name, ', '),
-    bool_or(e.incomplete or e.lacks is not null),
-    case when bool_and(e.lacks is not null) then coalesce(min(e.reason), 'it is reached only through tables that can''t be read') end
+    bool_or(e.incomplete or e.lacks is not null) and not bool_and(e.lacks is not null),
+    case when bool_and(e.lacks is not null) then
+      coalesce(min(e.reason), 'it is reached only through tables that can''t be read')
+    end
   from e
   where e.action in ('n', 'd')
   group by e.child
 $$;
 
--- What deleting rows of a table takes with it: per table how many rows go (deleted), and of how many others a foreign key with ON DELETE SET
--- NULL or SET DEFAULT would cut the link (link cut). source is a FROM item called k with the primary key columns of the rows, named and
--- typed as in the table. Where a table can't be read row_count is null, reason says why, and what might be reached through it is
--- at_least. through are the foreign keys. What the application's triggers would do is not foreseen. Reads only, with ACCESS SHARE.
--- Errors: GR009 when the table has no primary key.
+-- What deleting rows of a table takes with it: per table how many rows go (deleted), and of how many others a foreign key with ON
+-- DELETE SET NULL or SET DEFAULT would cut the link (link cut). source is a FROM item called k with the primary key columns of the
+-- rows, named and typed as in the table. Where a table can't be read row_count is null, reason says why, and what might be reached
+-- through it is at_least. through are the foreign keys. What the application's triggers would do is not foreseen. Reads only, with
+-- ACCESS SHARE. Errors: GR009 when the table has no primary key.
 create or replace function grace_internal.closure_counts(target regclass, source text)
 returns table (
   relation regclass, effect text, row_count bigint, through text, is_protected boolean, at_least boolean, reason text
@@ -9244,7 +9248,7 @@ begin
         end
       )
     from jsonb_to_recordset(v_links) as l (
-      action "char", parent oid, child oid, referencing oid, match text, has_part boolean
+      action text, parent oid, child oid, referencing oid, match text, has_part boolean
     )
     where l.action in ('n', 'd')
     group by l.child, l.has_part
@@ -9268,8 +9272,8 @@ end
 $$;
 
 -- filters/closure_blockers.sql
--- What a column of a row gets by ON DELETE SET DEFAULT, as an expression; null when that is not a plain constant of a type of PostgreSQL's
--- own, for evaluating it could run code of others.
+-- What a column of a row gets by ON DELETE SET DEFAULT, as an expression; null when that is not a plain constant of a type of
+-- PostgreSQL's own, for evaluating it could run code of others.
 create or replace function grace_internal.constant_default(relation oid, attnum smallint)
 returns text
 language sql stable
@@ -9337,15 +9341,15 @@ as $$
   having bool_and(s.value is not null) and not bool_or(s.is_set and s.attnotnull and s.value ~ '^null(::|$)')
 $$;
 
--- The records (primary keys as jsonb) of those that source yields whose deletion a foreign key would refuse, each with the reasons: a row
--- that goes is referred to, by NO ACTION or RESTRICT, by a row that is there still. PostgreSQL looks for such rows for each deleted row,
--- in the order of its triggers (what cascades from a row, and what must not refer to it, in the order in which the foreign keys
--- were made), before it deletes what cascades from the rows that it has just deleted; NO ACTION that is not INITIALLY DEFERRED is no different
--- from RESTRICT in that. So a referencing row that the cascade reaches later blocks as well. After a long way through a cycle of foreign keys
--- the order is not known: then a row that goes at all does not block. With together all records are
--- deleted at once, and what goes with any of them does not block. A row without a key says what can't be known. What SET NULL and SET
--- DEFAULT would run into is found as well; a default only where it is a constant. See closure_counts for source.
--- Errors: GR009 when the table has no primary key.
+-- The records (primary keys as jsonb) of those that source yields whose deletion a foreign key would refuse, each with the reasons: a
+-- row that goes is referred to, by NO ACTION or RESTRICT, by a row that is there still. PostgreSQL looks for such rows for each deleted
+-- row, in the order of its triggers (what cascades from a row, and what must not refer to it, in the order in which the foreign keys
+-- were made), before it deletes what cascades from the rows that it has just deleted; NO ACTION that is not INITIALLY DEFERRED is no
+-- different from RESTRICT in that. So a referencing row that the cascade reaches later blocks as well. After a long way through a cycle
+-- of foreign keys the order is not known: then a row that goes at all does not block. With together all records are deleted at once,
+-- and what goes with any of them does not block. A row without a key says what can't be known. What SET NULL and SET DEFAULT would run
+-- into is found as well; a default only where it is a constant. See closure_counts for source. Errors: GR009 when the table has no
+-- primary key.
 create or replace function grace_internal.closure_blockers(
   target regclass, source text, max_rows integer default null, together boolean default false
 )
@@ -9402,7 +9406,7 @@ begin
   )
   into v_blocked
   from jsonb_to_recordset(v_links) as l (
-    id oid, name name, action "char", parent oid, child oid, referencing oid, place bigint, deferred boolean, match text, has_part boolean
+    id oid, name name, action text, parent oid, child oid, referencing oid, place bigint, deferred boolean, match text, has_part boolean
   )
   cross join lateral (
     select
@@ -9435,9 +9439,9 @@ $$;
 
 -- filters/closure_rows.sql
 -- The text of a query of two columns, record and key: the rows of one table (named by the root of its partition tree) that go with each
--- record that source yields, by their primary keys, as jsonb; a null key where the table has no primary key. null when
--- nothing of the table goes, or nothing of it can be read. It is made for the owner of pg_grace: to be run as closure_parts says, and
--- in the same transaction, for it names partitions by their numbers. See closure_counts for source. Errors: GR009.
+-- record that source yields, by their primary keys, as jsonb; a null key where the table has no primary key. null when nothing of the
+-- table goes, or nothing of it can be read. It is made for the owner of pg_grace: to be run as closure_parts says, and in the same
+-- transaction, for it names partitions by their numbers. See closure_counts for source. Errors: GR009.
 create or replace function grace_internal.closure_rows(target regclass, source text, relation regclass)
 returns text
 language plpgsql stable
@@ -9463,8 +9467,8 @@ $$;
 
 -- filters/unindexed_cascades.sql
 -- Foreign keys whose referencing table PostgreSQL reads as a whole for each row that goes when rows of target are deleted, because no
--- index begins with their columns; but for tables that are read in no time. The same that doctor says of protected tables, for
--- all that the cascade reaches.
+-- index begins with their columns; but for tables that are read in no time. The same that doctor says of protected tables, for all that
+-- the cascade reaches.
 create or replace function grace_internal.unindexed_cascades(target regclass)
 returns table (relation regclass, constraint_name name, columns name [])
 language sql stable

@@ -1,5 +1,5 @@
--- What a column of a row gets by ON DELETE SET DEFAULT, as an expression; null when that is not a plain constant of a type of PostgreSQL's
--- own, for evaluating it could run code of others.
+-- What a column of a row gets by ON DELETE SET DEFAULT, as an expression; null when that is not a plain constant of a type of
+-- PostgreSQL's own, for evaluating it could run code of others.
 create or replace function grace_internal.constant_default(relation oid, attnum smallint)
 returns text
 language sql stable
@@ -67,15 +67,15 @@ as $$
   having bool_and(s.value is not null) and not bool_or(s.is_set and s.attnotnull and s.value ~ '^null(::|$)')
 $$;
 
--- The records (primary keys as jsonb) of those that source yields whose deletion a foreign key would refuse, each with the reasons: a row
--- that goes is referred to, by NO ACTION or RESTRICT, by a row that is there still. PostgreSQL looks for such rows for each deleted row,
--- in the order of its triggers (what cascades from a row, and what must not refer to it, in the order in which the foreign keys
--- were made), before it deletes what cascades from the rows that it has just deleted; NO ACTION that is not INITIALLY DEFERRED is no different
--- from RESTRICT in that. So a referencing row that the cascade reaches later blocks as well. After a long way through a cycle of foreign keys
--- the order is not known: then a row that goes at all does not block. With together all records are
--- deleted at once, and what goes with any of them does not block. A row without a key says what can't be known. What SET NULL and SET
--- DEFAULT would run into is found as well; a default only where it is a constant. See closure_counts for source.
--- Errors: GR009 when the table has no primary key.
+-- The records (primary keys as jsonb) of those that source yields whose deletion a foreign key would refuse, each with the reasons: a
+-- row that goes is referred to, by NO ACTION or RESTRICT, by a row that is there still. PostgreSQL looks for such rows for each deleted
+-- row, in the order of its triggers (what cascades from a row, and what must not refer to it, in the order in which the foreign keys
+-- were made), before it deletes what cascades from the rows that it has just deleted; NO ACTION that is not INITIALLY DEFERRED is no
+-- different from RESTRICT in that. So a referencing row that the cascade reaches later blocks as well. After a long way through a cycle
+-- of foreign keys the order is not known: then a row that goes at all does not block. With together all records are deleted at once,
+-- and what goes with any of them does not block. A row without a key says what can't be known. What SET NULL and SET DEFAULT would run
+-- into is found as well; a default only where it is a constant. See closure_counts for source. Errors: GR009 when the table has no
+-- primary key.
 create or replace function grace_internal.closure_blockers(
   target regclass, source text, max_rows integer default null, together boolean default false
 )
@@ -132,7 +132,7 @@ begin
   )
   into v_blocked
   from jsonb_to_recordset(v_links) as l (
-    id oid, name name, action "char", parent oid, child oid, referencing oid, place bigint, deferred boolean, match text, has_part boolean
+    id oid, name name, action text, parent oid, child oid, referencing oid, place bigint, deferred boolean, match text, has_part boolean
   )
   cross join lateral (
     select

@@ -6,7 +6,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   with e as (
     select e.*, coalesce(e.reason, p.reason) as lacks, p.incomplete
-    from jsonb_to_recordset(edges) as e (name name, action "char", parent oid, child oid, reason text)
+    from jsonb_to_recordset(edges) as e (name name, action text, parent oid, child oid, reason text)
     join jsonb_to_recordset(nodes) as p (relation oid, reason text, incomplete boolean) on p.relation = e.parent
   )
   select
@@ -18,17 +18,19 @@ as $$
   select
     e.child, 'link cut', 0, string_agg(distinct e.name, ', '),
     bool_or(e.incomplete or e.lacks is not null) and not bool_and(e.lacks is not null),
-    case when bool_and(e.lacks is not null) then coalesce(min(e.reason), 'it is reached only through tables that can''t be read') end
+    case when bool_and(e.lacks is not null) then
+      coalesce(min(e.reason), 'it is reached only through tables that can''t be read')
+    end
   from e
   where e.action in ('n', 'd')
   group by e.child
 $$;
 
--- What deleting rows of a table takes with it: per table how many rows go (deleted), and of how many others a foreign key with ON DELETE SET
--- NULL or SET DEFAULT would cut the link (link cut). source is a FROM item called k with the primary key columns of the rows, named and
--- typed as in the table. Where a table can't be read row_count is null, reason says why, and what might be reached through it is
--- at_least. through are the foreign keys. What the application's triggers would do is not foreseen. Reads only, with ACCESS SHARE.
--- Errors: GR009 when the table has no primary key.
+-- What deleting rows of a table takes with it: per table how many rows go (deleted), and of how many others a foreign key with ON
+-- DELETE SET NULL or SET DEFAULT would cut the link (link cut). source is a FROM item called k with the primary key columns of the
+-- rows, named and typed as in the table. Where a table can't be read row_count is null, reason says why, and what might be reached
+-- through it is at_least. through are the foreign keys. What the application's triggers would do is not foreseen. Reads only, with
+-- ACCESS SHARE. Errors: GR009 when the table has no primary key.
 create or replace function grace_internal.closure_counts(target regclass, source text)
 returns table (
   relation regclass, effect text, row_count bigint, through text, is_protected boolean, at_least boolean, reason text
@@ -73,7 +75,7 @@ begin
         end
       )
     from jsonb_to_recordset(v_links) as l (
-      action "char", parent oid, child oid, referencing oid, match text, has_part boolean
+      action text, parent oid, child oid, referencing oid, match text, has_part boolean
     )
     where l.action in ('n', 'd')
     group by l.child, l.has_part

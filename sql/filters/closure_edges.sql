@@ -8,13 +8,13 @@ as $$
   from grace_internal.cascade_tree(target, false) as t (relation)
 $$;
 
--- The foreign keys that reference any table that a DELETE reaches by ON DELETE CASCADE, as they were declared (not what PostgreSQL makes of
--- them for partitions). parent and child are roots of partition trees, referenced and referencing what the foreign key is declared
--- on; place is in which order PostgreSQL's triggers for them fire for a row; reason is why it can't be followed. A temporal foreign key
--- (PERIOD) can't cascade, and what it refuses is not foreseen.
+-- The foreign keys that reference any table that a DELETE reaches by ON DELETE CASCADE, as they were declared (not what PostgreSQL
+-- makes of them for partitions). parent and child are roots of partition trees, referenced and referencing what the foreign key is
+-- declared on; place is in which order PostgreSQL's triggers for them fire for a row; reason is why it can't be followed. A temporal
+-- foreign key (PERIOD) can't cascade, and what it refuses is not foreseen.
 create or replace function grace_internal.closure_edges(target oid)
 returns table (
-  id oid, name name, action "char", parent oid, child oid, referenced oid, referencing oid,
+  id oid, name name, action text, parent oid, child oid, referenced oid, referencing oid,
   parent_names name [], child_names name [], place bigint, deferred boolean, reason text
 )
 language sql stable
@@ -44,7 +44,7 @@ as $$
     ) as c
   )
   select
-    f.oid, f.conname, f.confdeltype, f.parent, f.child, f.confrelid, f.conrelid,
+    f.oid, f.conname, f.confdeltype::text, f.parent, f.child, f.confrelid, f.conrelid,
     grace_internal.column_names(f.confrelid, f.confkey), grace_internal.column_names(f.conrelid, f.conkey),
     row_number() over (partition by f.parent order by (
       select min(t.tgname::text collate "C")

@@ -37,7 +37,7 @@ as $$
     columns, grace_internal.only_name(s.relation), source,
     (
       select string_agg(grace_internal.comparison(
-        k.operator_oid, format('t.%I', k.attname), k.type, format('k.%I', k.attname), k.type
+        k.operator_oid, format('t.%I', k.attname), k.type, format('k.%I', k.attname), 0 -- cast, whatever the source says it is
       ), ' and ')
       from grace_internal.key_operators(target) k
     )
@@ -53,7 +53,7 @@ as $$
     columns, l.parent, grace_internal.only_name(l.referencing), l.match
   )
   from jsonb_to_recordset(links) as l (
-    action "char", parent oid, child oid, component oid, child_component oid, referencing oid, place bigint, match text
+    action text, parent oid, child oid, component oid, child_component oid, referencing oid, place bigint, match text
   )
   where l.child = closure_entries.relation and l.action = 'c'
     and (l.component is null or l.component is distinct from l.child_component)
@@ -79,7 +79,8 @@ as $$
   ) else '' end
 $$;
 
--- How long a way is followed exactly through a cycle of foreign keys: there may be as many ways of a length as ways to choose from these.
+-- How long a way is followed exactly through a cycle of foreign keys: there may be as many ways of a length as ways to choose from
+-- these.
 create or replace function grace_internal.known_length(links jsonb)
 returns integer
 language sql stable
@@ -89,15 +90,15 @@ as $$
     select max(c.keys)
     from (
       select count(*) as keys
-      from jsonb_to_recordset(links) as l (action "char", component oid, child_component oid)
+      from jsonb_to_recordset(links) as l (action text, component oid, child_component oid)
       where l.action = 'c' and l.component = l.child_component
       group by l.component
     ) as c
   ))))::integer
 $$;
 
--- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index, over
--- all pairs of rows that are tied together in the cycle.
+-- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index,
+-- over all pairs of rows that are tied together in the cycle.
 create or replace function grace_internal.closure_cycle(entries text [], links jsonb, component oid, keys boolean)
 returns text
 language sql stable
@@ -119,7 +120,8 @@ as $$
     ) end,
     string_agg(
       format(
-        'select t.leaf, t.tid, %s as place from (select %s from %s p where r.leaf in (%s) and p.tableoid = r.leaf and p.ctid = r.tid offset 0) p '
+        'select t.leaf, t.tid, %s as place from ('
+        'select %s from %s p where r.leaf in (%s) and p.tableoid = r.leaf and p.ctid = r.tid offset 0) p '
         'cross join lateral (select t.tableoid as leaf, t.ctid as tid from %s t where %s offset 0) t',
         l.place, array_to_string(grace_internal.columns_of('p', l.parent_names), ', '), grace_internal.only_name(l.parent), l.leaves,
         grace_internal.only_name(l.referencing), l.table_match
@@ -135,18 +137,18 @@ as $$
     grace_internal.part_columns(0, keys)
   )
   from jsonb_to_recordset(links) as l (
-    action "char", parent oid, component oid, child_component oid, referencing oid, parent_names name [], place bigint, indexed boolean,
+    action text, parent oid, component oid, child_component oid, referencing oid, parent_names name [], place bigint, indexed boolean,
     leaves text, table_match text
   )
   where l.component = closure_cycle.component and l.child_component = l.component and l.action = 'c'
 $$;
 
--- The parts, as queries of a WITH RECURSIVE, of a statement that finds all that goes with rows of a table: n_<oid> for each of closure_nodes
--- that can be read, with the places of the rows (leaf, tid: they tell rows apart within one snapshot) and their columns (c1, c2, …). With
--- keys also for which row of the target a row goes (root_leaf, root_tid), and path: the way from there, which says when PostgreSQL deletes it:
--- first by length, then step by step; null where a way through a cycle is longer than known_length. The source is read under the name that it gives itself, k.
--- To be run by the owner of pg_grace with search_path = pg_catalog, pg_temp and constraint_exclusion = off, so that nothing of the
--- application's is executed.
+-- The parts, as queries of a WITH RECURSIVE, of a statement that finds all that goes with rows of a table: n_<oid> for each of
+-- closure_nodes that can be read, with the places of the rows (leaf, tid: they tell rows apart within one snapshot) and their columns
+-- (c1, c2, …). With keys also for which row of the target a row goes (root_leaf, root_tid), and path: the way from there, which says
+-- when PostgreSQL deletes it: first by length, then step by step; null where a way through a cycle is longer than known_length. The
+-- source is read under the name that it gives itself, k. To be run by the owner of pg_grace with search_path = pg_catalog, pg_temp and
+-- constraint_exclusion = off, so that nothing of the application's is executed.
 create or replace function grace_internal.closure_parts(target oid, source text, nodes jsonb, links jsonb, keys boolean)
 returns text
 language plpgsql stable
@@ -157,7 +159,7 @@ declare
   v_component oid;
   v_entries text [];
   v_columns text;
-  v_parts text [] := '{}';
+  v_parts text [] := array[]::text [];
 begin
   for v_node in
     select n.*

@@ -1,5 +1,5 @@
--- A planner that takes a function for a thousand rows looks up the children of a million one by one. For many rows the statement gets as much
--- memory as making an index may take, for all its parts together. The caller sets back what this has set.
+-- A planner that takes a function for a thousand rows looks up the children of a million one by one. For many rows the statement gets
+-- as much memory as making an index may take, for all its parts together. The caller sets back what this has set.
 create or replace function grace_internal.plan_for_rows(target oid, source text, nodes jsonb)
 returns void
 language plpgsql

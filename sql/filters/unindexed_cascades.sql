@@ -1,6 +1,6 @@
 -- Foreign keys whose referencing table PostgreSQL reads as a whole for each row that goes when rows of target are deleted, because no
--- index begins with their columns; but for tables that are read in no time. The same that doctor says of protected tables, for
--- all that the cascade reaches.
+-- index begins with their columns; but for tables that are read in no time. The same that doctor says of protected tables, for all that
+-- the cascade reaches.
 create or replace function grace_internal.unindexed_cascades(target regclass)
 returns table (relation regclass, constraint_name name, columns name [])
 language sql stable

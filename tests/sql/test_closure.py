@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from pg_grace.connection import Connection
-from tests.conftest import Database, _new_database, rows, value
-from tests.server import Server
+from tests.conftest import Database, rows, value
 from tests.sql.restoring import script
 from tests.sql.test_trust import is_superuser, mallory  # noqa: F401 - a fixture
 
@@ -27,12 +24,6 @@ def load(conn: Connection, files: list[Path]) -> None:
     for file in files:
         with psycopg.connect(conn.info.dsn, autocommit=True) as session:
             session.execute(file.read_bytes())
-
-
-@pytest.fixture
-def other_db(server: Server, template: str) -> Iterator[Database]:
-    with _new_database(server, template) as database:
-        yield database
 
 
 def tables(conn: Connection) -> list[str]:
@@ -153,7 +144,7 @@ def compare(conn: Connection, dice: random.Random, only: list[str] | None = None
         condition = " or ".join(where for _, where in chosen)
         blocked = blockers(conn, table, condition)
         really = {key: delete(conn, table, where) for key, where in chosen}
-        assert {key for key in blocked} == {key for key, result in really.items() if isinstance(result, str)}, (
+        assert set(blocked) == {key for key, result in really.items() if isinstance(result, str)}, (
             table,
             blocked,
             really,
@@ -209,11 +200,7 @@ def random_schema(conn: Connection, dice: random.Random, number: int, size: int)
     script(conn, "drop schema if exists s cascade;\ncreate schema s")
     for name in names:
         conn.execute(f"create table {name} (id int primary key, a int not null, b bigint, unique (id, a))".encode())
-        conn.execute(
-            f"insert into {name} select n, n % 3 from generate_series(1, {size}) n".replace("(1", "(1")
-            .replace(f"{name} select", f"{name} (id, a) select")
-            .encode()
-        )
+        conn.execute(f"insert into {name} (id, a) select n, n % 3 from generate_series(1, {size}) n".encode())
     for n in range(int(number * 1.7)):
         child, parent = dice.choice(names), dice.choice(names)
         action = dice.choice(ACTIONS)
@@ -221,9 +208,7 @@ def random_schema(conn: Connection, dice: random.Random, number: int, size: int)
         default = f"default {dice.randint(1, size + 2)}" if "default" in action and dice.random() < 0.8 else ""
         conn.execute(f"alter table {child} add f{n} {kind}".encode())
         ids = ", ".join(str(dice.randint(1, size)) for _ in range(size))
-        conn.execute(
-            f"update {child} set f{n} = case when random() < 0.6 then (array[{ids}])[id] end".encode()
-        )
+        conn.execute(f"update {child} set f{n} = case when random() < 0.6 then (array[{ids}])[id] end".encode())
         if default:
             conn.execute(f"alter table {child} alter f{n} set {default}".encode())
         if dice.random() < 0.25:
@@ -238,7 +223,9 @@ def random_schema(conn: Connection, dice: random.Random, number: int, size: int)
             conn.execute(f"create index on {child} (f{n})".encode())
 
 
-@pytest.mark.parametrize("seed", range(int(__import__("os").environ.get("N0", "0")), int(__import__("os").environ.get("N", "25"))))
+@pytest.mark.parametrize(
+    "seed", range(int(__import__("os").environ.get("N0", "0")), int(__import__("os").environ.get("N", "25")))
+)
 def test_any_foreign_keys(conn: Connection, seed: int) -> None:
     dice = random.Random(seed)
     conn.execute(f"select setseed({seed / 1000})".encode())
@@ -408,9 +395,7 @@ def test_rows_of_each_record(conn: Connection) -> None:
     )
     assert closure_rows(conn, "crm.company", "crm.invoice_item", "id < 20") == expected
     assert closure_rows(conn, "crm.company", "crm.company", "id < 3") == [({"id": n}, {"id": n}) for n in (1, 2)]
-    assert (
-        value(conn, "select grace_internal.closure_rows('crm.company', 'crm.company as k', 'crm.product')") is None
-    )
+    assert value(conn, "select grace_internal.closure_rows('crm.company', 'crm.company as k', 'crm.product')") is None
 
 
 def test_together(conn: Connection) -> None:
@@ -516,7 +501,10 @@ def test_nothing_of_others_is_run(conn: Connection, mallory: Connection, trap: s
     unknown = rows(conn, "select key, reason from grace_internal.closure_blockers('mal.p', 'mal.p as k')")
     assert [key for key, _ in unknown] == [None]
     assert "mal.c" in unknown[0][1]
-    found = rows(conn, "select relation::text, row_count, reason is null from grace_internal.closure_counts('mal.c', 'mal.c as k')")
+    found = rows(
+        conn,
+        "select relation::text, row_count, reason is null from grace_internal.closure_counts('mal.c', 'mal.c as k')",
+    )
     assert found == [("mal.c", None, False), ("mal.d", None, False), ("mal.e", None, False)]
     assert not is_superuser(mallory)
 
@@ -531,7 +519,9 @@ def test_casts_checks_and_operators_of_others_are_not_run(conn: Connection, mall
         alter table mal.c add constraint c check (mal.evil(1))""",
     )
     conn.execute("create cast (mal.mood as jsonb) with inout")
-    mallory.execute("insert into mal.p values ('sad', 'x'); insert into mal.c values ('sad'); insert into mal.e values ('sad')")
+    mallory.execute(
+        "insert into mal.p values ('sad', 'x'); insert into mal.c values ('sad'); insert into mal.e values ('sad')"
+    )
     for statement in (
         "select * from grace_internal.closure_counts('mal.p', 'mal.p as k')",
         "select * from grace_internal.closure_blockers('mal.p', 'mal.p as k')",
@@ -574,13 +564,15 @@ def test_a_cast_that_a_foreign_key_uses(conn: Connection, mallory: Connection) -
         insert into mal.p values ('x');
         insert into mal.c values ('sad')""",
     )
-    found = rows(conn, "select relation::text, row_count, reason from grace_internal.closure_counts('mal.p', 'mal.p as k')")
+    found = rows(
+        conn, "select relation::text, row_count, reason from grace_internal.closure_counts('mal.p', 'mal.p as k')"
+    )
     assert [(relation, count) for relation, count, _ in found] == [("mal.p", 1), ("mal.c", None)]
     assert "mal.spell_out" in found[1][2]
     assert not is_superuser(mallory)
 
 
-def test_what_the_owner_of_pg_grace_may_not_read(owner: Connection, role: Callable[..., str]) -> None:
+def test_what_the_owner_of_pg_grace_may_not_read(owner: Connection) -> None:
     is_super = value(owner, "select rolsuper from pg_roles where rolname = current_user")
     script(
         owner,
@@ -594,7 +586,8 @@ def test_what_the_owner_of_pg_grace_may_not_read(owner: Connection, role: Callab
         alter table c force row level security""",
     )
     found = rows(
-        owner, "select relation::text, row_count, reason is null from grace_internal.closure_counts('p', 'public.p as k')"
+        owner,
+        "select relation::text, row_count, reason is null from grace_internal.closure_counts('p', 'public.p as k')",
     )
     if is_super:
         assert found == [("p", 1, True), ("c", 1, True), ("d", 1, True)]
