@@ -9003,16 +9003,16 @@ as $$
   ))))::integer
 $$;
 
--- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index,
+-- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index or the rows are many,
 -- over all pairs of rows that are tied together in the cycle.
-create or replace function grace_internal.closure_cycle(entries text [], links jsonb, component oid, keys boolean)
+create or replace function grace_internal.closure_cycle(entries text [], links jsonb, component oid, keys boolean, many boolean)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select format(
     case
-      when bool_and(l.indexed) then
+      when bool_and(l.indexed) and not many then
         'r_%1$s%6$s as (select * from (%2$s) r union select x.leaf, x.tid%3$s from r_%1$s r cross join lateral (%4$s) x)'
       else
         'e_%1$s as materialized (%5$s), '
@@ -9055,7 +9055,7 @@ $$;
 -- when PostgreSQL deletes it: first by length, then step by step; null where a way through a cycle is longer than known_length. The
 -- source is read under the name that it gives itself, k. To be run by the owner of pg_grace with search_path = pg_catalog, pg_temp and
 -- constraint_exclusion = off, so that nothing of the application's is executed.
-create or replace function grace_internal.closure_parts(target oid, source text, nodes jsonb, links jsonb, keys boolean)
+create or replace function grace_internal.closure_parts(target oid, source text, nodes jsonb, links jsonb, keys boolean, many boolean)
 returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -9098,7 +9098,7 @@ begin
             from jsonb_to_recordset(nodes) as n (relation oid, component oid, reason text)
             where n.component = v_component and n.reason is null
           ),
-          links, v_component, keys
+          links, v_component, keys, many
         );
       end if;
       v_parts := v_parts || format(
@@ -9144,9 +9144,10 @@ $$;
 
 -- filters/plan_for_rows.sql
 -- A planner that takes a function for a thousand rows looks up the children of a million one by one. For many rows the statement gets
--- as much memory as making an index may take, for all its parts together. The caller sets back what this has set.
+-- as much memory as making an index may take, for all its parts together. The caller sets back what this has
+-- set. Returns whether they are many.
 create or replace function grace_internal.plan_for_rows(target oid, source text, nodes jsonb)
-returns void
+returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -9167,6 +9168,7 @@ begin
     cross join pg_settings m
     where w.name = 'work_mem' and m.name = 'maintenance_work_mem';
   end if;
+  return v_is_large;
 end
 $$;
 
@@ -9223,9 +9225,10 @@ declare
   v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
-  v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, false);
-  if v_parts <> '' then
-    perform grace_internal.plan_for_rows(target, source, v_nodes);
+  if exists (select from jsonb_to_recordset(v_nodes) as n (reason text) where n.reason is null) then
+    v_parts := grace_internal.closure_parts(
+      target, source, v_nodes, v_links, false, grace_internal.plan_for_rows(target, source, v_nodes)
+    ) || ',';
   end if;
   select string_agg(format(' union all select %s, %L, count(*) from %s', c.relation, c.effect, c.source), '') into v_counts
   from (
@@ -9264,7 +9267,7 @@ begin
       left join counts c using (relation, effect)
       order by d.effect, d.place, d.relation
     $q$,
-    v_parts || case when v_parts <> '' then ',' else '' end, v_counts
+    v_parts, v_counts
   )
   using v_nodes, v_edges;
   perform set_config('work_mem', v_work_mem, true);
@@ -9366,12 +9369,10 @@ declare
   v_edges jsonb := grace_internal.closure_edges_json(target, '{c,a,r,n,d}');
   v_nodes jsonb := grace_internal.closure_nodes_json(target, v_edges, true);
   v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
-  v_parts text;
   v_blocked text;
   v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
-  v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, true);
   return query
     select
       null::jsonb,
@@ -9383,9 +9384,6 @@ begin
     ) as u (relation, reason)
     where u.reason is not null
     group by u.relation;
-  if v_parts = '' then
-    return;
-  end if;
   select string_agg(
     format(
       'select p.root_leaf, p.root_tid, case when p.leaf = p.root_leaf and p.tid = p.root_tid then %L else %L end '
@@ -9425,12 +9423,14 @@ begin
   if v_blocked is null then
     return;
   end if;
-  perform grace_internal.plan_for_rows(target, source, v_nodes);
   return query execute format(
     'with recursive %s, records (leaf, tid, key) as (%s), blocked (leaf, tid, reason) as (%s) '
     'select k.key, b.reason from (select b.leaf, b.tid, string_agg(distinct b.reason, ''; '') as reason from blocked b '
     'group by b.leaf, b.tid order by b.leaf, b.tid limit $1) b join records k using (leaf, tid) order by b.leaf, b.tid',
-    v_parts, grace_internal.closure_records(target, v_nodes), v_blocked
+    grace_internal.closure_parts(
+      target, source, v_nodes, v_links, true, grace_internal.plan_for_rows(target, source, v_nodes)
+    ),
+    grace_internal.closure_records(target, v_nodes), v_blocked
   )
   using max_rows;
   perform set_config('work_mem', v_work_mem, true);
@@ -9456,7 +9456,8 @@ begin
     select format(
       'with recursive %s, records (leaf, tid, key) as (%s) '
       'select k.key as record, %s as key from n_%s n join records k on k.leaf = n.root_leaf and k.tid = n.root_tid',
-      grace_internal.closure_parts(target, source, v_nodes, grace_internal.closure_links_json(v_nodes, v_edges), true), grace_internal.closure_records(target, v_nodes),
+      grace_internal.closure_parts(target, source, v_nodes, grace_internal.closure_links_json(v_nodes, v_edges), true, false),
+      grace_internal.closure_records(target, v_nodes),
       grace_internal.part_key_json(n.relation, 'n', n.columns), n.relation
     )
     from jsonb_to_recordset(v_nodes) as n (relation oid, columns name [], reason text)

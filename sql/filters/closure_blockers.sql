@@ -92,12 +92,10 @@ declare
   v_edges jsonb := grace_internal.closure_edges_json(target, '{c,a,r,n,d}');
   v_nodes jsonb := grace_internal.closure_nodes_json(target, v_edges, true);
   v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
-  v_parts text;
   v_blocked text;
   v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
-  v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, true);
   return query
     select
       null::jsonb,
@@ -109,9 +107,6 @@ begin
     ) as u (relation, reason)
     where u.reason is not null
     group by u.relation;
-  if v_parts = '' then
-    return;
-  end if;
   select string_agg(
     format(
       'select p.root_leaf, p.root_tid, case when p.leaf = p.root_leaf and p.tid = p.root_tid then %L else %L end '
@@ -151,12 +146,14 @@ begin
   if v_blocked is null then
     return;
   end if;
-  perform grace_internal.plan_for_rows(target, source, v_nodes);
   return query execute format(
     'with recursive %s, records (leaf, tid, key) as (%s), blocked (leaf, tid, reason) as (%s) '
     'select k.key, b.reason from (select b.leaf, b.tid, string_agg(distinct b.reason, ''; '') as reason from blocked b '
     'group by b.leaf, b.tid order by b.leaf, b.tid limit $1) b join records k using (leaf, tid) order by b.leaf, b.tid',
-    v_parts, grace_internal.closure_records(target, v_nodes), v_blocked
+    grace_internal.closure_parts(
+      target, source, v_nodes, v_links, true, grace_internal.plan_for_rows(target, source, v_nodes)
+    ),
+    grace_internal.closure_records(target, v_nodes), v_blocked
   )
   using max_rows;
   perform set_config('work_mem', v_work_mem, true);

@@ -50,9 +50,10 @@ declare
   v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
-  v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, false);
-  if v_parts <> '' then
-    perform grace_internal.plan_for_rows(target, source, v_nodes);
+  if exists (select from jsonb_to_recordset(v_nodes) as n (reason text) where n.reason is null) then
+    v_parts := grace_internal.closure_parts(
+      target, source, v_nodes, v_links, false, grace_internal.plan_for_rows(target, source, v_nodes)
+    ) || ',';
   end if;
   select string_agg(format(' union all select %s, %L, count(*) from %s', c.relation, c.effect, c.source), '') into v_counts
   from (
@@ -91,7 +92,7 @@ begin
       left join counts c using (relation, effect)
       order by d.effect, d.place, d.relation
     $q$,
-    v_parts || case when v_parts <> '' then ',' else '' end, v_counts
+    v_parts, v_counts
   )
   using v_nodes, v_edges;
   perform set_config('work_mem', v_work_mem, true);

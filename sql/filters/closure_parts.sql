@@ -97,16 +97,16 @@ as $$
   ))))::integer
 $$;
 
--- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index,
+-- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index or the rows are many,
 -- over all pairs of rows that are tied together in the cycle.
-create or replace function grace_internal.closure_cycle(entries text [], links jsonb, component oid, keys boolean)
+create or replace function grace_internal.closure_cycle(entries text [], links jsonb, component oid, keys boolean, many boolean)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select format(
     case
-      when bool_and(l.indexed) then
+      when bool_and(l.indexed) and not many then
         'r_%1$s%6$s as (select * from (%2$s) r union select x.leaf, x.tid%3$s from r_%1$s r cross join lateral (%4$s) x)'
       else
         'e_%1$s as materialized (%5$s), '
@@ -149,7 +149,7 @@ $$;
 -- when PostgreSQL deletes it: first by length, then step by step; null where a way through a cycle is longer than known_length. The
 -- source is read under the name that it gives itself, k. To be run by the owner of pg_grace with search_path = pg_catalog, pg_temp and
 -- constraint_exclusion = off, so that nothing of the application's is executed.
-create or replace function grace_internal.closure_parts(target oid, source text, nodes jsonb, links jsonb, keys boolean)
+create or replace function grace_internal.closure_parts(target oid, source text, nodes jsonb, links jsonb, keys boolean, many boolean)
 returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -192,7 +192,7 @@ begin
             from jsonb_to_recordset(nodes) as n (relation oid, component oid, reason text)
             where n.component = v_component and n.reason is null
           ),
-          links, v_component, keys
+          links, v_component, keys, many
         );
       end if;
       v_parts := v_parts || format(

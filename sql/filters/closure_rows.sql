@@ -16,7 +16,8 @@ begin
     select format(
       'with recursive %s, records (leaf, tid, key) as (%s) '
       'select k.key as record, %s as key from n_%s n join records k on k.leaf = n.root_leaf and k.tid = n.root_tid',
-      grace_internal.closure_parts(target, source, v_nodes, grace_internal.closure_links_json(v_nodes, v_edges), true), grace_internal.closure_records(target, v_nodes),
+      grace_internal.closure_parts(target, source, v_nodes, grace_internal.closure_links_json(v_nodes, v_edges), true, false),
+      grace_internal.closure_records(target, v_nodes),
       grace_internal.part_key_json(n.relation, 'n', n.columns), n.relation
     )
     from jsonb_to_recordset(v_nodes) as n (relation oid, columns name [], reason text)

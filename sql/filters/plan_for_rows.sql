@@ -1,7 +1,8 @@
 -- A planner that takes a function for a thousand rows looks up the children of a million one by one. For many rows the statement gets
--- as much memory as making an index may take, for all its parts together. The caller sets back what this has set.
+-- as much memory as making an index may take, for all its parts together. The caller sets back what this has
+-- set. Returns whether they are many.
 create or replace function grace_internal.plan_for_rows(target oid, source text, nodes jsonb)
-returns void
+returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -22,5 +23,6 @@ begin
     cross join pg_settings m
     where w.name = 'work_mem' and m.name = 'maintenance_work_mem';
   end if;
+  return v_is_large;
 end
 $$;
