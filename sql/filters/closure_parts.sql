@@ -48,7 +48,10 @@ as $$
   select format(
     'select t.tableoid, t.ctid%s%s from n_%s p join %s t on %s',
     case
-      when keys then format(', p.root_leaf, p.root_tid, case when p.path is not null then p.path || %s end', grace_internal.path_step(l.place::text, 't.ctid'))
+      when keys then format(
+        ', p.root_leaf, p.root_tid, case when p.path is not null then p.path || %s end',
+        grace_internal.path_step(l.place::text, 't.ctid')
+      )
     end,
     columns, l.parent, grace_internal.only_name(l.referencing), l.match
   )
