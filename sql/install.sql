@@ -9006,8 +9006,8 @@ as $$
   ))))::integer
 $$;
 
--- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index or the rows are many,
--- over all pairs of rows that are tied together in the cycle.
+-- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index or
+-- the rows are many, over all pairs of rows that are tied together in the cycle.
 create or replace function grace_internal.closure_cycle(entries text [], links jsonb, component oid, keys boolean, many boolean)
 returns text
 language sql stable
