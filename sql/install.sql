@@ -8395,8 +8395,8 @@ end
 $$;
 
 -- filters/trusted_comparison.sql
--- A condition by one operator, given by number. Arguments of another type than the operator's are cast, as foreign keys do it: where they
--- are not, PostgreSQL may find a better fitting operator of that name in its schema, which may be anybody's.
+-- A condition by one operator, given by number. Arguments of another type than the operator's are cast, as foreign keys do it: where
+-- they are not, PostgreSQL may find a better fitting operator of that name in its schema, which may be anybody's.
 create or replace function grace_internal.comparison(
   operator_oid oid, "left" text, left_type oid, "right" text, right_type oid
 )
@@ -8423,15 +8423,19 @@ begin
 end
 $$;
 
--- Code that comparing values of these types by these operators would run with the rights of whoever compares: the operators, what
--- their families have for hashing and sorting, casts to their arguments' types, and the comparison of what is inside arrays, composites and
--- ranges. Functions of superusers and of the current role are trusted, as in untrusted_code. Returns the first one that is not, else null.
+-- Code that comparing values of these types by these operators would run with the rights of whoever compares: the operators, what their
+-- families have for hashing and sorting, casts to their arguments' types, and the comparison of what is inside arrays, composites and
+-- ranges. What PostgreSQL brings along is trusted, and functions of superusers and of the current role, as in untrusted_code. Returns
+-- the first one that is not, else null.
 create or replace function grace_internal.untrusted_comparison(operators oid [], left_types oid [], right_types oid [])
 returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  if 16384 > all (operators || left_types || right_types) then -- numbers of what initdb makes
+    return null;
+  end if;
   return (
     with recursive arguments (type, input) as (
       select grace_internal.base_type(a.type), a.input
@@ -8610,8 +8614,8 @@ end
 $$;
 
 -- filters/key_json.sql
--- One value as jsonb, the same in every session: to_jsonb() runs casts to json that the application has made, and writes a time with time
--- zone in the session's. All but numbers, booleans and times is text by the type's output function.
+-- One value as jsonb, the same in every session: to_jsonb() runs casts to json that the application has made, and writes a time with
+-- time zone in the session's. All but numbers, booleans and times is text by the type's output function.
 create or replace function grace_internal.value_json("column" text, type oid)
 returns text
 language sql stable
@@ -8665,14 +8669,14 @@ as $$
   from grace_internal.cascade_tree(target, false) as t (relation)
 $$;
 
--- The foreign keys that reference any table that a DELETE reaches by ON DELETE CASCADE, as they were declared (not what PostgreSQL makes of
--- them for partitions). parent and child are roots of partition trees, referenced and referencing what the foreign key is declared
--- on; place is in which order PostgreSQL's triggers for them fire for a row; reason is why it can't be followed. A temporal foreign key
--- (PERIOD) can't cascade, and what it refuses is not foreseen.
+-- The foreign keys that reference any table that a DELETE reaches by ON DELETE CASCADE, as they were declared (not what PostgreSQL
+-- makes of them for partitions). parent and child are roots of partition trees, referenced and referencing what the foreign key is
+-- declared on; place is in which order PostgreSQL's triggers for them fire for a row; reason is why it can't be followed. A temporal
+-- foreign key (PERIOD) can't cascade, and what it refuses is not foreseen.
 create or replace function grace_internal.closure_edges(target oid)
 returns table (
-  id oid, name name, action "char", parent oid, child oid, referenced oid, referencing oid,
-  parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, reason text
+  id oid, name name, action text, parent oid, child oid, referenced oid, referencing oid,
+  parent_names name [], child_names name [], place bigint, deferred boolean, reason text
 )
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -8693,9 +8697,15 @@ as $$
     select f.child
     from nodes n
     join foreign_keys f on f.parent = n.relation and f.confdeltype = 'c'
+  ),
+  readable as materialized (
+    select c.conrelid as relation, grace_internal.unreadable_reason(c.conrelid) as reason
+    from (
+      select distinct f.conrelid from nodes n join foreign_keys f on f.parent = n.relation
+    ) as c
   )
   select
-    f.oid, f.conname, f.confdeltype, f.parent, f.child, f.confrelid, f.conrelid,
+    f.oid, f.conname, f.confdeltype::text, f.parent, f.child, f.confrelid, f.conrelid,
     grace_internal.column_names(f.confrelid, f.confkey), grace_internal.column_names(f.conrelid, f.conkey),
     row_number() over (partition by f.parent order by (
       select min(t.tgname::text collate "C")
@@ -8703,20 +8713,17 @@ as $$
       where t.tgconstraint = f.oid and t.tgrelid = f.confrelid and t.tgtype & 8 <> 0 -- DELETE
     ), f.oid),
     f.condeferred,
-    grace_internal.unindexed_size(f.oid) < 65536,
-    coalesce(
-      'it is compared by ' || grace_internal.untrusted_foreign_key(f.oid),
-      grace_internal.unreadable_reason(f.conrelid)
-    )
+    coalesce('it is compared by ' || grace_internal.untrusted_foreign_key(f.oid), r.reason)
   from nodes n
   join foreign_keys f on f.parent = n.relation
+  join readable r on r.relation = f.conrelid
 $$;
 
 -- filters/closure_nodes.sql
 -- The tables that a DELETE reaches by ON DELETE CASCADE (the roots of their partition trees), parents before children; component is the
 -- same for tables that are in a cycle of foreign keys, else null. columns are those that a part (see closure_parts) has to have: what
--- foreign keys refer to and, with keys, the primary key. reason says why nothing of a table can be found; incomplete that
--- rows may be missing because another one can't be read.
+-- foreign keys refer to and, with keys, the primary key. reason says why nothing of a table can be found; incomplete that rows may be
+-- missing because another one can't be read.
 create or replace function grace_internal.closure_nodes(target oid, edges jsonb, keys boolean)
 returns table (relation oid, component oid, place bigint, columns name [], reason text, incomplete boolean)
 language sql stable
@@ -8725,7 +8732,7 @@ as $$
   with recursive e as materialized (
     select *
     from jsonb_to_recordset(edges) as e (
-      id oid, action "char", parent oid, child oid, parent_names name [], reason text
+      id oid, action text, parent oid, child oid, parent_names name [], reason text
     )
   ),
   starts as materialized (
@@ -8804,11 +8811,12 @@ as $$
   from nodes n
 $$;
 
--- The foreign keys that tie other rows (t) to rows that go: match is the condition where p is a row of the part of its table, table_match
--- the same where it is a row of the table itself; only those of the partitions that leaves has count.
+-- The foreign keys that tie other rows (t) to rows that go: match is the condition where p is a row of the part of its table,
+-- table_match the same where it is a row of the table itself; only those of the partitions that leaves has count. indexed is told of
+-- those within a cycle.
 create or replace function grace_internal.closure_links(nodes jsonb, edges jsonb)
 returns table (
-  id oid, name name, action "char", parent oid, child oid, component oid, child_component oid, referenced oid, referencing oid,
+  id oid, name name, action text, parent oid, child oid, component oid, child_component oid, referenced oid, referencing oid,
   parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, leaves text, match text, table_match text,
   has_part boolean
 )
@@ -8817,7 +8825,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select
     e.id, e.name, e.action, e.parent, e.child, p.component, c.component, e.referenced, e.referencing,
-    e.parent_names, e.child_names, e.place, e.deferred, e.indexed, v.leaves,
+    e.parent_names, e.child_names, e.place, e.deferred, case when c.component = p.component then grace_internal.unindexed_size(e.id) < 65536 end, v.leaves,
     grace_internal.foreign_key_match(
       e.id,
       array(
@@ -8830,8 +8838,8 @@ as $$
     ),
     c.relation is not null and c.reason is null
   from jsonb_to_recordset(edges) as e (
-    id oid, name name, action "char", parent oid, child oid, referenced oid, referencing oid,
-    parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, reason text
+    id oid, name name, action text, parent oid, child oid, referenced oid, referencing oid,
+    parent_names name [], child_names name [], place bigint, deferred boolean, reason text
   )
   join jsonb_to_recordset(nodes) as p (relation oid, component oid, columns name [], reason text)
     on p.relation = e.parent and p.reason is null
@@ -8871,7 +8879,7 @@ $$;
 
 -- filters/closure_json.sql
 -- What the functions that make the statement need to know, found once.
-create or replace function grace_internal.closure_edges_json(target oid, actions "char" [])
+create or replace function grace_internal.closure_edges_json(target oid, actions text [])
 returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -8908,6 +8916,18 @@ as $$
   )
 $$;
 
+-- A step on the way from a row to one that goes with it: by which foreign key (its place in closure_edges), to which row of those that
+-- this deletes, one after the other as they are stored.
+create or replace function grace_internal.path_step(place text, tid text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    '((%1$s::bigint << 48) + ((%2$s::text::point)[0]::bigint << 16) + (%2$s::text::point)[1]::bigint)', place, tid
+  )
+$$;
+
 -- The queries that find rows of a table, and of the other tables of its cycle, from outside of the cycle: what is asked for, and what
 -- hangs on rows of parts that come before. Columns are those of a part.
 create or replace function grace_internal.closure_entries(
@@ -8919,11 +8939,11 @@ set search_path = pg_catalog, pg_temp
 as $$
   select format(
     'select t.tableoid as leaf, t.ctid as tid%s%s from %s t where exists (select from %s where %s)',
-    case when keys then ', t.tableoid as root_leaf, t.ctid as root_tid, array[]::integer[] as path' end,
+    case when keys then ', t.tableoid as root_leaf, t.ctid as root_tid, array[]::bigint[] as path' end,
     columns, grace_internal.only_name(s.relation), source,
     (
       select string_agg(grace_internal.comparison(
-        k.operator_oid, format('t.%I', k.attname), k.type, format('k.%I', k.attname), k.type
+        k.operator_oid, format('t.%I', k.attname), k.type, format('k.%I', k.attname), 0 -- cast, whatever the source says it is
       ), ' and ')
       from grace_internal.key_operators(target) k
     )
@@ -8933,18 +8953,22 @@ as $$
   union all
   select format(
     'select t.tableoid, t.ctid%s%s from n_%s p join %s t on %s',
-    case when keys then format(', p.root_leaf, p.root_tid, case when p.path is not null then p.path || %s end', l.place) end,
+    case
+      when keys then format(
+        ', p.root_leaf, p.root_tid, case when p.path is not null then p.path || %s end',
+        grace_internal.path_step(l.place::text, 't.ctid')
+      )
+    end,
     columns, l.parent, grace_internal.only_name(l.referencing), l.match
   )
   from jsonb_to_recordset(links) as l (
-    action "char", parent oid, child oid, component oid, child_component oid, referencing oid, place bigint, match text
+    action text, parent oid, child oid, component oid, child_component oid, referencing oid, place bigint, match text
   )
   where l.child = closure_entries.relation and l.action = 'c'
     and (l.component is null or l.component is distinct from l.child_component)
 $$;
 
--- What tells the rows of a part apart, and, where one is reached in several ways, which of them counts: of paths the first; none is known
--- where one of them is not, but nothing comes before what is asked for.
+-- What tells the rows of a part apart, and, where one is reached in several ways, which of them counts: the first.
 create or replace function grace_internal.part_key(alias text, keys boolean)
 returns text
 language sql immutable
@@ -8959,61 +8983,82 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select case when keys then format(
-    ' order by %1$s, coalesce(cardinality(%2$s.path), 1) > 0, %2$s.path is not null, cardinality(%2$s.path), %2$s.path',
+    ' order by %1$s, cardinality(%2$s.path), %2$s.path',
     grace_internal.part_key(alias, keys), alias
   ) else '' end
 $$;
 
--- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index, over
--- all pairs of rows that are tied together in the cycle.
-create or replace function grace_internal.closure_cycle(entries text [], links jsonb, component oid, keys boolean)
+-- How long a way is followed exactly through a cycle of foreign keys: there may be as many ways of a length as ways to choose from
+-- these.
+create or replace function grace_internal.known_length(links jsonb)
+returns integer
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select floor(ln(64) / ln(greatest(2, (
+    select max(c.keys)
+    from (
+      select count(*) as keys
+      from jsonb_to_recordset(links) as l (action text, component oid, child_component oid)
+      where l.action = 'c' and l.component = l.child_component
+      group by l.component
+    ) as c
+  ))))::integer
+$$;
+
+-- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index or
+-- the rows are many, over all pairs of rows that are tied together in the cycle.
+create or replace function grace_internal.closure_cycle(entries text [], links jsonb, component oid, keys boolean, many boolean)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select format(
     case
-      when bool_and(l.indexed) then
+      when bool_and(l.indexed) and not many then
         'r_%1$s%6$s as (select * from (%2$s) r union select x.leaf, x.tid%3$s from r_%1$s r cross join lateral (%4$s) x)'
       else
         'e_%1$s as materialized (%5$s), '
-        'r_%1$s%6$s as (select * from (%2$s) r union select e.leaf, e.tid%3$s from r_%1$s r '
-        'join e_%1$s e on e.parent_leaf = r.leaf and e.parent_tid = r.tid)'
+        'r_%1$s%6$s as (select * from (%2$s) r union select x.leaf, x.tid%3$s from r_%1$s r '
+        'join e_%1$s x on x.parent_leaf = r.leaf and x.parent_tid = r.tid)'
     end,
     closure_cycle.component, array_to_string(entries, ' union all '),
-    case when keys then ', r.root_leaf, r.root_tid, null::integer[]' end,
+    case when keys then format(
+      ', r.root_leaf, r.root_tid, case when cardinality(r.path) < %s then r.path || %s end', grace_internal.known_length(links),
+      grace_internal.path_step('x.place', 'x.tid')
+    ) end,
     string_agg(
       format(
-        'select t.leaf, t.tid from (select %s from %s p where r.leaf in (%s) and p.tableoid = r.leaf and p.ctid = r.tid offset 0) p '
+        'select t.leaf, t.tid, %s as place from ('
+        'select %s from %s p where r.leaf in (%s) and p.tableoid = r.leaf and p.ctid = r.tid offset 0) p '
         'cross join lateral (select t.tableoid as leaf, t.ctid as tid from %s t where %s offset 0) t',
-        array_to_string(grace_internal.columns_of('p', l.parent_names), ', '), grace_internal.only_name(l.parent), l.leaves,
+        l.place, array_to_string(grace_internal.columns_of('p', l.parent_names), ', '), grace_internal.only_name(l.parent), l.leaves,
         grace_internal.only_name(l.referencing), l.table_match
       ), ' union all '
     ),
     string_agg(
       format(
-        'select p.tableoid as parent_leaf, p.ctid as parent_tid, t.tableoid as leaf, t.ctid as tid from %s p join %s t on %s '
+        'select p.tableoid as parent_leaf, p.ctid as parent_tid, t.tableoid as leaf, t.ctid as tid, %s as place from %s p join %s t on %s '
         'where p.tableoid in (%s)',
-        grace_internal.only_name(l.parent), grace_internal.only_name(l.referencing), l.table_match, l.leaves
+        l.place, grace_internal.only_name(l.parent), grace_internal.only_name(l.referencing), l.table_match, l.leaves
       ), ' union all '
     ),
     grace_internal.part_columns(0, keys)
   )
   from jsonb_to_recordset(links) as l (
-    action "char", parent oid, component oid, child_component oid, referencing oid, parent_names name [], indexed boolean, leaves text,
-    table_match text
+    action text, parent oid, component oid, child_component oid, referencing oid, parent_names name [], place bigint, indexed boolean,
+    leaves text, table_match text
   )
   where l.component = closure_cycle.component and l.child_component = l.component and l.action = 'c'
 $$;
 
--- The parts, as queries of a WITH RECURSIVE, of a statement that finds all that goes with rows of a table: n_<oid> for each of closure_nodes
--- that can be read, with the places of the rows (leaf, tid: they tell rows apart within one snapshot) and their columns (c1, c2, …). With
--- keys also for which row of the target a row goes (root_leaf, root_tid), and path: by which foreign keys it is reached (places of
--- closure_edges), which is the order in which PostgreSQL deletes: first by length, then by place; null where that is not known, in a
--- cycle and below it. The source is read under the name that it gives itself, k.
--- To be run by the owner of pg_grace with search_path = pg_catalog, pg_temp and constraint_exclusion = off, so that nothing of the
--- application's is executed.
-create or replace function grace_internal.closure_parts(target oid, source text, nodes jsonb, links jsonb, keys boolean)
+-- The parts, as queries of a WITH RECURSIVE, of a statement that finds all that goes with rows of a table: n_<oid> for each of
+-- closure_nodes that can be read, with the places of the rows (leaf, tid: they tell rows apart within one snapshot) and their columns
+-- (c1, c2, …). With keys also for which row of the target a row goes (root_leaf, root_tid), and path: the way from there, which says
+-- when PostgreSQL deletes it: first by length, then step by step; null where a way through a cycle is longer than known_length. The
+-- source is read under the name that it gives itself, k. To be run by the owner of pg_grace with search_path = pg_catalog, pg_temp and
+-- constraint_exclusion = off, so that nothing of the application's is executed.
+create or replace function grace_internal.closure_parts(target oid, source text, nodes jsonb, links jsonb, keys boolean, many boolean)
 returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -9023,7 +9068,7 @@ declare
   v_component oid;
   v_entries text [];
   v_columns text;
-  v_parts text [] := '{}';
+  v_parts text [] := array[]::text [];
 begin
   for v_node in
     select n.*
@@ -9041,8 +9086,8 @@ begin
       );
       v_parts := v_parts || format(
         case
-          when cardinality(v_entries) = 1 then 'n_%1$s%2$s as materialized (%3$s)'
-          else 'n_%1$s%2$s as materialized (select distinct on (%4$s) u.* from (%3$s) u%2$s%5$s)'
+          when cardinality(v_entries) = 1 then 'n_%1$s%2$s as (%3$s)'
+          else 'n_%1$s%2$s as (select distinct on (%4$s) u.* from (%3$s) u%2$s%5$s)'
         end,
         v_node.relation, grace_internal.part_columns(cardinality(v_node.columns), keys), array_to_string(v_entries, ' union all '),
         grace_internal.part_key('u', keys), grace_internal.part_order('u', keys)
@@ -9056,11 +9101,11 @@ begin
             from jsonb_to_recordset(nodes) as n (relation oid, component oid, reason text)
             where n.component = v_component and n.reason is null
           ),
-          links, v_component, keys
+          links, v_component, keys, many
         );
       end if;
       v_parts := v_parts || format(
-        'n_%1$s%2$s as materialized (select r.*%3$s from (select %4$s * from r_%5$s u%6$s) r '
+        'n_%1$s%2$s as (select r.*%3$s from (select %4$s * from r_%5$s u%6$s) r '
         'join %7$s t on t.tableoid = r.leaf and t.ctid = r.tid)',
         v_node.relation, grace_internal.part_columns(cardinality(v_node.columns), keys), v_columns,
         case when keys then format('distinct on (%s)', grace_internal.part_key('u', keys)) end,
@@ -9100,36 +9145,12 @@ as $$
   where n.reason is null and n.relation in (select s.root from grace_internal.closure_starts(target) s)
 $$;
 
--- filters/closure_counts.sql
--- The rows of closure_counts but for the counts.
-create or replace function grace_internal.closure_tables(nodes jsonb, edges jsonb)
-returns table (relation oid, effect text, place bigint, through text, at_least boolean, reason text)
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  with e as (
-    select e.*, coalesce(e.reason, p.reason) as lacks, p.incomplete
-    from jsonb_to_recordset(edges) as e (name name, action "char", parent oid, child oid, reason text)
-    join jsonb_to_recordset(nodes) as p (relation oid, reason text, incomplete boolean) on p.relation = e.parent
-  )
-  select
-    n.relation, 'deleted', n.place,
-    (select string_agg(distinct e.name, ', ') from e where e.child = n.relation and e.action = 'c'),
-    n.incomplete, n.reason
-  from jsonb_to_recordset(nodes) as n (relation oid, place bigint, reason text, incomplete boolean)
-  union all
-  select
-    e.child, 'link cut', 0, string_agg(distinct e.name, ', '),
-    bool_or(e.incomplete or e.lacks is not null),
-    case when bool_and(e.lacks is not null) then coalesce(min(e.reason), 'it is reached only through tables that can''t be read') end
-  from e
-  where e.action in ('n', 'd')
-  group by e.child
-$$;
-
--- A planner that takes a function for a thousand rows looks up the children of a million one by one.
-create or replace function grace_internal.plan_for_rows(target oid, source text)
-returns void
+-- filters/plan_for_rows.sql
+-- A planner that takes a function for a thousand rows looks up the children of a million one by one. For many rows the statement gets
+-- as much memory as making an index may take, for all its parts together. The caller sets back what this has
+-- set. Returns whether they are many.
+create or replace function grace_internal.plan_for_rows(target oid, source text, nodes jsonb)
+returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -9142,15 +9163,52 @@ declare
   v_is_large boolean;
 begin
   execute format('select count(*) > %s from (select from %s limit %s) s', v_many, source, v_many + 1) into v_is_large;
-  perform set_config('enable_nestloop', case when v_is_large then 'off' else 'on' end, true);
+  if v_is_large then
+    perform
+      set_config('enable_nestloop', 'off', true),
+      set_config('work_mem', greatest(w.setting::integer, m.setting::integer / jsonb_array_length(nodes))::text, true)
+    from pg_settings w
+    cross join pg_settings m
+    where w.name = 'work_mem' and m.name = 'maintenance_work_mem';
+  end if;
+  return v_is_large;
 end
 $$;
 
--- What deleting rows of a table takes with it: per table how many rows go (deleted), and of how many others a foreign key with ON DELETE SET
--- NULL or SET DEFAULT would cut the link (link cut). source is a FROM item called k with the primary key columns of the rows, named and
--- typed as in the table. Where a table can't be read row_count is null, reason says why, and what might be reached through it is
--- at_least. through are the foreign keys. What the application's triggers would do is not foreseen. Reads only, with ACCESS SHARE.
--- Errors: GR009 when the table has no primary key.
+-- filters/closure_counts.sql
+-- The rows of closure_counts but for the counts.
+create or replace function grace_internal.closure_tables(nodes jsonb, edges jsonb)
+returns table (relation oid, effect text, place bigint, through text, at_least boolean, reason text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with e as (
+    select e.*, coalesce(e.reason, p.reason) as lacks, p.incomplete
+    from jsonb_to_recordset(edges) as e (name name, action text, parent oid, child oid, reason text)
+    join jsonb_to_recordset(nodes) as p (relation oid, reason text, incomplete boolean) on p.relation = e.parent
+  )
+  select
+    n.relation, 'deleted', n.place,
+    (select string_agg(distinct e.name, ', ') from e where e.child = n.relation and e.action = 'c'),
+    n.incomplete and n.reason is null, n.reason
+  from jsonb_to_recordset(nodes) as n (relation oid, place bigint, reason text, incomplete boolean)
+  union all
+  select
+    e.child, 'link cut', 0, string_agg(distinct e.name, ', '),
+    bool_or(e.incomplete or e.lacks is not null) and not bool_and(e.lacks is not null),
+    case when bool_and(e.lacks is not null) then
+      coalesce(min(e.reason), 'it is reached only through tables that can''t be read')
+    end
+  from e
+  where e.action in ('n', 'd')
+  group by e.child
+$$;
+
+-- What deleting rows of a table takes with it: per table how many rows go (deleted), and of how many others a foreign key with ON
+-- DELETE SET NULL or SET DEFAULT would cut the link (link cut). source is a FROM item called k with the primary key columns of the
+-- rows, named and typed as in the table. Where a table can't be read row_count is null, reason says why, and what might be reached
+-- through it is at_least. through are the foreign keys. What the application's triggers would do is not foreseen. Reads only, with
+-- ACCESS SHARE. Errors: GR009 when the table has no primary key.
 create or replace function grace_internal.closure_counts(target regclass, source text)
 returns table (
   relation regclass, effect text, row_count bigint, through text, is_protected boolean, at_least boolean, reason text
@@ -9167,11 +9225,13 @@ declare
   v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
   v_parts text;
   v_counts text;
+  v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
-  v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, false);
-  if v_parts <> '' then
-    perform grace_internal.plan_for_rows(target, source);
+  if exists (select from jsonb_to_recordset(v_nodes) as n (reason text) where n.reason is null) then
+    v_parts := grace_internal.closure_parts(
+      target, source, v_nodes, v_links, false, grace_internal.plan_for_rows(target, source, v_nodes)
+    ) || ',';
   end if;
   select string_agg(format(' union all select %s, %L, count(*) from %s', c.relation, c.effect, c.source), '') into v_counts
   from (
@@ -9194,7 +9254,7 @@ begin
         end
       )
     from jsonb_to_recordset(v_links) as l (
-      action "char", parent oid, child oid, referencing oid, match text, has_part boolean
+      action text, parent oid, child oid, referencing oid, match text, has_part boolean
     )
     where l.action in ('n', 'd')
     group by l.child, l.has_part
@@ -9210,15 +9270,16 @@ begin
       left join counts c using (relation, effect)
       order by d.effect, d.place, d.relation
     $q$,
-    v_parts || case when v_parts <> '' then ',' else '' end, v_counts
+    v_parts, v_counts
   )
   using v_nodes, v_edges;
+  perform set_config('work_mem', v_work_mem, true);
 end
 $$;
 
 -- filters/closure_blockers.sql
--- What a column of a row gets by ON DELETE SET DEFAULT, as an expression; null when that is not a plain constant of a type of PostgreSQL's
--- own, for evaluating it could run code of others.
+-- What a column of a row gets by ON DELETE SET DEFAULT, as an expression; null when that is not a plain constant of a type of
+-- PostgreSQL's own, for evaluating it could run code of others.
 create or replace function grace_internal.constant_default(relation oid, attnum smallint)
 returns text
 language sql stable
@@ -9286,15 +9347,15 @@ as $$
   having bool_and(s.value is not null) and not bool_or(s.is_set and s.attnotnull and s.value ~ '^null(::|$)')
 $$;
 
--- The records (primary keys as jsonb) of those that source yields whose deletion a foreign key would refuse, each with the reasons: a row
--- that goes is referred to, by NO ACTION or RESTRICT, by a row that is there still. PostgreSQL looks for such rows for each deleted row,
--- in the order of its triggers (what cascades from a row, and what must not refer to it, in the order in which the foreign keys
--- were made), before it deletes what cascades from the rows that it has just deleted; NO ACTION that is not INITIALLY DEFERRED is no different
--- from RESTRICT in that. So a referencing row that the cascade reaches later blocks as well. Where rows of the same table are deleted
--- one after the other, or in a cycle, the order is not known: then a row that goes at all does not block. With together all records are
--- deleted at once, and what goes with any of them does not block. A row without a key says what can't be known. What SET NULL and SET
--- DEFAULT would run into is found as well; a default only where it is a constant. See closure_counts for source.
--- Errors: GR009 when the table has no primary key.
+-- The records (primary keys as jsonb) of those that source yields whose deletion a foreign key would refuse, each with the reasons: a
+-- row that goes is referred to, by NO ACTION or RESTRICT, by a row that is there still. PostgreSQL looks for such rows for each deleted
+-- row, in the order of its triggers (what cascades from a row, and what must not refer to it, in the order in which the foreign keys
+-- were made), before it deletes what cascades from the rows that it has just deleted; NO ACTION that is not INITIALLY DEFERRED is no
+-- different from RESTRICT in that. So a referencing row that the cascade reaches later blocks as well. After a long way through a cycle
+-- of foreign keys the order is not known: then a row that goes at all does not block. With together all records are deleted at once,
+-- and what goes with any of them does not block. A row without a key says what can't be known. What SET NULL and SET DEFAULT would run
+-- into is found as well; a default only where it is a constant. See closure_counts for source. Errors: GR009 when the table has no
+-- primary key.
 create or replace function grace_internal.closure_blockers(
   target regclass, source text, max_rows integer default null, together boolean default false
 )
@@ -9311,11 +9372,10 @@ declare
   v_edges jsonb := grace_internal.closure_edges_json(target, '{c,a,r,n,d}');
   v_nodes jsonb := grace_internal.closure_nodes_json(target, v_edges, true);
   v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
-  v_parts text;
   v_blocked text;
+  v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
-  v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, true);
   return query
     select
       null::jsonb,
@@ -9327,10 +9387,6 @@ begin
     ) as u (relation, reason)
     where u.reason is not null
     group by u.relation;
-  if v_parts = '' then
-    return;
-  end if;
-  perform grace_internal.plan_for_rows(target, source);
   select string_agg(
     format(
       'select p.root_leaf, p.root_tid, case when p.leaf = p.root_leaf and p.tid = p.root_tid then %L else %L end '
@@ -9342,17 +9398,16 @@ begin
         ' and not exists (select from n_%s d where d.leaf = t.tableoid and d.tid = t.ctid%s%s)',
         l.child, r.same_record,
         case when not together and not (l.action = 'a' and l.deferred) then format(
-          ' and (coalesce(cardinality(d.path) <= cardinality(p.path), true) or '
-          'cardinality(d.path) = cardinality(p.path) + 1 and (d.path < p.path || %s '
-          'or cardinality(p.path) > 0 and d.path[1:cardinality(p.path)] = p.path))',
-          l.place
+          ' and (p.path is null or d.path is null and cardinality(p.path) >= %s or cardinality(d.path) <= cardinality(p.path) or '
+          'cardinality(d.path) = cardinality(p.path) + 1 and d.path < p.path || (%s::bigint << 48))',
+          grace_internal.known_length(v_links), l.place
         ) end
       ) end
     ), ' union all '
   )
   into v_blocked
   from jsonb_to_recordset(v_links) as l (
-    id oid, name name, action "char", parent oid, child oid, referencing oid, place bigint, deferred boolean, match text, has_part boolean
+    id oid, name name, action text, parent oid, child oid, referencing oid, place bigint, deferred boolean, match text, has_part boolean
   )
   cross join lateral (
     select
@@ -9375,17 +9430,21 @@ begin
     'with recursive %s, records (leaf, tid, key) as (%s), blocked (leaf, tid, reason) as (%s) '
     'select k.key, b.reason from (select b.leaf, b.tid, string_agg(distinct b.reason, ''; '') as reason from blocked b '
     'group by b.leaf, b.tid order by b.leaf, b.tid limit $1) b join records k using (leaf, tid) order by b.leaf, b.tid',
-    v_parts, grace_internal.closure_records(target, v_nodes), v_blocked
+    grace_internal.closure_parts(
+      target, source, v_nodes, v_links, true, grace_internal.plan_for_rows(target, source, v_nodes)
+    ),
+    grace_internal.closure_records(target, v_nodes), v_blocked
   )
   using max_rows;
+  perform set_config('work_mem', v_work_mem, true);
 end
 $$;
 
 -- filters/closure_rows.sql
 -- The text of a query of two columns, record and key: the rows of one table (named by the root of its partition tree) that go with each
--- record that source yields, by their primary keys, as jsonb; a null key where the table has no primary key. null when
--- nothing of the table goes, or nothing of it can be read. It is made for the owner of pg_grace: to be run as closure_parts says, and
--- in the same transaction, for it names partitions by their numbers. See closure_counts for source. Errors: GR009.
+-- record that source yields, by their primary keys, as jsonb; a null key where the table has no primary key. null when nothing of the
+-- table goes, or nothing of it can be read. It is made for the owner of pg_grace: to be run as closure_parts says, and in the same
+-- transaction, for it names partitions by their numbers. See closure_counts for source. Errors: GR009.
 create or replace function grace_internal.closure_rows(target regclass, source text, relation regclass)
 returns text
 language plpgsql stable
@@ -9400,7 +9459,8 @@ begin
     select format(
       'with recursive %s, records (leaf, tid, key) as (%s) '
       'select k.key as record, %s as key from n_%s n join records k on k.leaf = n.root_leaf and k.tid = n.root_tid',
-      grace_internal.closure_parts(target, source, v_nodes, grace_internal.closure_links_json(v_nodes, v_edges), true), grace_internal.closure_records(target, v_nodes),
+      grace_internal.closure_parts(target, source, v_nodes, grace_internal.closure_links_json(v_nodes, v_edges), true, false),
+      grace_internal.closure_records(target, v_nodes),
       grace_internal.part_key_json(n.relation, 'n', n.columns), n.relation
     )
     from jsonb_to_recordset(v_nodes) as n (relation oid, columns name [], reason text)
@@ -9411,8 +9471,8 @@ $$;
 
 -- filters/unindexed_cascades.sql
 -- Foreign keys whose referencing table PostgreSQL reads as a whole for each row that goes when rows of target are deleted, because no
--- index begins with their columns; but for tables that are read in no time. The same that doctor says of protected tables, for
--- all that the cascade reaches.
+-- index begins with their columns; but for tables that are read in no time. The same that doctor says of protected tables, for all that
+-- the cascade reaches.
 create or replace function grace_internal.unindexed_cascades(target regclass)
 returns table (relation regclass, constraint_name name, columns name [])
 language sql stable
@@ -9420,7 +9480,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select e.referencing::regclass, e.name, e.child_names
   from grace_internal.closure_edges(target) e
-  where not e.indexed
+  where grace_internal.unindexed_size(e.id) >= 65536
   order by e.referencing::regclass::text, e.name
 $$;
 
