@@ -6,6 +6,7 @@ import click
 
 from pg_grace.cli.options import Settings, connected, read_key
 from pg_grace.cli.preview import plain_key
+from pg_grace.cli.rule import rule_named
 from pg_grace.connection import Connection
 from pg_grace.output import note, print_record, print_rows
 from pg_grace.times import read_time
@@ -72,6 +73,8 @@ def add(connection: Connection, settings: Settings, *, rule: str, key: str, reas
 @connected
 def list_exemptions(connection: Connection, settings: Settings, *, rule: str | None, everything: bool) -> None:
     """List the exemptions: which record, who said so, and why."""
+    if rule is not None:
+        rule_named(connection, rule)
     rows = connection.execute(
         "select *, target::text as table from grace.exemptions"
         " where (%(rule)s::text is null or rule = %(rule)s) and (%(everything)s or is_active) order by id",

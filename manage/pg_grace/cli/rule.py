@@ -237,7 +237,8 @@ _READERS: dict[str, Callable[[Connection, str, Any], Any]] = {
 }
 
 
-def _named(connection: Connection, name: str) -> dict[str, Any]:
+def rule_named(connection: Connection, name: str) -> dict[str, Any]:
+    """Return what there is to say of a rule; raises CommandError when there is none of that name."""
     row = connection.execute(f"{_RULES} where r.name = %s".encode(), (name,)).fetchone()
     if row is None:
         raise CommandError(
@@ -248,7 +249,7 @@ def _named(connection: Connection, name: str) -> dict[str, Any]:
 
 def _explain(connection: Connection, settings: Settings, name: str) -> None:
     """Say what a rule will do, and how many records are due now."""
-    rule = _named(connection, name)
+    rule = rule_named(connection, name)
     due = preview(connection, "rule", name, details=False) if rule["action"] == "delete" else None
     if settings.output_format != "table":
         print_record({**_shown(rule), "due_now": due and due["row_count"]}, settings.output_format)
@@ -268,8 +269,8 @@ def _in_words(rule: dict[str, Any]) -> str:
     rows = f"rows of {rule['table']}" + (f" where {condition}" if condition != "true" else "")
     if rule["action"] == "keep":
         return (
-            f"{rule['name']}: no rule deletes {rows}, nor what would take them along, before {_age(rule, 'period')} have"
-            f" passed since {starts}."
+            f"{rule['name']}: no rule deletes {rows}, nor what would take them along, before"
+            f" {_age(rule, 'period')} have passed since {starts}."
         )
     if not starts:
         when = ", as soon as that is so"
@@ -387,7 +388,7 @@ def list_rules(connection: Connection, settings: Settings) -> None:
 @connected
 def show(connection: Connection, settings: Settings, *, name: str) -> None:
     """Show all that a rule says."""
-    rule = _named(connection, name)
+    rule = rule_named(connection, name)
     words = {part: _age(rule, part) or None for part in ("period", "notice")}
     if settings.output_format == "table":
         click.echo(escaped(_in_words(rule)))
@@ -420,7 +421,7 @@ def disable(connection: Connection, settings: Settings, *, name: str) -> None:
 @connected
 def drop(connection: Connection, settings: Settings, *, name: str, yes: bool) -> None:
     """Forget a rule, with its exemptions and notices; what it has done stays in the runs."""
-    _named(connection, name)
+    rule_named(connection, name)
     row = connection.execute(
         "select count(*) as exemptions from grace.exemptions where rule = %s and is_active", (name,)
     ).fetchone()
@@ -582,6 +583,8 @@ def planned(
 @connected
 def notices(connection: Connection, settings: Settings, *, name: str | None, limit: int) -> None:
     """List what rules with notice have announced, and from when on they may act on it."""
+    if name is not None:
+        rule_named(connection, name)
     rows = connection.execute(
         "select rule, target::text as table, key, due, announced_at, acts_after from grace.notices"
         " where %(rule)s::text is null or rule = %(rule)s order by acts_after, due, rule, key limit %(limit)s",
