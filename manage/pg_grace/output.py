@@ -118,7 +118,11 @@ def print_record(record: Row, output_format: str) -> None:
         click.echo(to_json(dict(record), indent=2))
         return
     print_rows(
-        [{"what": what.replace("_", " "), "value": value} for what, value in record.items() if value not in (None, [])],
+        [
+            {"what": what.replace("_", " "), "value": _text(value) if isinstance(value, int) else value}
+            for what, value in record.items()
+            if value not in (None, [])
+        ],
         ("what", "value"),
         output_format,
     )

@@ -23,6 +23,7 @@ from pg_grace.errors import CommandError, Exit
 from pg_grace.output import note, number_of, print_record, print_rows
 
 _COLUMNS = ("name", "table", "condition", "rules", "problem", "created_by", "created_at")
+_ON_TERMINAL = {"name": "name", "table": "table", "condition": "condition", "rules": "rules", "problem": "problem"}
 _PARTS = {
     "is": ("COLUMN=VALUE", "Equals this value."),
     "not": ("COLUMN=VALUE", "Is something else, or empty."),
@@ -104,7 +105,7 @@ def list_filters(connection: Connection, settings: Settings) -> None:
     rows = connection.execute("select *, target::text as table from grace.filters order by name").fetchall()
     if settings.output_format != "json":
         rows = [{**row, "rules": ", ".join(row["rules"] or ())} for row in rows]
-    print_rows(rows, _COLUMNS, settings.output_format)
+    print_rows(rows, _COLUMNS, settings.output_format, _ON_TERMINAL)
     if not rows:
         note("there are no filters; pg_grace filter add")
 

@@ -37,10 +37,11 @@ def condition(connection: Connection, table: int, parts: Iterable[Part], *, any_
     columns = {row["name"]: row["is_text"] for row in connection.execute(_COLUMNS, (table,)).fetchall()}
     built = [_condition(connection, columns, part) for part in parts]
     text = sql.SQL(" or " if any_of else " and ").join(built).as_string(connection)
-    if where is None:
-        return text
-    where = f"({where}\n)"  # a comment at its end ends there
-    return f"({text}) and {where}" if text else where
+    if where is None or not text:
+        return where or text
+    # By itself first, or "true) or (true" would get out of the brackets that are put around it.
+    connection.execute("select grace._check_predicate(grace._check_target(%s::oid::regclass), %s)", (table, where))
+    return f"({text}) and ({where}\n)"  # a comment at its end ends there
 
 
 def _condition(connection: Connection, columns: dict[str, bool], part: Part) -> sql.Composable:

@@ -19,6 +19,7 @@ _CALL = (
     " not_announced, takes, cost, sample, cascades, blocked"
     " from grace.preview({kind} => %s, sample => %s, details => %s)"
 )
+BLOCKED_SHOWN = 100  # grace.preview() names no more of them
 _LISTS = ("sample", "cascades", "blocked")
 
 

@@ -23,7 +23,7 @@ from pg_grace.cli.options import (
     with_options,
     yes_option,
 )
-from pg_grace.cli.preview import goes_along, plain_key, preview, print_preview, sample_option
+from pg_grace.cli.preview import BLOCKED_SHOWN, goes_along, plain_key, preview, print_preview, sample_option
 from pg_grace.cli.runs import FAILURES_SHOWN, failures_of
 from pg_grace.cli.schedule import tell_pg_cron
 from pg_grace.connection import Connection
@@ -471,9 +471,10 @@ def run(
     1 when it failed, or is incomplete because single records could not be deleted or it was stopped.
     """
     if dry_run:
-        print_preview(connection, settings, "rule", name, 0)
+        print_preview(connection, settings, "rule", name, sample=10)
         return
-    if not yes:
+    rule = rule_named(connection, name)
+    if not yes and rule["enabled"] and rule["action"] != "keep":
         token = _ask(connection, name, token, approve=approve)
     before = connection.execute("select coalesce(max(id), 0) as id from grace.runs").fetchone()
     assert before is not None
@@ -503,10 +504,11 @@ def _ask(connection: Connection, name: str, token: str | None, *, approve: bool)
         ("held", found["held"]),
         ("kept by other rules", found["kept"]),
         ("not announced long enough", found["not_announced"]),
-        ("blocked, at least", len(found["blocked"])),
+        ("that can't be deleted", len(found["blocked"])),
     ):
         if count:
-            note(f"left out: {number_of(count, 'row')} {what}")
+            more = " or more" if what.startswith("that") and count >= BLOCKED_SHOWN else ""
+            note(f"left out: {number_of(count, 'row')}{more} {what}")
     if found["would_be_held"] and not approve:
         note(f"it would delete nothing, and wait for approval: {found['would_be_held']}")
     confirm(f"Delete {number_of(found['row_count'], 'row')} of {found['table']}?", yes=False)

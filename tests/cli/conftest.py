@@ -1,0 +1,35 @@
+"""The CRM of the examples for the tests of the command line: loaded once, one copy per test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from pg_grace import files
+from tests.conftest import Database, _new_database
+from tests.server import Server
+
+_CRM = f"crm_template_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
+
+
+@pytest.fixture(scope="session")
+def crm_template(server: Server, template: str) -> Iterator[str]:
+    with psycopg.connect(server.dsn, autocommit=True) as admin:
+        admin.execute(f"drop database if exists {_CRM}")
+        admin.execute(f"create database {_CRM} template {template}")
+        with psycopg.connect(server.conninfo(_CRM), autocommit=True) as connection:
+            for name in ("schema.sql", "data.sql"):
+                connection.execute((files.root() / "examples" / "crm" / name).read_bytes())
+        Database(server, _CRM).cli("protect", "crm.lead", "crm.invoice")
+        yield _CRM
+        admin.execute(f"drop database {_CRM}")
+
+
+@pytest.fixture
+def crm(server: Server, crm_template: str) -> Iterator[Database]:
+    """The CRM; leads and invoices, and what goes with them, are protected."""
+    with _new_database(server, crm_template) as database:
+        yield database
