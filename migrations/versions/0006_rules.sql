@@ -7,6 +7,7 @@ create table grace_internal.filter (
   columns name [] not null,
   depends jsonb not null,
   home text not null,
+  reported text,
   created_at timestamptz not null default pg_catalog.clock_timestamp(),
   created_by name not null,
   created_login name not null,
@@ -19,6 +20,7 @@ comment on column grace_internal.filter.condition is 'As PostgreSQL reads it, wi
 comment on column grace_internal.filter.columns is 'What a user knows the records by; empty: the primary key.';
 comment on column grace_internal.filter.depends is
 'What it refers to, with the names and types that this had: when one has another now, the filter no longer says what was meant.';
+comment on column grace_internal.filter.reported is 'The problem that was last reported.';
 comment on column grace_internal.filter.home is 'The database in which the object ids of depends are valid.';
 
 create table grace_internal.rule (
@@ -49,6 +51,8 @@ create table grace_internal.rule (
   depends jsonb not null,
   home text not null,
   path text not null,
+  query jsonb not null,
+  reported text,
   enabled boolean not null default true,
   announced_at timestamptz,
   created_at timestamptz not null default pg_catalog.clock_timestamp(),
@@ -69,6 +73,7 @@ comment on column grace_internal.rule.start_expression is
 'From when the period counts, as PostgreSQL reads it, activities included; null: what the rule applies to is due at once.';
 comment on column grace_internal.rule.zone is 'The time zone in which dates begin and months are counted.';
 comment on column grace_internal.rule.path is 'The search_path under which the names in its texts are read.';
+comment on column grace_internal.rule.query is 'The pieces of its statements.';
 comment on column grace_internal.rule.announced_at is 'When notices were last given.';
 
 create table grace_internal.runner (
@@ -152,8 +157,10 @@ alter table grace_internal.run drop constraint run_status;
 alter table grace_internal.run add constraint run_status
 check (status in ('running', 'done', 'incomplete', 'failed', 'aborted', 'held'));
 alter table grace_internal.run add column rule_id integer;
+alter table grace_internal.run add column batches bigint not null default 0;
 
 comment on column grace_internal.run.rule_id is 'The rule that it executed.';
+comment on column grace_internal.run.batches is 'How many transactions it has deleted in.';
 
 create index run_rule on grace_internal.run (rule_id, id) where rule_id is not null;
 

@@ -17,6 +17,15 @@ begin
       drop event trigger grace_refuse_drop;
     end if;
     create event trigger grace_refuse_drop on sql_drop execute function grace_internal.refuse_drop();
+    if exists (select from pg_event_trigger e where e.evtname = 'grace_check_rules') then
+      drop event trigger grace_check_rules;
+    end if;
+    create event trigger grace_check_rules on ddl_command_end
+    when tag in (
+      'ALTER TABLE', 'ALTER VIEW', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER FUNCTION', 'ALTER ROUTINE', 'ALTER OPERATOR', 'ALTER SCHEMA',
+      'DROP TABLE', 'DROP VIEW', 'DROP TYPE', 'DROP DOMAIN', 'DROP FUNCTION', 'DROP ROUTINE', 'DROP OPERATOR', 'DROP SCHEMA', 'DROP OWNED'
+    )
+    execute function grace_internal.check_rules();
   end if;
 end
 $$;
@@ -26,9 +35,9 @@ returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select count(*) = 2
+  select count(*) = 3
   from pg_event_trigger e
-  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop') and e.evtenabled in ('O', 'A')
+  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop', 'grace_check_rules') and e.evtenabled in ('O', 'A')
 $$;
 
 do $$ begin perform grace_internal.ensure_event_triggers(); end $$;

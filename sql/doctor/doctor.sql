@@ -1,15 +1,5 @@
 -- One function per kind of trouble, each a query over the catalog; grace.doctor() puts them together. A severity of "note" says
 -- what is as it has to be here, and what that means.
-do $$
-begin
-  if to_regtype('grace.finding') is null then
-    create type grace.finding as (severity text, subject text, object text, finding text, hint text, fixable boolean);
-    comment on type grace.finding is
-    'What grace.doctor() has found: severity (problem or note), subject, the object concerned, what is wrong, what to do, and whether grace.sync() does it.';
-  end if;
-end
-$$;
-
 -- Whether the only relations of a table without capture triggers are partitions from which rows are captured one by one.
 create or replace function grace_internal.is_guarded(protected_id integer)
 returns boolean
@@ -498,6 +488,12 @@ as $$
     union all
     select * from grace_internal.check_ledger()
     union all
+    select * from grace_internal.examine_rules()
+    union all
+    select * from grace_internal.examine_overlaps()
+    union all
+    select * from grace_internal.examine_personal_columns()
+    union all
     select * from grace_internal.check_server()
     union all
     select * from grace_internal.check_indexes()
@@ -505,4 +501,4 @@ as $$
   order by f.severity desc, f.subject, f.object
 $$;
 comment on function grace.doctor() is
-'Looks for what keeps pg_grace from doing its work, and says what to do: triggers disabled or missing, columns that have changed, tables that lose rows unprotected, foreign keys without an index, session_replication_role, pg_cron, partitions, rights, publications. Reads the catalog only. grace.sync() does what is fixable. Notes are no problems. For rows changed by hand see grace.verify_buffer().';
+'Looks for what keeps pg_grace from doing its work, and says what to do: triggers disabled or missing, columns that have changed, tables that lose rows unprotected, foreign keys without an index, session_replication_role, pg_cron, partitions, rights, publications; filters and rules that no longer say what was meant, wait for approval, lack an index or contradict each other; columns that look personal and have no rule. Reads the catalog only. grace.sync() does what is fixable. Notes are no problems. For rows changed by hand see grace.verify_buffer().';

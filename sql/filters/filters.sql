@@ -225,12 +225,64 @@ begin
     raise exception '% % no longer says what was meant', kind, quote_literal(name)
       using errcode = 'GR028', detail = v_problem || '.',
       hint = case kind
-        when 'filter' then 'Save it anew: drop its rules and the filter, and add them again.'
+        when 'filter' then format('Say anew what is meant: select grace.alter_filter(%L, …);', name)
         else format('Define it anew: select grace.alter_rule(%L, ''{"starts": …, "predicate": …}'');', name)
       end;
   end if;
 end
 $$;
+
+create or replace function grace._alter_filter(name text, predicate text, columns name [], path text)
+returns void
+language plpgsql
+security definer -- the filters are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_filter grace_internal.filter := grace_internal.filter_named(name);
+  v_expression grace_internal.expression := grace_internal.read_expression(v_filter.target, predicate, path);
+  v_rule grace_internal.rule;
+begin
+  update grace_internal.filter f
+  set
+    predicate = _alter_filter.predicate, condition = v_expression.text, depends = v_expression.depends,
+    columns = grace_internal.check_columns(v_filter.target, coalesce(_alter_filter.columns, v_filter.columns)),
+    home = grace_internal.home(), reported = null
+  where f.id = v_filter.id;
+  for v_rule in select r.* from grace_internal.rule r where r.filter_id = v_filter.id order by r.id loop
+    perform grace._save_rule(grace_internal.definition_of(v_rule), v_rule.path, v_rule.name);
+  end loop;
+  insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
+  values (
+    'change', v_filter.target, 'done', clock_timestamp(), jsonb_build_object('filter', name, 'condition', v_expression.text),
+    grace_internal.caller(), session_user
+  );
+end
+$$;
+comment on function grace._alter_filter(text, text, name [], text) is 'Internal: changes a filter that was checked.';
+
+create or replace function grace._filter_target(name text)
+returns regclass
+language sql stable
+security definer -- the filters are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+  select (grace_internal.filter_named(name)).target
+$$;
+comment on function grace._filter_target(text) is 'Internal: the table that a filter is on.';
+
+create or replace function grace.alter_filter(name text, predicate text, columns name [] default null)
+returns table (condition text, row_count bigint, cost double precision)
+language plpgsql
+as $$
+begin
+  perform grace._check_predicate(grace._check_target(grace._filter_target(name)), predicate);
+  perform grace._alter_filter(name, predicate, columns, grace._caller_path());
+  return query select m.condition, m.row_count, m.cost from grace._filter_matches(name) m;
+end
+$$;
+comment on function grace.alter_filter(text, text, name []) is
+'Gives a filter another condition, and with it every rule that uses it: the caller has to be a member of the roles that these run as. columns: null leaves them. Returns what grace.add_filter does. Errors: those of grace.add_filter, GR027.';
 
 create or replace function grace.drop_filter(name text)
 returns void

@@ -156,45 +156,53 @@ returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+begin
+  return (
+    select
+      case
+        when n.identity is null then d.identity || ' is gone'
+        when n.identity <> d.identity then format('%s is now %s', d.identity, n.identity)
+        else format('%s was %s and is now %s', d.identity, d.type, n.type)
+      end
+    from jsonb_to_recordset(
+      case when home = grace_internal.home() then depends else grace_internal.found_by_name(depends) end
+    ) as d (class oid, object oid, sub integer, identity text, type text)
+    left join pg_attribute a on d.sub > 0 and d.class = 'pg_class'::regclass and a.attrelid = d.object and a.attnum = d.sub
+    cross join lateral (
+      select
+        case when not coalesce(a.attisdropped, false) then (pg_identify_object(d.class, d.object, d.sub)).identity end as identity,
+        format_type(a.atttypid, null) as type
+    ) as n
+    where n.identity is distinct from d.identity or n.type <> d.type
+    limit 1
+  );
+end
+$$;
+
+-- The same with the object ids that these names have here; 0 for what is not there.
+create or replace function grace_internal.found_by_name(depends jsonb)
+returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
 declare
   v_part record;
-  v_class oid;
-  v_object oid;
-  v_sub integer;
-  v_identity text;
-  v_type text;
+  v_address record;
+  v_result jsonb := jsonb_build_array();
 begin
   for v_part in
-    select *
-    from jsonb_to_recordset(depends) as d (
-      class oid, object oid, sub integer, identity text, type text, kind text, names text [], args text []
-    )
+    select d.part, r.kind, r.names, r.args
+    from jsonb_array_elements(depends) as d (part)
+    cross join lateral jsonb_to_record(d.part) as r (kind text, names text [], args text [])
   loop
-    v_class := v_part.class;
-    v_object := v_part.object;
-    v_sub := v_part.sub;
-    if home is distinct from grace_internal.home() then
-      begin
-        select a.classid, a.objid, a.objsubid into v_class, v_object, v_sub
-        from pg_get_object_address(v_part.kind, v_part.names, v_part.args) a;
-      exception when syntax_error_or_access_rule_violation or invalid_parameter_value then
-        return v_part.identity || ' is not there';
-      end;
-    end if;
-    v_identity := (select i.identity from pg_identify_object(v_class, v_object, v_sub) i);
-    if v_identity is null then
-      return v_part.identity || ' is gone';
-    elsif v_identity <> v_part.identity then
-      return format('%s is now %s', v_part.identity, v_identity);
-    end if;
-    if v_part.type is not null then
-      v_type := (select format_type(a.atttypid, null) from pg_attribute a where a.attrelid = v_object and a.attnum = v_sub);
-      if v_type <> v_part.type then
-        return format('%s was %s and is now %s', v_part.identity, v_part.type, v_type);
-      end if;
-    end if;
+    begin
+      select a.objid, a.objsubid into v_address from pg_get_object_address(v_part.kind, v_part.names, v_part.args) a;
+    exception when syntax_error_or_access_rule_violation or invalid_parameter_value then
+      select 0::oid, (v_part.part ->> 'sub')::integer into v_address.objid, v_address.objsubid;
+    end;
+    v_result := v_result || (v_part.part || jsonb_build_object('object', v_address.objid, 'sub', v_address.objsubid));
   end loop;
-  return null;
+  return v_result;
 end
 $$;
 

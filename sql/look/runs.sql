@@ -15,7 +15,8 @@ select
   r.role,
   r.login,
   r.job,
-  r.details ->> 'rule' as rule
+  r.details ->> 'rule' as rule,
+  r.batches
 from grace_internal.run r;
 
 comment on view grace.runs is 'Every restore, purge and execution of a rule, every change of what is protected, kept or deleted, and failed jobs: when, by whom, how many rows. Never content.';
@@ -24,3 +25,4 @@ comment on column grace.runs.status is
 comment on column grace.runs.row_count is 'Rows restored, purged or deleted by a rule.';
 comment on column grace.runs.job is 'The job whose work it did, whoever called it: purge; for kind job, the pg_cron job that failed.';
 comment on column grace.runs.rule is 'The rule that it executed, by the name that it had.';
+comment on column grace.runs.batches is 'In how many transactions a rule has deleted.';

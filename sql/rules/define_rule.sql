@@ -1,25 +1,26 @@
--- TABLE.COLUMN via COLUMN [where CONDITION]: the latest of them as an expression on the rule's table, to be read under the caller's
--- search_path. The columns named via refer to the table; left out, they are those of the only foreign key there is.
-create or replace function grace_internal.activity_expression(target regclass, activity text, path text)
-returns text
+-- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's table;
+-- left out, they are those of the only foreign key there is.
+create or replace function grace_internal.read_activity(
+  target regclass, activity text, path text, out source regclass, out moment name, out link name [], out expression text
+)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_parts text [] := regexp_match(activity, '^\s*(.+?)(?:\s+via\s+(.+?))?(?:\s+where\s+(.+?))?\s*$', 'i');
   v_names text [];
-  v_source regclass;
-  v_link record;
+  v_condition text;
 begin
   v_names := parse_ident(v_parts[1]);
-  v_source := grace_internal.table_under(path, v_names[:cardinality(v_names) - 1]);
-  v_link := grace_internal.link_between(v_source, target, v_parts[2]);
-  return format(
-    '(select max(%1$I.%2$I) from %3$s where %4$s%5$s)',
-    grace_internal.alias_of(v_source), v_names[cardinality(v_names)], grace_internal.source_of(v_source), v_link.condition,
-    ' and (' || v_parts[3] || e'\n)'
+  moment := v_names[cardinality(v_names)];
+  source := grace_internal.table_under(path, v_names[:cardinality(v_names) - 1]);
+  select l.columns, l.condition into link, v_condition
+  from grace_internal.link_between(source, target, v_parts[2]) l;
+  expression := format(
+    '(select max(%I.%I) from %s where %s%s)',
+    grace_internal.alias_of(source), moment, grace_internal.source_of(source), v_condition, ' and (' || v_parts[3] || e'\n)'
   );
-exception when invalid_parameter_value or undefined_table or array_subscript_error then
+exception when invalid_parameter_value or undefined_table then
   raise exception 'not an activity: %', activity
     using errcode = 'GR031', detail = sqlerrm || '.',
     hint = 'Give it as TABLE.COLUMN via COLUMN, for example email.sent_at via lead_id, and where CONDITION, if need be.';
@@ -120,7 +121,7 @@ as $$
   from (
     select 0 as position, format(e'(%s\n)::timestamptz', grace_internal.start_in_words(starts)) as part where starts is not null
     union all
-    select a.position, grace_internal.activity_expression(target, a.activity, path) || '::timestamptz'
+    select a.position, (grace_internal.read_activity(target, a.activity, path)).expression || '::timestamptz'
     from jsonb_array_elements_text(activities) with ordinality as a (activity, position)
   ) as p
 $$;

@@ -1,51 +1,79 @@
--- Of the records that a run has picked those that it may act on: not exempt, announced where that is wanted, not kept by another rule. Which
--- others it left out is counted in the run, with the reason where there is one. What is held says so itself, by an error.
-create or replace function grace_internal.leave_out(rule grace_internal.rule, run bigint, keys jsonb [])
-returns jsonb []
+do $$
+begin
+  if to_regtype('grace_internal.left_out') is null then
+    create type grace_internal.left_out as (key jsonb, state text, reason text);
+  end if;
+end
+$$;
+
+-- Of the records that a run has picked those that it may not act on: exempt, not announced where that is wanted, kept by another rule. What
+-- is held says so itself, by an error.
+create or replace function grace_internal.leave_out(rule grace_internal.rule, keys jsonb [])
+returns grace_internal.left_out []
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_horizon timestamptz := (select (r.details ->> 'due_by')::timestamptz from grace_internal.run r where r.id = run);
-  v_wanted jsonb [];
-  v_count integer := cardinality(keys);
-  v_kept record;
+  v_left grace_internal.left_out [];
+  v_rest jsonb [];
 begin
-  v_wanted := array(
-    select k.key
-    from unnest(keys) with ordinality as k (key, position)
-    where not exists (
+  v_left := array(
+    select row(k.key, 'exempt', null)::grace_internal.left_out
+    from unnest(keys) as k (key)
+    where exists (
       select
       from grace_internal.exemption e
       where e.rule_id = rule.id and e.key = k.key and e.dropped_at is null and coalesce(e.until > clock_timestamp(), true)
     )
-    order by k.position
   );
-  perform grace_internal.count_left_out(run, 'exempt', v_count - cardinality(v_wanted));
   if rule.notice is not null then
-    v_count := cardinality(v_wanted);
-    v_wanted := grace_internal.announced_keys(rule, v_horizon, v_wanted);
-    perform grace_internal.count_left_out(run, 'not announced', v_count - cardinality(v_wanted));
+    v_left := v_left || array(
+      select row(k.key, 'not announced', null)::grace_internal.left_out
+      from unnest(keys) as k (key)
+      where k.key <> all (grace_internal.announced_keys(rule, keys))
+    );
   end if;
-  for v_kept in select k.key, k.reason from grace_internal.kept_keys(rule, v_wanted) k loop
-    perform grace_internal.record_failure(run, v_kept.key, 'GR033', v_kept.reason);
-    v_wanted := array_remove(v_wanted, v_kept.key);
-  end loop;
-  return v_wanted;
+  v_rest := grace_internal.without(keys, v_left);
+  return v_left || array(
+    select row(k.key, 'kept', k.reason)::grace_internal.left_out from grace_internal.kept_keys(rule, v_rest) k
+  );
 end
 $$;
 
-create or replace function grace_internal.count_left_out(run bigint, reason text, rows integer)
-returns void
-language sql
+create or replace function grace_internal.without(keys jsonb [], left_out grace_internal.left_out [])
+returns jsonb []
+language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
+  select array(
+    select k.key
+    from unnest(keys) with ordinality as k (key, position)
+    where k.key <> all (array(select l.key from unnest(left_out) l))
+    order by k.position
+  )
+$$;
+
+-- Counts what was left out among the records that a batch has come to; what another rule keeps is named.
+create or replace function grace_internal.record_left_out(run bigint, left_out grace_internal.left_out [], keys jsonb [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kept record;
+begin
   update grace_internal.run r
   set details = jsonb_set(
-    r.details, array['left_out'],
-    coalesce(r.details -> 'left_out', '{}') || jsonb_build_object(
-      reason, coalesce((r.details -> 'left_out' ->> reason)::bigint, 0) + rows
+    r.details, '{left_out}', coalesce(r.details -> 'left_out', '{}') || (
+      select jsonb_object_agg(c.state, c.rows + coalesce((r.details -> 'left_out' ->> c.state)::bigint, 0))
+      from (
+        select l.state, count(*) as rows from unnest(left_out) l where l.key = any (keys) group by l.state
+      ) as c
     )
   )
-  where r.id = run and rows > 0
+  where r.id = run and exists (select from unnest(left_out) l where l.key = any (keys));
+  for v_kept in select l.key, l.reason from unnest(left_out) l where l.state = 'kept' and l.key = any (keys) loop
+    perform grace_internal.record_failure(run, v_kept.key, 'GR033', v_kept.reason);
+  end loop;
+end
 $$;

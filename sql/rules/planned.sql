@@ -18,10 +18,10 @@ begin
         'select %s, q.start, %s, %s from %s cross join lateral (select %s as start) as q where %s%s',
         v_query.key_object,
         case when rule.start_expression is null then '''-infinity''::timestamptz' else format('q.start + interval %L', rule.period) end,
-        grace_internal.record_object(rule.target, rule.columns), v_query.source, v_query.start, v_query.condition,
+        v_query.record, v_query.source, v_query.start, v_query.condition,
         case
           when planned_by.key is not null then format(
-            ' and (%s) in (select %s from jsonb_to_recordset(%L) as k (%s))', v_query.keys, v_query.key_list,
+            ' and (%s) in (select %s from jsonb_to_recordset(%L) as k (%s) limit 1)', v_query.keys, v_query.key_list,
             grace_internal.keys_of(rule.target, planned_by.key), v_query.key_columns
           )
           when rule.start_expression is null then ''
@@ -105,34 +105,40 @@ comment on function grace.planned(regclass, jsonb, interval, text) is
 'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act, null where it has no schedule. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
 
 -- What stands between a planned deletion and its record.
-create or replace function grace_internal.planned_state(rule grace_internal.rule, key jsonb, due timestamptz)
-returns table (state text, reason text)
-language sql stable
+create or replace function grace_internal.planned_state(
+  rule grace_internal.rule, key jsonb, due timestamptz, out state text, out reason text
+)
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select s.state, s.reason
-  from (
-    select 0 as rank, 'no start' as state, null as reason where due is null
-    union all
-    select 1, 'exempt', e.reason
-    from grace_internal.exemption e
-    where e.rule_id = rule.id and e.key = planned_state.key and e.dropped_at is null and coalesce(e.until > statement_timestamp(), true)
-    union all
-    select 2, 'held', grace_internal.hold_on(rule.target, planned_state.key)
-    where grace_internal.hold_on(rule.target, planned_state.key) is not null
-    union all
-    select 3, 'kept', k.reason
-    from grace_internal.kept_keys(rule, array[planned_state.key]) k
-    union all
-    select 4, 'disabled', null
-    where not rule.enabled
-    union all
-    select 5, 'not announced', null
-    where rule.notice is not null
-      and not exists (select from grace_internal.notice n where n.rule_id = rule.id and n.key = planned_state.key)
-    union all
-    select 6, 'planned', null
-  ) as s
-  order by s.rank
-  limit 1
+begin
+  if due is null then
+    state := 'no start';
+    return;
+  end if;
+  select 'exempt', e.reason into state, reason
+  from grace_internal.exemption e
+  where e.rule_id = rule.id and e.key = planned_state.key and e.dropped_at is null and coalesce(e.until > statement_timestamp(), true);
+  if found then
+    return;
+  end if;
+  reason := grace_internal.hold_on(rule.target, key);
+  if reason is not null then
+    state := 'held';
+    return;
+  end if;
+  if exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled) then
+    select 'kept', k.reason into state, reason from grace_internal.kept_keys(rule, array[key]) k;
+    if found then
+      return;
+    end if;
+  end if;
+  state := case
+    when not rule.enabled then 'disabled'
+    when rule.notice is not null and not exists (
+      select from grace_internal.notice n where n.rule_id = rule.id and n.key = planned_state.key
+    ) then 'not announced'
+    else 'planned'
+  end;
+end
 $$;

@@ -2,15 +2,16 @@ do $$
 begin
   if to_regtype('grace_internal.rule_query') is null then
     create type grace_internal.rule_query as (
-      source text, keys text, key_object text, key_columns text, key_list text, start text, due text, condition text
+      source text, keys text, key_object text, key_columns text, key_list text, start text, due text, condition text, record text
     );
   end if;
 end
 $$;
 
 -- The pieces of a rule's statements, which are executed as its role and in its time zone: the FROM item, the primary key's columns, the key
--- as jsonb, the same columns of a recordset k, and the moment that a row is due; null where what the rule applies to is due at once.
-create or replace function grace_internal.rule_query(rule grace_internal.rule)
+-- as jsonb, the same columns of a recordset k, the start of the period, the moment that a row is due (-infinity where what the rule applies
+-- to is due at once), the condition, and what users know a record by. They are kept with the rule.
+create or replace function grace_internal.make_query(rule grace_internal.rule)
 returns grace_internal.rule_query
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -27,7 +28,8 @@ as $$
     format('(%s)::timestamptz', coalesce(rule.start_expression, 'null')),
     case when rule.start_expression is null then '''-infinity''::timestamptz'
       else format('((%s)::timestamptz + interval %L)', rule.start_expression, rule.period) end,
-    format('(%s)', rule.condition)
+    format('(%s)', rule.condition),
+    grace_internal.record_object(rule.target, rule.columns)
   )::grace_internal.rule_query
   from pg_class t
   cross join lateral unnest(grace_internal.primary_key(t.oid)) with ordinality as k (attnum, position)
@@ -36,32 +38,48 @@ as $$
   group by t.oid, t.relname
 $$;
 
+create or replace function grace_internal.rule_query(rule grace_internal.rule)
+returns grace_internal.rule_query
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return jsonb_populate_record(null::grace_internal.rule_query, rule.query);
+end
+$$;
+
 -- How long before its due date a rule acts: with final_by_due so long that what it deletes has left the buffers by then, a day for the
 -- purge included.
 create or replace function grace_internal.ahead(rule grace_internal.rule)
 returns interval
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case
+begin
+  return case
     when rule.final_by_due then interval '1 day' + coalesce((
       select max(p.span)
       from grace_internal.protected p
       where p.target in (select grace_internal.cascade_tree(rule.target, true))
     ), '0')
     else interval '0'
-  end
+  end;
+end
 $$;
 
 create or replace function grace_internal.next_turn(rule grace_internal.rule, since timestamptz)
 returns timestamptz
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select min(t)
-  from grace_internal.job j
-  cross join lateral grace.schedule_times(j.schedule, 1, since) t
-  where j.rule_id = (rule).id
+begin
+  return (
+    select min(t)
+    from grace_internal.job j
+    cross join lateral grace.schedule_times(j.schedule, 1, since) t
+    where j.rule_id = rule.id
+  );
+end
 $$;
 
 -- Up to which due date a run at that moment acts. With final_by_due it can't wait for the turn after.

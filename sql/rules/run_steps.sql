@@ -193,7 +193,7 @@ begin
     jsonb_strip_nulls(jsonb_build_object(
       'rule', v_rule.name, 'as', v_rule.run_as::text, 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
       'condition', v_rule.condition, 'start', v_rule.start_expression, 'period', v_rule.period,
-      'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id, 'batches', 0
+      'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id
     )),
     grace_internal.caller(), session_user
   )
@@ -228,17 +228,67 @@ begin
 end
 $$;
 
--- The next rows of a run by their keys, in the key's order. Where the role may, and where other tables say whether a row goes, they are
--- locked: who adds a contact meanwhile waits, and what was added before is seen by the statement that deletes.
-create or replace function grace_internal.pick_keys(rule grace_internal.rule, horizon timestamptz, after jsonb, size integer)
+-- Where other tables say whether a row goes, it is locked first, if the role may: who adds a contact meanwhile waits, and what was added
+-- before is seen by the statement that deletes.
+create or replace function grace_internal.locks_rows(rule grace_internal.rule)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE')
+$$;
+
+-- The condition that a row comes after the last one of the batch before, in the key's order.
+create or replace function grace_internal.comes_after(rule grace_internal.rule, query grace_internal.rule_query, after jsonb)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when after is null then 'true' else format('(%s) > (%s)', query.keys, (
+    select string_agg(format('%L::%s', after ->> a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by k.position)
+    from unnest(grace_internal.primary_key(rule.target)) with ordinality as k (attnum, position)
+    join pg_attribute a on a.attrelid = rule.target and a.attnum = k.attnum
+  )) end
+$$;
+
+-- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition stands
+-- in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
+create or replace function grace_internal.delete_next(
+  rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, after jsonb, size integer,
+  out picked integer, out deleted integer, out last jsonb
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format(
+    'select * from %s',
+    grace_internal.as_role(
+      rule.run_as, 'write',
+      format(
+        'with pick as materialized (select %1$s from %2$s where %3$s and %4$s order by %1$s limit %5$s), '
+        'gone as (delete from %2$s where (%1$s) in (select * from pick) and %3$s returning 1) '
+        'select (select count(*) from pick), (select count(*) from gone), '
+        '(select %6$s from (select * from pick offset %7$s limit 1) %8$I)',
+        query.keys, query.source, grace_internal.is_due(query, horizon), grace_internal.comes_after(rule, query, after), size,
+        query.key_object, size - 1, grace_internal.alias_of(rule.target)
+      ),
+      'picked bigint, deleted bigint, last jsonb'
+    )
+  ) into picked, deleted, last;
+end
+$$;
+
+-- The next rows of a run by their keys, in the key's order.
+create or replace function grace_internal.pick_keys(
+  rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, after jsonb, size integer
+)
 returns jsonb []
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
-  v_locks boolean := has_table_privilege(rule.run_as, rule.target, 'UPDATE')
-    and (rule.condition || coalesce(rule.start_expression, '')) ~* '\mselect\M';
+  v_locks boolean := grace_internal.locks_rows(rule);
   v_keys jsonb [];
 begin
   execute format(
@@ -246,14 +296,9 @@ begin
     grace_internal.as_role(
       rule.run_as, case when v_locks then 'write' else 'read' end,
       format(
-        'select %s from %s where %s%s order by %s limit %s%s',
-        v_query.key_object, v_query.source, grace_internal.is_due(v_query, horizon),
-        case when after is not null then format(' and (%s) > (%s)', v_query.keys, (
-          select string_agg(format('%L::%s', after ->> a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by k.position)
-          from unnest(grace_internal.primary_key(rule.target)) with ordinality as k (attnum, position)
-          join pg_attribute a on a.attrelid = rule.target and a.attnum = k.attnum
-        )) end,
-        v_query.keys, size,
+        'select %s from %s where %s and %s order by %s limit %s%s',
+        query.key_object, query.source, grace_internal.is_due(query, horizon), grace_internal.comes_after(rule, query, after), query.keys,
+        size,
         case when v_locks then format(' for update of %I skip locked', grace_internal.alias_of(rule.target)) end
       ),
       'key jsonb'
@@ -264,13 +309,14 @@ end
 $$;
 
 -- Which of these records still are what the rule is about.
-create or replace function grace_internal.still_due(rule grace_internal.rule, horizon timestamptz, keys jsonb [])
+create or replace function grace_internal.still_due(
+  rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb []
+)
 returns jsonb []
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
   v_keys jsonb [];
 begin
   execute format(
@@ -279,8 +325,8 @@ begin
       rule.run_as, 'read',
       format(
         'select %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s',
-        v_query.key_object, v_query.source, v_query.keys, v_query.key_list, to_jsonb(keys), v_query.key_columns,
-        grace_internal.is_due(v_query, horizon)
+        query.key_object, query.source, query.keys, query.key_list, to_jsonb(keys), query.key_columns,
+        grace_internal.is_due(query, horizon)
       ),
       'key jsonb'
     )
@@ -289,13 +335,14 @@ begin
 end
 $$;
 
-create or replace function grace_internal.delete_keys(rule grace_internal.rule, horizon timestamptz, keys jsonb [])
+create or replace function grace_internal.delete_keys(
+  rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb []
+)
 returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
   v_rows bigint;
 begin
   execute format(
@@ -305,7 +352,7 @@ begin
       format(
         'with gone as (delete from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s returning 1) '
         'select count(*) from gone',
-        v_query.source, v_query.keys, v_query.key_list, to_jsonb(keys), v_query.key_columns, grace_internal.is_due(v_query, horizon)
+        query.source, query.keys, query.key_list, to_jsonb(keys), query.key_columns, grace_internal.is_due(query, horizon)
       ),
       'rows bigint'
     )
@@ -314,15 +361,18 @@ begin
 end
 $$;
 
+-- What a hold or another rule keeps is named as well, but nothing has failed.
 create or replace function grace_internal.record_failure(run bigint, key jsonb, code text, reason text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  update grace_internal.run r
-  set details = jsonb_set(r.details, '{failures}', to_jsonb(coalesce((r.details ->> 'failures')::bigint, 0) + 1))
-  where r.id = run;
+  if code not in ('GR029', 'GR033') then
+    update grace_internal.run r
+    set details = jsonb_set(r.details, '{failures}', to_jsonb(coalesce((r.details ->> 'failures')::bigint, 0) + 1))
+    where r.id = run;
+  end if;
   insert into grace_internal.run_failure (run_id, key, sqlstate, reason)
   select record_failure.run, record_failure.key, record_failure.code, record_failure.reason
   where (select count(*) from grace_internal.run_failure f where f.run_id = record_failure.run) < 10000;
@@ -330,46 +380,57 @@ end
 $$;
 
 -- Deletes records, all at once where that goes, else in ever smaller parts, until those that can't be deleted stand alone; what each of
--- them says is on record. Returns how many are gone.
-create or replace function grace_internal.delete_each(run bigint, rule grace_internal.rule, horizon timestamptz, keys jsonb [])
-returns bigint
+-- them says is on record. Stops after a while, for what is deleted stays locked until the batch ends. Returns how many are gone, and the
+-- last record that it came to. Errors: 55P03 when it meets nothing but locks.
+create or replace function grace_internal.delete_each(
+  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [], out deleted bigint, out last jsonb
+)
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '5ms'
 as $$
 declare
+  v_began timestamptz := clock_timestamp();
   v_count integer := cardinality(keys);
   v_next integer := 1;
   v_size integer := cardinality(keys);
   v_part jsonb [];
   v_rows bigint;
-  v_total bigint := 0;
   v_left jsonb;
+  v_locked integer := 0;
 begin
-  while v_next <= v_count loop
+  deleted := 0;
+  while v_next <= v_count and (last is null or clock_timestamp() < v_began + interval '60 milliseconds') loop
     v_part := keys[v_next:least(v_next + v_size - 1, v_count)];
     begin
-      v_rows := grace_internal.delete_keys(rule, horizon, v_part);
-      v_total := v_total + v_rows;
+      v_rows := grace_internal.delete_keys(rule, query, horizon, v_part);
       if v_rows < cardinality(v_part) then
-        foreach v_left in array grace_internal.still_due(rule, horizon, v_part) loop
+        foreach v_left in array grace_internal.still_due(rule, query, horizon, v_part) loop
           perform grace_internal.record_failure(
             run, v_left, '42501', format('role %s may not delete it: row security or a trigger kept it', rule.run_as)
           );
         end loop;
       end if;
+      deleted := deleted + v_rows;
       v_next := v_next + cardinality(v_part);
+      last := keys[v_next - 1];
       v_size := least(v_size * 2, v_count);
+      v_locked := 0;
     exception when others then
       if cardinality(v_part) > 1 then
         v_size := (cardinality(v_part) + 1) / 2;
       else
+        v_locked := case sqlstate when '55P03' then v_locked + 1 else 0 end;
+        if v_locked = 10 then
+          raise;
+        end if;
         perform grace_internal.record_failure(run, v_part[1], sqlstate, left(sqlerrm, 500));
+        last := v_part[1];
         v_next := v_next + 1;
         v_size := 1;
       end if;
     end;
   end loop;
-  return v_total;
 end
 $$;
 
@@ -395,8 +456,23 @@ as $$
   where r.id = stop_run.run
 $$;
 
--- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end. A
--- batch is made smaller while it takes longer than others should have to wait for its rows.
+-- Whether something beside a rule's condition says which of its rows go: then they are looked at by their keys before they are deleted.
+create or replace function grace_internal.needs_care(rule grace_internal.rule)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    rule.notice is not null
+    or grace_internal.locks_rows(rule)
+    or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
+    or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
+    and exists (select from grace_internal.keeping_rules(rule))
+$$;
+
+-- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end. What
+-- one statement can't delete is gone through by keys. A batch is made smaller while it takes longer than others should have to wait for
+-- its rows.
 create or replace function grace._run_batch(run bigint, "position" jsonb)
 returns jsonb
 language plpgsql
@@ -409,12 +485,18 @@ declare
   v_began timestamptz := clock_timestamp();
   v_run grace_internal.run;
   v_rule grace_internal.rule;
+  v_query grace_internal.rule_query;
   v_horizon timestamptz;
   v_keys jsonb [];
-  v_wanted jsonb [];
   v_size integer;
+  v_picked integer;
   v_rows bigint;
-  v_took interval;
+  v_after jsonb := "position" -> 'after';
+  v_last jsonb;
+  v_wanted jsonb [];
+  v_left_out grace_internal.left_out [];
+  v_stopped jsonb;
+  v_careful boolean;
 begin
   select r.* into v_run
   from grace_internal.run r
@@ -433,30 +515,55 @@ begin
   end if;
   v_horizon := (v_run.details ->> 'due_by')::timestamptz;
   v_size := coalesce(("position" ->> 'size')::integer, v_rule.batch_size);
+  v_query := grace_internal.rule_query(v_rule);
+  v_careful := grace_internal.needs_care(v_rule);
   begin
     perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
     perform set_config('timezone', v_rule.zone, true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
-    v_keys := grace_internal.pick_keys(v_rule, v_horizon, "position" -> 'after', v_size);
-    v_wanted := grace_internal.leave_out(v_rule, run, v_keys);
-    v_rows := grace_internal.delete_each(run, v_rule, v_horizon, v_wanted);
-    perform grace_internal.sign_deletion(v_rule.run_as);
+    if not v_careful then
+      begin
+        select d.picked, d.deleted, d.last into v_picked, v_rows, v_last
+        from grace_internal.delete_next(v_rule, v_query, v_horizon, v_after, v_size) d;
+      exception when others then
+        v_careful := true;
+      end;
+    end if;
+    if v_careful or v_picked > v_rows then
+      v_keys := grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, v_size);
+      v_picked := cardinality(v_keys);
+      v_last := v_keys[v_size];
+      v_left_out := grace_internal.leave_out(v_rule, v_keys);
+      v_wanted := grace_internal.without(v_keys, v_left_out);
+      select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
+      from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
+      if v_stopped <> v_wanted[cardinality(v_wanted)] then
+        v_last := v_stopped;
+        v_keys := v_keys[:array_position(v_keys, v_stopped)];
+      end if;
+      perform grace_internal.record_left_out(run, v_left_out, v_keys);
+    end if;
+    if v_rows > 0 then
+      perform grace_internal.sign_deletion(v_rule.run_as);
+    end if;
   exception when others then
-    perform grace_internal.stop_run(run, 'failed', format('%s (SQLSTATE %s)', sqlerrm, sqlstate));
+    perform grace_internal.stop_run(
+      run, case sqlstate when '55P03' then 'incomplete' else 'failed' end, format('%s (SQLSTATE %s)', sqlerrm, sqlstate)
+    );
     return null;
   end;
   update grace_internal.run r
-  set
-    row_count = r.row_count + v_rows,
-    details = r.details || jsonb_build_object('batches', coalesce((r.details ->> 'batches')::bigint, 0) + sign(cardinality(v_keys)))
+  set row_count = r.row_count + v_rows, batches = r.batches + sign(v_picked)
   where r.id = run;
-  if cardinality(v_keys) < v_size then
+  if v_last is null then
     return null;
   end if;
-  v_took := clock_timestamp() - v_began;
   return jsonb_build_object(
-    'after', v_keys[v_size],
-    'size', case when v_took > interval '80 milliseconds' then greatest(1, v_size / 2) else least(v_rule.batch_size, v_size * 2) end,
+    'after', v_last,
+    'size', case
+      when clock_timestamp() - v_began > interval '80 milliseconds' then greatest(1, v_size / 2)
+      else least(v_rule.batch_size, v_size * 2)
+    end,
     'pause', extract(epoch from v_rule.pause)
   );
 end

@@ -75,7 +75,7 @@ $body$
     end if;
     execute format(
       e'create function %s(%s) returns %s language plpgsql security definer -- as the role of a rule\n'
-      'set search_path = pg_catalog, pg_temp set row_security = on%s%s as %L',
+      'set search_path = pg_catalog, pg_temp set row_security = on set jit = off%s%s as %L',
       v_function.name, v_function.parameters, v_function.result, v_function.setting,
       (
         select string_agg(format(' set %s = %L', split_part(s, '=', 1), substr(s, strpos(s, '=') + 1)), '' order by s)
@@ -116,12 +116,15 @@ $$;
 -- The FROM item of a statement that is executed as a role. columns: what it returns, with types.
 create or replace function grace_internal.as_role(role regrole, way text, statement text, columns text)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format('grace_internal.%I(%L) as k (%s)', way || '_as_' || r.id, statement, columns)
-  from grace_internal.runner r
-  where r.role = as_role.role
+begin
+  return format(
+    'grace_internal.%I(%L) as k (%s)', way || '_as_' || (select r.id from grace_internal.runner r where r.role = as_role.role),
+    statement, columns
+  );
+end
 $$;
 
 -- Errors: GR022 when a text is not one condition that the role may evaluate; 42501 as PostgreSQL says it.

@@ -129,6 +129,7 @@ declare
   v_texts record;
   v_condition grace_internal.expression;
   v_start grace_internal.expression;
+  v_query grace_internal.rule_query;
   v_code text;
   v_subject_to_row_security boolean;
 begin
@@ -182,7 +183,13 @@ begin
   perform grace_internal.check_definition(definition, v_new, v_start.type);
   v_new.condition := v_condition.text;
   v_new.start_expression := v_start.text;
-  v_new.depends := v_condition.depends || coalesce(v_start.depends, '[]');
+  v_query := grace_internal.make_query(v_new);
+  v_new.query := to_jsonb(v_query);
+  v_new.depends := v_condition.depends || coalesce(v_start.depends, '[]') || (
+    grace_internal.read_expression(
+      v_new.target, format('(%s, %s) is null', v_query.keys, coalesce(nullif(v_query.record, ''), 'null')), 'pg_catalog'
+    )
+  ).depends;
   v_new.home := grace_internal.home();
   v_code := grace_internal.strange_code(v_new.target, v_new.depends, v_new.run_as);
   if v_code is not null and (select r.rolsuper from pg_roles r where r.oid = v_new.run_as) then
@@ -212,12 +219,12 @@ begin
 
   if existing is null then
     insert into grace_internal.rule (
-      name, target, action, condition, zone, run_as, columns, max_fraction, batch_size, pause, four_eyes, depends, home, path,
+      name, target, action, condition, zone, run_as, columns, max_fraction, batch_size, pause, four_eyes, depends, home, path, query,
       created_by, created_login, changed_by, changed_login
     )
     values (
       v_new.name, v_new.target, v_new.action, v_new.condition, v_new.zone, v_new.run_as, v_new.columns, v_new.max_fraction,
-      v_new.batch_size, v_new.pause, v_new.four_eyes, v_new.depends, v_new.home, v_new.path,
+      v_new.batch_size, v_new.pause, v_new.four_eyes, v_new.depends, v_new.home, v_new.path, v_new.query,
       grace_internal.caller(), session_user, grace_internal.caller(), session_user
     )
     returning id into v_new.id;
@@ -231,7 +238,8 @@ begin
     related_to = v_new.related_to, period = v_new.period, final_by_due = v_new.final_by_due, notice = v_new.notice,
     run_as = v_new.run_as, columns = v_new.columns, max_rows = v_new.max_rows, max_fraction = v_new.max_fraction,
     batch_size = v_new.batch_size, pause = v_new.pause, max_duration = v_new.max_duration, four_eyes = v_new.four_eyes,
-    basis = v_new.basis, depends = v_new.depends, home = v_new.home, path = v_new.path, changed_at = clock_timestamp(),
+    basis = v_new.basis, depends = v_new.depends, home = v_new.home, path = v_new.path, query = v_new.query, reported = null,
+    changed_at = clock_timestamp(),
     changed_by = grace_internal.caller(), changed_login = session_user
   where r.id = v_new.id;
   perform grace_internal.schedule_rule(v_new.id, definition ->> 'schedule');
