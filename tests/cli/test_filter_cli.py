@@ -91,8 +91,8 @@ REFUSED: list[tuple[tuple[str, ...], int, str]] = [
     ((), 2, "say which rows"),
     (("--older", "status=2y"), 4, "SQLSTATE: GR022"),
     (("--is", "estimated_value=much"), 4, 'invalid input syntax for type numeric: "much"'),
-    (("--where", "true) or (true"), 4, "SQLSTATE: GR022"),
-    (("--is", "status=new", "--where", "true) or (true"), 4, "SQLSTATE: GR022"),
+    (("--is", "status=new", "--where", "true) or (true"), 2, "is not one condition: see its brackets"),
+    (("--is", "status=new", "--where", "true, true"), 4, "SQLSTATE: GR022"),
     (("--where", "random() > 0.5"), 4, "SQLSTATE: GR022"),
     (("--is", "status=new", "--columns", "nope"), 1, "has no such column: nope"),
 ]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import click
+import psycopg
 from psycopg import sql
 
 from pg_grace.cli.options import read_age, split_list
@@ -39,9 +40,18 @@ def condition(connection: Connection, table: int, parts: Iterable[Part], *, any_
     text = sql.SQL(" or " if any_of else " and ").join(built).as_string(connection)
     if where is None or not text:
         return where or text
-    # By itself first, or "true) or (true" would get out of the brackets that are put around it.
-    connection.execute("select grace._check_predicate(grace._check_target(%s::oid::regclass), %s)", (table, where))
+    _check_alone(connection, table, where)
     return f"({text}) and ({where}\n)"  # a comment at its end ends there
+
+
+def _check_alone(connection: Connection, table: int, where: str) -> None:
+    """Refuse what would get out of the brackets that it stands in beside the parts: "true) or (true"."""
+    check = "select grace._check_predicate(grace._check_target(%s::oid::regclass), %s)"
+    connection.execute(check, (table, where))
+    try:
+        connection.execute(check, (table, f"true = all (array[{where}\n])"))
+    except psycopg.Error as error:
+        raise click.BadParameter(f"{where!r} is not one condition: see its brackets", param_hint="--where") from error
 
 
 def _condition(connection: Connection, columns: dict[str, bool], part: Part) -> sql.Composable:
