@@ -572,6 +572,7 @@ create table grace_internal.filter (
   columns name [] not null,
   depends jsonb not null,
   home text not null,
+  reported text,
   created_at timestamptz not null default pg_catalog.clock_timestamp(),
   created_by name not null,
   created_login name not null,
@@ -584,6 +585,7 @@ comment on column grace_internal.filter.condition is 'As PostgreSQL reads it, wi
 comment on column grace_internal.filter.columns is 'What a user knows the records by; empty: the primary key.';
 comment on column grace_internal.filter.depends is
 'What it refers to, with the names and types that this had: when one has another now, the filter no longer says what was meant.';
+comment on column grace_internal.filter.reported is 'The problem that was last reported.';
 comment on column grace_internal.filter.home is 'The database in which the object ids of depends are valid.';
 
 create table grace_internal.rule (
@@ -613,6 +615,9 @@ create table grace_internal.rule (
   basis text,
   depends jsonb not null,
   home text not null,
+  path text not null,
+  query jsonb not null,
+  reported text,
   enabled boolean not null default true,
   announced_at timestamptz,
   created_at timestamptz not null default pg_catalog.clock_timestamp(),
@@ -632,6 +637,8 @@ comment on column grace_internal.rule.condition is
 comment on column grace_internal.rule.start_expression is
 'From when the period counts, as PostgreSQL reads it, activities included; null: what the rule applies to is due at once.';
 comment on column grace_internal.rule.zone is 'The time zone in which dates begin and months are counted.';
+comment on column grace_internal.rule.path is 'The search_path under which the names in its texts are read.';
+comment on column grace_internal.rule.query is 'The pieces of its statements.';
 comment on column grace_internal.rule.announced_at is 'When notices were last given.';
 
 create table grace_internal.runner (
@@ -715,14 +722,19 @@ alter table grace_internal.run drop constraint run_status;
 alter table grace_internal.run add constraint run_status
 check (status in ('running', 'done', 'incomplete', 'failed', 'aborted', 'held'));
 alter table grace_internal.run add column rule_id integer;
+alter table grace_internal.run add column batches bigint not null default 0;
 
 comment on column grace_internal.run.rule_id is 'The rule that it executed.';
+comment on column grace_internal.run.batches is 'How many transactions it has deleted in.';
 
 create index run_rule on grace_internal.run (rule_id, id) where rule_id is not null;
 
 alter table grace_internal.job add column rule_id integer unique references grace_internal.rule on delete cascade;
 
 comment on column grace_internal.job.rule_id is 'The rule that this job runs.';
+
+-- Functions whose results changed; the repeatable files create them anew.
+drop function if exists grace.jobs();
 
 
 UPDATE grace.alembic_version SET version_num='0006' WHERE grace.alembic_version.version_num = '0005';
@@ -4399,6 +4411,65 @@ begin
 end
 $$;
 
+-- rules/check_rules.sql
+-- Reports, once each, filters and rules that no longer say what was meant, as a warning to whoever has just changed what they refer to, and
+-- on channel grace.
+create or replace function grace_internal.report_broken()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_broken record;
+begin
+  for v_broken in
+    select *
+    from (
+      select 'filter' as kind, f.id, f.name, f.target, f.reported, grace_internal.problem_of(f.depends, f.home) as problem
+      from grace_internal.filter f
+      union all
+      select 'rule', r.id, r.name, r.target, r.reported, grace_internal.problem_of(r.depends, r.home)
+      from grace_internal.rule r
+    ) as p
+    where p.problem is distinct from p.reported
+    order by p.kind, p.name
+  loop
+    if v_broken.kind = 'filter' then
+      update grace_internal.filter f set reported = v_broken.problem where f.id = v_broken.id;
+    else
+      update grace_internal.rule r set reported = v_broken.problem where r.id = v_broken.id;
+    end if;
+    if v_broken.problem is not null then
+      raise warning '% % no longer says what was meant', v_broken.kind, quote_literal(v_broken.name)
+        using errcode = 'GR028', detail = v_broken.problem || '.',
+        hint = case v_broken.kind when 'rule' then 'It stands still until it is defined anew (grace.alter_rule).' else 'Its rules stand still.' end;
+      perform pg_notify('grace', jsonb_build_object('kind', v_broken.kind, 'name', v_broken.name, 'problem', v_broken.problem)::text);
+    end if;
+  end loop;
+end
+$$;
+
+-- Event trigger. It must never be what makes the application's DDL fail or wait: whatever it is, grace.doctor() says it again.
+create or replace function grace_internal.check_rules()
+returns event_trigger
+language plpgsql
+security definer -- whoever changes a table need have no right on the rules
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms'
+as $$
+begin
+  if current_setting('grace.following', true) = grace_internal.signature('following') then
+    return; -- it is our own
+  end if;
+  if exists (select from grace_internal.filter) or exists (select from grace_internal.rule) then
+    perform grace_internal.report_broken();
+  end if;
+exception when others then
+  raise warning 'whether filters and rules still say what was meant could not be told'
+    using errcode = sqlstate, detail = sqlerrm, hint = 'select * from grace.doctor();';
+end
+$$;
+
 -- capture/event_triggers.sql
 -- Only a superuser can create event triggers. Without them captures follow added, dropped, renamed and retyped columns all the
 -- same; a new partition gets its triggers with the next purge or grace.sync(), and DROP TABLE … CASCADE can't be refused.
@@ -4419,6 +4490,15 @@ begin
       drop event trigger grace_refuse_drop;
     end if;
     create event trigger grace_refuse_drop on sql_drop execute function grace_internal.refuse_drop();
+    if exists (select from pg_event_trigger e where e.evtname = 'grace_check_rules') then
+      drop event trigger grace_check_rules;
+    end if;
+    create event trigger grace_check_rules on ddl_command_end
+    when tag in (
+      'ALTER TABLE', 'ALTER VIEW', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER FUNCTION', 'ALTER ROUTINE', 'ALTER OPERATOR', 'ALTER SCHEMA',
+      'DROP TABLE', 'DROP VIEW', 'DROP TYPE', 'DROP DOMAIN', 'DROP FUNCTION', 'DROP ROUTINE', 'DROP OPERATOR', 'DROP SCHEMA', 'DROP OWNED'
+    )
+    execute function grace_internal.check_rules();
   end if;
 end
 $$;
@@ -4428,9 +4508,9 @@ returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select count(*) = 2
+  select count(*) = 3
   from pg_event_trigger e
-  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop') and e.evtenabled in ('O', 'A')
+  where e.evtname in ('grace_follow_ddl', 'grace_refuse_drop', 'grace_check_rules') and e.evtenabled in ('O', 'A')
 $$;
 
 do $$ begin perform grace_internal.ensure_event_triggers(); end $$;
@@ -5037,14 +5117,18 @@ select
   r.details,
   r.role,
   r.login,
-  r.job
+  r.job,
+  r.details ->> 'rule' as rule,
+  r.batches
 from grace_internal.run r;
 
-comment on view grace.runs is 'Every restore, purge, change of protection and failed job: when, by whom, how many rows. Never content.';
+comment on view grace.runs is 'Every restore, purge and execution of a rule, every change of what is protected, kept or deleted, and failed jobs: when, by whom, how many rows. Never content.';
 comment on column grace.runs.status is
-'running, done, incomplete (a lock was not free; the next run takes up the rest), failed (something is wrong: see details; the rest was done) or aborted (its session is gone).';
-comment on column grace.runs.row_count is 'Rows restored or purged.';
+'running; done; incomplete (the next run takes up the rest: a lock was not free, single records could not be deleted, or it was stopped: see details); held (a rule''s run that waits for approval); failed (something is wrong: see details; the rest was done); aborted (its session is gone).';
+comment on column grace.runs.row_count is 'Rows restored, purged or deleted by a rule.';
 comment on column grace.runs.job is 'The job whose work it did, whoever called it: purge; for kind job, the pg_cron job that failed.';
+comment on column grace.runs.rule is 'The rule that it executed, by the name that it had.';
+comment on column grace.runs.batches is 'In how many transactions a rule has deleted.';
 
 -- files/file_outbox.sql
 create or replace view grace.file_outbox as
@@ -5188,6 +5272,19 @@ comment on function grace.file_deleted(bigint, text) is
 'Says that a claimed file is deleted (or was not there any more), which takes it off grace.file_outbox; or, with error, why it could not be deleted, which leaves it there for the next attempt. Errors: GR020.';
 
 -- common/predicate.sql
+create or replace function grace._not_a_condition(predicate text, problem text)
+returns void
+language plpgsql
+as $$
+begin
+  raise exception 'not a condition: %', predicate
+    using errcode = 'GR022',
+    detail = problem,
+    hint = 'Give one condition on the columns of the table, as behind WHERE: amount > 100 and company ilike ''%GmbH%''.';
+end
+$$;
+comment on function grace._not_a_condition(text, text) is 'Internal: refuses a text.';
+
 -- One boolean expression over the columns of a FROM item, and nothing else: it has to fit twice where only an expression fits. Run with
 -- the caller's rights and search_path. The text never stands beside a condition of ours, for it may hold an OR.
 create or replace function grace._check_predicate(source text, predicate text)
@@ -5209,10 +5306,7 @@ exception when syntax_error_or_access_rule_violation or invalid_cursor_definitio
   if sqlstate operator(pg_catalog.=) '42501' then
     raise;
   end if;
-  raise exception 'not a condition: %', predicate
-    using errcode = 'GR022',
-    detail = sqlerrm,
-    hint = 'Give one condition on the columns of the table, as behind WHERE: amount > 100 and company ilike ''%GmbH%''.';
+  perform grace._not_a_condition(predicate, sqlerrm);
 end
 $$;
 comment on function grace._check_predicate(text, text) is 'Internal: refuses what is not one condition.';
@@ -5325,22 +5419,21 @@ $$;
 -- restore/keys.sql
 -- Primary keys given as jsonb ({"id": 7}, 7, or an array of either) as an array of objects. Errors: GR008 for what is
 -- no key of this table, GR009 for a table without a primary key.
-create or replace function grace_internal.normal_keys(protected_id integer, keys jsonb)
+create or replace function grace_internal.keys_of(target regclass, keys jsonb)
 returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_target regclass := (select p.target from grace_internal.protected p where p.id = protected_id);
   v_names name [];
   v_key jsonb;
   v_result jsonb := jsonb_build_array();
 begin
   select grace_internal.column_names(i.indrelid, i.indkey::smallint []) into v_names
   from pg_index i
-  where i.indrelid = v_target and i.indisprimary;
+  where i.indrelid = target and i.indisprimary;
   if not found then
-    raise exception 'table % has no primary key', v_target
+    raise exception 'table % has no primary key', target
       using errcode = 'GR009',
       detail = 'Its rows can''t be told apart by a key.',
       hint = 'Select them by deletion, time or role instead.';
@@ -5356,7 +5449,7 @@ begin
       or (select array_agg(k order by k) from jsonb_object_keys(v_key) k)
         is distinct from (select array_agg(n::text order by n::text) from unnest(v_names) n)
     then
-      raise exception '% is not a key of %', v_key, v_target
+      raise exception '% is not a key of %', v_key, target
         using errcode = 'GR008',
         detail = format('The primary key is (%s).', (select string_agg(quote_ident(n), ', ') from unnest(v_names) n)),
         hint = format('Give it as %s.', (
@@ -5371,6 +5464,14 @@ begin
   end if;
   return v_result;
 end
+$$;
+
+create or replace function grace_internal.normal_keys(protected_id integer, keys jsonb)
+returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.keys_of((select p.target from grace_internal.protected p where p.id = protected_id), keys)
 $$;
 
 -- FROM item "k" with the keys as typed columns. It is text, to be run with the caller's rights: reading a value can run code
@@ -8395,8 +8496,8 @@ end
 $$;
 
 -- filters/trusted_comparison.sql
--- A condition by one operator, given by number. Arguments of another type than the operator's are cast, as foreign keys do it: where they
--- are not, PostgreSQL may find a better fitting operator of that name in its schema, which may be anybody's.
+-- A condition by one operator, given by number. Arguments of another type than the operator's are cast, as foreign keys do it: where
+-- they are not, PostgreSQL may find a better fitting operator of that name in its schema, which may be anybody's.
 create or replace function grace_internal.comparison(
   operator_oid oid, "left" text, left_type oid, "right" text, right_type oid
 )
@@ -8423,15 +8524,19 @@ begin
 end
 $$;
 
--- Code that comparing values of these types by these operators would run with the rights of whoever compares: the operators, what
--- their families have for hashing and sorting, casts to their arguments' types, and the comparison of what is inside arrays, composites and
--- ranges. Functions of superusers and of the current role are trusted, as in untrusted_code. Returns the first one that is not, else null.
+-- Code that comparing values of these types by these operators would run with the rights of whoever compares: the operators, what their
+-- families have for hashing and sorting, casts to their arguments' types, and the comparison of what is inside arrays, composites and
+-- ranges. What PostgreSQL brings along is trusted, and functions of superusers and of the current role, as in untrusted_code. Returns
+-- the first one that is not, else null.
 create or replace function grace_internal.untrusted_comparison(operators oid [], left_types oid [], right_types oid [])
 returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  if 16384 > all (operators || left_types || right_types) then -- numbers of what initdb makes
+    return null;
+  end if;
   return (
     with recursive arguments (type, input) as (
       select grace_internal.base_type(a.type), a.input
@@ -8610,8 +8715,8 @@ end
 $$;
 
 -- filters/key_json.sql
--- One value as jsonb, the same in every session: to_jsonb() runs casts to json that the application has made, and writes a time with time
--- zone in the session's. All but numbers, booleans and times is text by the type's output function.
+-- One value as jsonb, the same in every session: to_jsonb() runs casts to json that the application has made, and writes a time with
+-- time zone in the session's. All but numbers, booleans and times is text by the type's output function.
 create or replace function grace_internal.value_json("column" text, type oid)
 returns text
 language sql stable
@@ -8665,14 +8770,14 @@ as $$
   from grace_internal.cascade_tree(target, false) as t (relation)
 $$;
 
--- The foreign keys that reference any table that a DELETE reaches by ON DELETE CASCADE, as they were declared (not what PostgreSQL makes of
--- them for partitions). parent and child are roots of partition trees, referenced and referencing what the foreign key is declared
--- on; place is in which order PostgreSQL's triggers for them fire for a row; reason is why it can't be followed. A temporal foreign key
--- (PERIOD) can't cascade, and what it refuses is not foreseen.
+-- The foreign keys that reference any table that a DELETE reaches by ON DELETE CASCADE, as they were declared (not what PostgreSQL
+-- makes of them for partitions). parent and child are roots of partition trees, referenced and referencing what the foreign key is
+-- declared on; place is in which order PostgreSQL's triggers for them fire for a row; reason is why it can't be followed. A temporal
+-- foreign key (PERIOD) can't cascade, and what it refuses is not foreseen.
 create or replace function grace_internal.closure_edges(target oid)
 returns table (
-  id oid, name name, action "char", parent oid, child oid, referenced oid, referencing oid,
-  parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, reason text
+  id oid, name name, action text, parent oid, child oid, referenced oid, referencing oid,
+  parent_names name [], child_names name [], place bigint, deferred boolean, reason text
 )
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -8693,9 +8798,15 @@ as $$
     select f.child
     from nodes n
     join foreign_keys f on f.parent = n.relation and f.confdeltype = 'c'
+  ),
+  readable as materialized (
+    select c.conrelid as relation, grace_internal.unreadable_reason(c.conrelid) as reason
+    from (
+      select distinct f.conrelid from nodes n join foreign_keys f on f.parent = n.relation
+    ) as c
   )
   select
-    f.oid, f.conname, f.confdeltype, f.parent, f.child, f.confrelid, f.conrelid,
+    f.oid, f.conname, f.confdeltype::text, f.parent, f.child, f.confrelid, f.conrelid,
     grace_internal.column_names(f.confrelid, f.confkey), grace_internal.column_names(f.conrelid, f.conkey),
     row_number() over (partition by f.parent order by (
       select min(t.tgname::text collate "C")
@@ -8703,20 +8814,17 @@ as $$
       where t.tgconstraint = f.oid and t.tgrelid = f.confrelid and t.tgtype & 8 <> 0 -- DELETE
     ), f.oid),
     f.condeferred,
-    grace_internal.unindexed_size(f.oid) < 65536,
-    coalesce(
-      'it is compared by ' || grace_internal.untrusted_foreign_key(f.oid),
-      grace_internal.unreadable_reason(f.conrelid)
-    )
+    coalesce('it is compared by ' || grace_internal.untrusted_foreign_key(f.oid), r.reason)
   from nodes n
   join foreign_keys f on f.parent = n.relation
+  join readable r on r.relation = f.conrelid
 $$;
 
 -- filters/closure_nodes.sql
 -- The tables that a DELETE reaches by ON DELETE CASCADE (the roots of their partition trees), parents before children; component is the
 -- same for tables that are in a cycle of foreign keys, else null. columns are those that a part (see closure_parts) has to have: what
--- foreign keys refer to and, with keys, the primary key. reason says why nothing of a table can be found; incomplete that
--- rows may be missing because another one can't be read.
+-- foreign keys refer to and, with keys, the primary key. reason says why nothing of a table can be found; incomplete that rows may be
+-- missing because another one can't be read.
 create or replace function grace_internal.closure_nodes(target oid, edges jsonb, keys boolean)
 returns table (relation oid, component oid, place bigint, columns name [], reason text, incomplete boolean)
 language sql stable
@@ -8725,7 +8833,7 @@ as $$
   with recursive e as materialized (
     select *
     from jsonb_to_recordset(edges) as e (
-      id oid, action "char", parent oid, child oid, parent_names name [], reason text
+      id oid, action text, parent oid, child oid, parent_names name [], reason text
     )
   ),
   starts as materialized (
@@ -8804,11 +8912,12 @@ as $$
   from nodes n
 $$;
 
--- The foreign keys that tie other rows (t) to rows that go: match is the condition where p is a row of the part of its table, table_match
--- the same where it is a row of the table itself; only those of the partitions that leaves has count.
+-- The foreign keys that tie other rows (t) to rows that go: match is the condition where p is a row of the part of its table,
+-- table_match the same where it is a row of the table itself; only those of the partitions that leaves has count. indexed is told of
+-- those within a cycle.
 create or replace function grace_internal.closure_links(nodes jsonb, edges jsonb)
 returns table (
-  id oid, name name, action "char", parent oid, child oid, component oid, child_component oid, referenced oid, referencing oid,
+  id oid, name name, action text, parent oid, child oid, component oid, child_component oid, referenced oid, referencing oid,
   parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, leaves text, match text, table_match text,
   has_part boolean
 )
@@ -8817,7 +8926,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select
     e.id, e.name, e.action, e.parent, e.child, p.component, c.component, e.referenced, e.referencing,
-    e.parent_names, e.child_names, e.place, e.deferred, e.indexed, v.leaves,
+    e.parent_names, e.child_names, e.place, e.deferred, case when c.component = p.component then grace_internal.unindexed_size(e.id) < 65536 end, v.leaves,
     grace_internal.foreign_key_match(
       e.id,
       array(
@@ -8830,8 +8939,8 @@ as $$
     ),
     c.relation is not null and c.reason is null
   from jsonb_to_recordset(edges) as e (
-    id oid, name name, action "char", parent oid, child oid, referenced oid, referencing oid,
-    parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, reason text
+    id oid, name name, action text, parent oid, child oid, referenced oid, referencing oid,
+    parent_names name [], child_names name [], place bigint, deferred boolean, reason text
   )
   join jsonb_to_recordset(nodes) as p (relation oid, component oid, columns name [], reason text)
     on p.relation = e.parent and p.reason is null
@@ -8871,7 +8980,7 @@ $$;
 
 -- filters/closure_json.sql
 -- What the functions that make the statement need to know, found once.
-create or replace function grace_internal.closure_edges_json(target oid, actions "char" [])
+create or replace function grace_internal.closure_edges_json(target oid, actions text [])
 returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -8908,6 +9017,18 @@ as $$
   )
 $$;
 
+-- A step on the way from a row to one that goes with it: by which foreign key (its place in closure_edges), to which row of those that
+-- this deletes, one after the other as they are stored.
+create or replace function grace_internal.path_step(place text, tid text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    '((%1$s::bigint << 48) + ((%2$s::text::point)[0]::bigint << 16) + (%2$s::text::point)[1]::bigint)', place, tid
+  )
+$$;
+
 -- The queries that find rows of a table, and of the other tables of its cycle, from outside of the cycle: what is asked for, and what
 -- hangs on rows of parts that come before. Columns are those of a part.
 create or replace function grace_internal.closure_entries(
@@ -8919,11 +9040,11 @@ set search_path = pg_catalog, pg_temp
 as $$
   select format(
     'select t.tableoid as leaf, t.ctid as tid%s%s from %s t where exists (select from %s where %s)',
-    case when keys then ', t.tableoid as root_leaf, t.ctid as root_tid, array[]::integer[] as path' end,
+    case when keys then ', t.tableoid as root_leaf, t.ctid as root_tid, array[]::bigint[] as path' end,
     columns, grace_internal.only_name(s.relation), source,
     (
       select string_agg(grace_internal.comparison(
-        k.operator_oid, format('t.%I', k.attname), k.type, format('k.%I', k.attname), k.type
+        k.operator_oid, format('t.%I', k.attname), k.type, format('k.%I', k.attname), 0 -- cast, whatever the source says it is
       ), ' and ')
       from grace_internal.key_operators(target) k
     )
@@ -8933,18 +9054,22 @@ as $$
   union all
   select format(
     'select t.tableoid, t.ctid%s%s from n_%s p join %s t on %s',
-    case when keys then format(', p.root_leaf, p.root_tid, case when p.path is not null then p.path || %s end', l.place) end,
+    case
+      when keys then format(
+        ', p.root_leaf, p.root_tid, case when p.path is not null then p.path || %s end',
+        grace_internal.path_step(l.place::text, 't.ctid')
+      )
+    end,
     columns, l.parent, grace_internal.only_name(l.referencing), l.match
   )
   from jsonb_to_recordset(links) as l (
-    action "char", parent oid, child oid, component oid, child_component oid, referencing oid, place bigint, match text
+    action text, parent oid, child oid, component oid, child_component oid, referencing oid, place bigint, match text
   )
   where l.child = closure_entries.relation and l.action = 'c'
     and (l.component is null or l.component is distinct from l.child_component)
 $$;
 
--- What tells the rows of a part apart, and, where one is reached in several ways, which of them counts: of paths the first; none is known
--- where one of them is not, but nothing comes before what is asked for.
+-- What tells the rows of a part apart, and, where one is reached in several ways, which of them counts: the first.
 create or replace function grace_internal.part_key(alias text, keys boolean)
 returns text
 language sql immutable
@@ -8959,61 +9084,82 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
   select case when keys then format(
-    ' order by %1$s, coalesce(cardinality(%2$s.path), 1) > 0, %2$s.path is not null, cardinality(%2$s.path), %2$s.path',
+    ' order by %1$s, cardinality(%2$s.path), %2$s.path',
     grace_internal.part_key(alias, keys), alias
   ) else '' end
 $$;
 
--- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index, over
--- all pairs of rows that are tied together in the cycle.
-create or replace function grace_internal.closure_cycle(entries text [], links jsonb, component oid, keys boolean)
+-- How long a way is followed exactly through a cycle of foreign keys: there may be as many ways of a length as ways to choose from
+-- these.
+create or replace function grace_internal.known_length(links jsonb)
+returns integer
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select floor(ln(64) / ln(greatest(2, (
+    select max(c.keys)
+    from (
+      select count(*) as keys
+      from jsonb_to_recordset(links) as l (action text, component oid, child_component oid)
+      where l.action = 'c' and l.component = l.child_component
+      group by l.component
+    ) as c
+  ))))::integer
+$$;
+
+-- The rows of all tables of a cycle by their places: along the indexes of the foreign keys, row by row, or, where one lacks its index or
+-- the rows are many, over all pairs of rows that are tied together in the cycle.
+create or replace function grace_internal.closure_cycle(entries text [], links jsonb, component oid, keys boolean, many boolean)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select format(
     case
-      when bool_and(l.indexed) then
+      when bool_and(l.indexed) and not many then
         'r_%1$s%6$s as (select * from (%2$s) r union select x.leaf, x.tid%3$s from r_%1$s r cross join lateral (%4$s) x)'
       else
         'e_%1$s as materialized (%5$s), '
-        'r_%1$s%6$s as (select * from (%2$s) r union select e.leaf, e.tid%3$s from r_%1$s r '
-        'join e_%1$s e on e.parent_leaf = r.leaf and e.parent_tid = r.tid)'
+        'r_%1$s%6$s as (select * from (%2$s) r union select x.leaf, x.tid%3$s from r_%1$s r '
+        'join e_%1$s x on x.parent_leaf = r.leaf and x.parent_tid = r.tid)'
     end,
     closure_cycle.component, array_to_string(entries, ' union all '),
-    case when keys then ', r.root_leaf, r.root_tid, null::integer[]' end,
+    case when keys then format(
+      ', r.root_leaf, r.root_tid, case when cardinality(r.path) < %s then r.path || %s end', grace_internal.known_length(links),
+      grace_internal.path_step('x.place', 'x.tid')
+    ) end,
     string_agg(
       format(
-        'select t.leaf, t.tid from (select %s from %s p where r.leaf in (%s) and p.tableoid = r.leaf and p.ctid = r.tid offset 0) p '
+        'select t.leaf, t.tid, %s as place from ('
+        'select %s from %s p where r.leaf in (%s) and p.tableoid = r.leaf and p.ctid = r.tid offset 0) p '
         'cross join lateral (select t.tableoid as leaf, t.ctid as tid from %s t where %s offset 0) t',
-        array_to_string(grace_internal.columns_of('p', l.parent_names), ', '), grace_internal.only_name(l.parent), l.leaves,
+        l.place, array_to_string(grace_internal.columns_of('p', l.parent_names), ', '), grace_internal.only_name(l.parent), l.leaves,
         grace_internal.only_name(l.referencing), l.table_match
       ), ' union all '
     ),
     string_agg(
       format(
-        'select p.tableoid as parent_leaf, p.ctid as parent_tid, t.tableoid as leaf, t.ctid as tid from %s p join %s t on %s '
+        'select p.tableoid as parent_leaf, p.ctid as parent_tid, t.tableoid as leaf, t.ctid as tid, %s as place from %s p join %s t on %s '
         'where p.tableoid in (%s)',
-        grace_internal.only_name(l.parent), grace_internal.only_name(l.referencing), l.table_match, l.leaves
+        l.place, grace_internal.only_name(l.parent), grace_internal.only_name(l.referencing), l.table_match, l.leaves
       ), ' union all '
     ),
     grace_internal.part_columns(0, keys)
   )
   from jsonb_to_recordset(links) as l (
-    action "char", parent oid, component oid, child_component oid, referencing oid, parent_names name [], indexed boolean, leaves text,
-    table_match text
+    action text, parent oid, component oid, child_component oid, referencing oid, parent_names name [], place bigint, indexed boolean,
+    leaves text, table_match text
   )
   where l.component = closure_cycle.component and l.child_component = l.component and l.action = 'c'
 $$;
 
--- The parts, as queries of a WITH RECURSIVE, of a statement that finds all that goes with rows of a table: n_<oid> for each of closure_nodes
--- that can be read, with the places of the rows (leaf, tid: they tell rows apart within one snapshot) and their columns (c1, c2, …). With
--- keys also for which row of the target a row goes (root_leaf, root_tid), and path: by which foreign keys it is reached (places of
--- closure_edges), which is the order in which PostgreSQL deletes: first by length, then by place; null where that is not known, in a
--- cycle and below it. The source is read under the name that it gives itself, k.
--- To be run by the owner of pg_grace with search_path = pg_catalog, pg_temp and constraint_exclusion = off, so that nothing of the
--- application's is executed.
-create or replace function grace_internal.closure_parts(target oid, source text, nodes jsonb, links jsonb, keys boolean)
+-- The parts, as queries of a WITH RECURSIVE, of a statement that finds all that goes with rows of a table: n_<oid> for each of
+-- closure_nodes that can be read, with the places of the rows (leaf, tid: they tell rows apart within one snapshot) and their columns
+-- (c1, c2, …). With keys also for which row of the target a row goes (root_leaf, root_tid), and path: the way from there, which says
+-- when PostgreSQL deletes it: first by length, then step by step; null where a way through a cycle is longer than known_length. The
+-- source is read under the name that it gives itself, k. To be run by the owner of pg_grace with search_path = pg_catalog, pg_temp and
+-- constraint_exclusion = off, so that nothing of the application's is executed.
+create or replace function grace_internal.closure_parts(target oid, source text, nodes jsonb, links jsonb, keys boolean, many boolean)
 returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -9023,7 +9169,7 @@ declare
   v_component oid;
   v_entries text [];
   v_columns text;
-  v_parts text [] := '{}';
+  v_parts text [] := array[]::text [];
 begin
   for v_node in
     select n.*
@@ -9041,8 +9187,8 @@ begin
       );
       v_parts := v_parts || format(
         case
-          when cardinality(v_entries) = 1 then 'n_%1$s%2$s as materialized (%3$s)'
-          else 'n_%1$s%2$s as materialized (select distinct on (%4$s) u.* from (%3$s) u%2$s%5$s)'
+          when cardinality(v_entries) = 1 then 'n_%1$s%2$s as (%3$s)'
+          else 'n_%1$s%2$s as (select distinct on (%4$s) u.* from (%3$s) u%2$s%5$s)'
         end,
         v_node.relation, grace_internal.part_columns(cardinality(v_node.columns), keys), array_to_string(v_entries, ' union all '),
         grace_internal.part_key('u', keys), grace_internal.part_order('u', keys)
@@ -9056,11 +9202,11 @@ begin
             from jsonb_to_recordset(nodes) as n (relation oid, component oid, reason text)
             where n.component = v_component and n.reason is null
           ),
-          links, v_component, keys
+          links, v_component, keys, many
         );
       end if;
       v_parts := v_parts || format(
-        'n_%1$s%2$s as materialized (select r.*%3$s from (select %4$s * from r_%5$s u%6$s) r '
+        'n_%1$s%2$s as (select r.*%3$s from (select %4$s * from r_%5$s u%6$s) r '
         'join %7$s t on t.tableoid = r.leaf and t.ctid = r.tid)',
         v_node.relation, grace_internal.part_columns(cardinality(v_node.columns), keys), v_columns,
         case when keys then format('distinct on (%s)', grace_internal.part_key('u', keys)) end,
@@ -9100,36 +9246,12 @@ as $$
   where n.reason is null and n.relation in (select s.root from grace_internal.closure_starts(target) s)
 $$;
 
--- filters/closure_counts.sql
--- The rows of closure_counts but for the counts.
-create or replace function grace_internal.closure_tables(nodes jsonb, edges jsonb)
-returns table (relation oid, effect text, place bigint, through text, at_least boolean, reason text)
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  with e as (
-    select e.*, coalesce(e.reason, p.reason) as lacks, p.incomplete
-    from jsonb_to_recordset(edges) as e (name name, action "char", parent oid, child oid, reason text)
-    join jsonb_to_recordset(nodes) as p (relation oid, reason text, incomplete boolean) on p.relation = e.parent
-  )
-  select
-    n.relation, 'deleted', n.place,
-    (select string_agg(distinct e.name, ', ') from e where e.child = n.relation and e.action = 'c'),
-    n.incomplete, n.reason
-  from jsonb_to_recordset(nodes) as n (relation oid, place bigint, reason text, incomplete boolean)
-  union all
-  select
-    e.child, 'link cut', 0, string_agg(distinct e.name, ', '),
-    bool_or(e.incomplete or e.lacks is not null),
-    case when bool_and(e.lacks is not null) then coalesce(min(e.reason), 'it is reached only through tables that can''t be read') end
-  from e
-  where e.action in ('n', 'd')
-  group by e.child
-$$;
-
--- A planner that takes a function for a thousand rows looks up the children of a million one by one.
-create or replace function grace_internal.plan_for_rows(target oid, source text)
-returns void
+-- filters/plan_for_rows.sql
+-- A planner that takes a function for a thousand rows looks up the children of a million one by one. For many rows the statement gets
+-- as much memory as making an index may take, for all its parts together. The caller sets back what this has
+-- set. Returns whether they are many.
+create or replace function grace_internal.plan_for_rows(target oid, source text, nodes jsonb)
+returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -9142,15 +9264,52 @@ declare
   v_is_large boolean;
 begin
   execute format('select count(*) > %s from (select from %s limit %s) s', v_many, source, v_many + 1) into v_is_large;
-  perform set_config('enable_nestloop', case when v_is_large then 'off' else 'on' end, true);
+  if v_is_large then
+    perform
+      set_config('enable_nestloop', 'off', true),
+      set_config('work_mem', greatest(w.setting::integer, m.setting::integer / jsonb_array_length(nodes))::text, true)
+    from pg_settings w
+    cross join pg_settings m
+    where w.name = 'work_mem' and m.name = 'maintenance_work_mem';
+  end if;
+  return v_is_large;
 end
 $$;
 
--- What deleting rows of a table takes with it: per table how many rows go (deleted), and of how many others a foreign key with ON DELETE SET
--- NULL or SET DEFAULT would cut the link (link cut). source is a FROM item called k with the primary key columns of the rows, named and
--- typed as in the table. Where a table can't be read row_count is null, reason says why, and what might be reached through it is
--- at_least. through are the foreign keys. What the application's triggers would do is not foreseen. Reads only, with ACCESS SHARE.
--- Errors: GR009 when the table has no primary key.
+-- filters/closure_counts.sql
+-- The rows of closure_counts but for the counts.
+create or replace function grace_internal.closure_tables(nodes jsonb, edges jsonb)
+returns table (relation oid, effect text, place bigint, through text, at_least boolean, reason text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with e as (
+    select e.*, coalesce(e.reason, p.reason) as lacks, p.incomplete
+    from jsonb_to_recordset(edges) as e (name name, action text, parent oid, child oid, reason text)
+    join jsonb_to_recordset(nodes) as p (relation oid, reason text, incomplete boolean) on p.relation = e.parent
+  )
+  select
+    n.relation, 'deleted', n.place,
+    (select string_agg(distinct e.name, ', ') from e where e.child = n.relation and e.action = 'c'),
+    n.incomplete and n.reason is null, n.reason
+  from jsonb_to_recordset(nodes) as n (relation oid, place bigint, reason text, incomplete boolean)
+  union all
+  select
+    e.child, 'link cut', 0, string_agg(distinct e.name, ', '),
+    bool_or(e.incomplete or e.lacks is not null) and not bool_and(e.lacks is not null),
+    case when bool_and(e.lacks is not null) then
+      coalesce(min(e.reason), 'it is reached only through tables that can''t be read')
+    end
+  from e
+  where e.action in ('n', 'd')
+  group by e.child
+$$;
+
+-- What deleting rows of a table takes with it: per table how many rows go (deleted), and of how many others a foreign key with ON
+-- DELETE SET NULL or SET DEFAULT would cut the link (link cut). source is a FROM item called k with the primary key columns of the
+-- rows, named and typed as in the table. Where a table can't be read row_count is null, reason says why, and what might be reached
+-- through it is at_least. through are the foreign keys. What the application's triggers would do is not foreseen. Reads only, with
+-- ACCESS SHARE. Errors: GR009 when the table has no primary key.
 create or replace function grace_internal.closure_counts(target regclass, source text)
 returns table (
   relation regclass, effect text, row_count bigint, through text, is_protected boolean, at_least boolean, reason text
@@ -9167,11 +9326,13 @@ declare
   v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
   v_parts text;
   v_counts text;
+  v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
-  v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, false);
-  if v_parts <> '' then
-    perform grace_internal.plan_for_rows(target, source);
+  if exists (select from jsonb_to_recordset(v_nodes) as n (reason text) where n.reason is null) then
+    v_parts := grace_internal.closure_parts(
+      target, source, v_nodes, v_links, false, grace_internal.plan_for_rows(target, source, v_nodes)
+    ) || ',';
   end if;
   select string_agg(format(' union all select %s, %L, count(*) from %s', c.relation, c.effect, c.source), '') into v_counts
   from (
@@ -9194,7 +9355,7 @@ begin
         end
       )
     from jsonb_to_recordset(v_links) as l (
-      action "char", parent oid, child oid, referencing oid, match text, has_part boolean
+      action text, parent oid, child oid, referencing oid, match text, has_part boolean
     )
     where l.action in ('n', 'd')
     group by l.child, l.has_part
@@ -9210,15 +9371,16 @@ begin
       left join counts c using (relation, effect)
       order by d.effect, d.place, d.relation
     $q$,
-    v_parts || case when v_parts <> '' then ',' else '' end, v_counts
+    v_parts, v_counts
   )
   using v_nodes, v_edges;
+  perform set_config('work_mem', v_work_mem, true);
 end
 $$;
 
 -- filters/closure_blockers.sql
--- What a column of a row gets by ON DELETE SET DEFAULT, as an expression; null when that is not a plain constant of a type of PostgreSQL's
--- own, for evaluating it could run code of others.
+-- What a column of a row gets by ON DELETE SET DEFAULT, as an expression; null when that is not a plain constant of a type of
+-- PostgreSQL's own, for evaluating it could run code of others.
 create or replace function grace_internal.constant_default(relation oid, attnum smallint)
 returns text
 language sql stable
@@ -9286,15 +9448,15 @@ as $$
   having bool_and(s.value is not null) and not bool_or(s.is_set and s.attnotnull and s.value ~ '^null(::|$)')
 $$;
 
--- The records (primary keys as jsonb) of those that source yields whose deletion a foreign key would refuse, each with the reasons: a row
--- that goes is referred to, by NO ACTION or RESTRICT, by a row that is there still. PostgreSQL looks for such rows for each deleted row,
--- in the order of its triggers (what cascades from a row, and what must not refer to it, in the order in which the foreign keys
--- were made), before it deletes what cascades from the rows that it has just deleted; NO ACTION that is not INITIALLY DEFERRED is no different
--- from RESTRICT in that. So a referencing row that the cascade reaches later blocks as well. Where rows of the same table are deleted
--- one after the other, or in a cycle, the order is not known: then a row that goes at all does not block. With together all records are
--- deleted at once, and what goes with any of them does not block. A row without a key says what can't be known. What SET NULL and SET
--- DEFAULT would run into is found as well; a default only where it is a constant. See closure_counts for source.
--- Errors: GR009 when the table has no primary key.
+-- The records (primary keys as jsonb) of those that source yields whose deletion a foreign key would refuse, each with the reasons: a
+-- row that goes is referred to, by NO ACTION or RESTRICT, by a row that is there still. PostgreSQL looks for such rows for each deleted
+-- row, in the order of its triggers (what cascades from a row, and what must not refer to it, in the order in which the foreign keys
+-- were made), before it deletes what cascades from the rows that it has just deleted; NO ACTION that is not INITIALLY DEFERRED is no
+-- different from RESTRICT in that. So a referencing row that the cascade reaches later blocks as well. After a long way through a cycle
+-- of foreign keys the order is not known: then a row that goes at all does not block. With together all records are deleted at once,
+-- and what goes with any of them does not block. A row without a key says what can't be known. What SET NULL and SET DEFAULT would run
+-- into is found as well; a default only where it is a constant. See closure_counts for source. Errors: GR009 when the table has no
+-- primary key.
 create or replace function grace_internal.closure_blockers(
   target regclass, source text, max_rows integer default null, together boolean default false
 )
@@ -9311,11 +9473,10 @@ declare
   v_edges jsonb := grace_internal.closure_edges_json(target, '{c,a,r,n,d}');
   v_nodes jsonb := grace_internal.closure_nodes_json(target, v_edges, true);
   v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
-  v_parts text;
   v_blocked text;
+  v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
-  v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, true);
   return query
     select
       null::jsonb,
@@ -9327,10 +9488,6 @@ begin
     ) as u (relation, reason)
     where u.reason is not null
     group by u.relation;
-  if v_parts = '' then
-    return;
-  end if;
-  perform grace_internal.plan_for_rows(target, source);
   select string_agg(
     format(
       'select p.root_leaf, p.root_tid, case when p.leaf = p.root_leaf and p.tid = p.root_tid then %L else %L end '
@@ -9342,17 +9499,16 @@ begin
         ' and not exists (select from n_%s d where d.leaf = t.tableoid and d.tid = t.ctid%s%s)',
         l.child, r.same_record,
         case when not together and not (l.action = 'a' and l.deferred) then format(
-          ' and (coalesce(cardinality(d.path) <= cardinality(p.path), true) or '
-          'cardinality(d.path) = cardinality(p.path) + 1 and (d.path < p.path || %s '
-          'or cardinality(p.path) > 0 and d.path[1:cardinality(p.path)] = p.path))',
-          l.place
+          ' and (p.path is null or d.path is null and cardinality(p.path) >= %s or cardinality(d.path) <= cardinality(p.path) or '
+          'cardinality(d.path) = cardinality(p.path) + 1 and d.path < p.path || (%s::bigint << 48))',
+          grace_internal.known_length(v_links), l.place
         ) end
       ) end
     ), ' union all '
   )
   into v_blocked
   from jsonb_to_recordset(v_links) as l (
-    id oid, name name, action "char", parent oid, child oid, referencing oid, place bigint, deferred boolean, match text, has_part boolean
+    id oid, name name, action text, parent oid, child oid, referencing oid, place bigint, deferred boolean, match text, has_part boolean
   )
   cross join lateral (
     select
@@ -9375,17 +9531,21 @@ begin
     'with recursive %s, records (leaf, tid, key) as (%s), blocked (leaf, tid, reason) as (%s) '
     'select k.key, b.reason from (select b.leaf, b.tid, string_agg(distinct b.reason, ''; '') as reason from blocked b '
     'group by b.leaf, b.tid order by b.leaf, b.tid limit $1) b join records k using (leaf, tid) order by b.leaf, b.tid',
-    v_parts, grace_internal.closure_records(target, v_nodes), v_blocked
+    grace_internal.closure_parts(
+      target, source, v_nodes, v_links, true, grace_internal.plan_for_rows(target, source, v_nodes)
+    ),
+    grace_internal.closure_records(target, v_nodes), v_blocked
   )
   using max_rows;
+  perform set_config('work_mem', v_work_mem, true);
 end
 $$;
 
 -- filters/closure_rows.sql
 -- The text of a query of two columns, record and key: the rows of one table (named by the root of its partition tree) that go with each
--- record that source yields, by their primary keys, as jsonb; a null key where the table has no primary key. null when
--- nothing of the table goes, or nothing of it can be read. It is made for the owner of pg_grace: to be run as closure_parts says, and
--- in the same transaction, for it names partitions by their numbers. See closure_counts for source. Errors: GR009.
+-- record that source yields, by their primary keys, as jsonb; a null key where the table has no primary key. null when nothing of the
+-- table goes, or nothing of it can be read. It is made for the owner of pg_grace: to be run as closure_parts says, and in the same
+-- transaction, for it names partitions by their numbers. See closure_counts for source. Errors: GR009.
 create or replace function grace_internal.closure_rows(target regclass, source text, relation regclass)
 returns text
 language plpgsql stable
@@ -9400,7 +9560,8 @@ begin
     select format(
       'with recursive %s, records (leaf, tid, key) as (%s) '
       'select k.key as record, %s as key from n_%s n join records k on k.leaf = n.root_leaf and k.tid = n.root_tid',
-      grace_internal.closure_parts(target, source, v_nodes, grace_internal.closure_links_json(v_nodes, v_edges), true), grace_internal.closure_records(target, v_nodes),
+      grace_internal.closure_parts(target, source, v_nodes, grace_internal.closure_links_json(v_nodes, v_edges), true, false),
+      grace_internal.closure_records(target, v_nodes),
       grace_internal.part_key_json(n.relation, 'n', n.columns), n.relation
     )
     from jsonb_to_recordset(v_nodes) as n (relation oid, columns name [], reason text)
@@ -9411,8 +9572,8 @@ $$;
 
 -- filters/unindexed_cascades.sql
 -- Foreign keys whose referencing table PostgreSQL reads as a whole for each row that goes when rows of target are deleted, because no
--- index begins with their columns; but for tables that are read in no time. The same that doctor says of protected tables, for
--- all that the cascade reaches.
+-- index begins with their columns; but for tables that are read in no time. The same that doctor says of protected tables, for all that
+-- the cascade reaches.
 create or replace function grace_internal.unindexed_cascades(target regclass)
 returns table (relation regclass, constraint_name name, columns name [])
 language sql stable
@@ -9420,7 +9581,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select e.referencing::regclass, e.name, e.child_names
   from grace_internal.closure_edges(target) e
-  where not e.indexed
+  where grace_internal.unindexed_size(e.id) >= 65536
   order by e.referencing::regclass::text, e.name
 $$;
 
@@ -9474,10 +9635,10 @@ begin
   for v_run in
     update grace_internal.run r
     set status = 'aborted', finished_at = clock_timestamp()
-    where r.status = 'running' and r.kind = 'purge' and not grace._is_running(r.pid, r.started_at)
+    where r.status = 'running' and r.kind in ('purge', 'rule') and not grace._is_running(r.pid, r.started_at)
     returning r.id
   loop
-    perform grace_internal.record_purge(v_run);
+    perform grace_internal.record_purge(v_run); -- a rule's run has removed nothing for good
     perform grace_internal.report_run(v_run);
   end loop;
 end
@@ -9538,7 +9699,7 @@ begin
         ))
       ) as turn
     ) as t
-    where j.name <> 'watch' and t.turn is not null
+    where j.name <> 'watch' and t.turn is not null and grace_internal.is_active(j)
   loop
     insert into grace_internal.run (kind, job, status, started_at, finished_at, details, role, login)
     values (
@@ -9581,6 +9742,7 @@ begin
   perform grace_internal.note_aborted_runs();
   perform grace_internal.note_failed_jobs();
   perform grace_internal.note_missed_turns();
+  perform grace_internal.announce_all();
   select r.* into v_last from grace_internal.run r where r.kind = 'purge' and r.job is not null order by r.id desc limit 1;
   if not coalesce(
     v_last.status in ('incomplete', 'aborted')
@@ -10515,6 +10677,915 @@ where e.row_count > 0;
 comment on view grace.expired is
 'Per table: rows that are past their retention and that the next purge removes. They can be neither seen nor restored.';
 
+-- filters/read_expression.sql
+do $$
+begin
+  if to_regtype('grace_internal.expression') is null then
+    create type grace_internal.expression as (source text, text text, type regtype, depends jsonb);
+  end if;
+end
+$$;
+
+-- What a FROM item for the table is in every statement that holds an expression on it: expressions name the table by its own name.
+create or replace function grace_internal.source_of(target regclass)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format('%s as %I', grace_internal.qualified_name(c.oid), c.relname) from pg_class c where c.oid = target
+$$;
+
+-- The search_path of whoever calls, to read names in his text as he means them; temporary objects have no place in what is saved.
+create or replace function grace._caller_path()
+returns text
+language sql stable
+as $$
+  select pg_catalog.array_to_string(
+    array(select pg_catalog.quote_ident(s) from pg_catalog.unnest(pg_catalog.current_schemas(false)) s), ', '
+  )
+$$;
+comment on function grace._caller_path() is 'Internal: the caller''s search_path.';
+
+-- An expression on a table's columns as PostgreSQL reads it, every name qualified. It is parsed as a view, which runs nothing of it, and
+-- the view is taken back. That it is one expression has to be known already (grace._check_predicate). The view's own dependencies, with
+-- the names that they have now, are what it refers to. path: the search_path that it was written under.
+create or replace function grace_internal.read_expression(target regclass, expression text, path text)
+returns grace_internal.expression
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_result grace_internal.expression;
+  v_name text := 'expression_' || md5(random()::text);
+  v_view text := format(
+    e'create view grace_internal.%I as select (%s\n) as %I from %s cross join (values (1)) as "grace 1" ("grace 1") where (%s\n) is not null',
+    v_name, expression, v_name, grace_internal.source_of(target), expression
+  );
+  v_definition text;
+  v_rule oid;
+  v_tree text;
+begin
+  v_result.source := expression;
+  begin
+    perform set_config('search_path', path, true);
+    execute v_view;
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    select r.oid, r.ev_action::text, pg_get_viewdef(r.ev_class), a.atttypid
+    into v_rule, v_tree, v_definition, v_result.type
+    from pg_rewrite r
+    join pg_attribute a on a.attrelid = r.ev_class and a.attnum = 1
+    where r.ev_class = format('grace_internal.%I', v_name)::regclass;
+    v_result.text := substr(split_part(v_definition, ' AS ' || v_name, 1), length(' SELECT ') + 1);
+    v_result.depends := grace_internal.dependencies(v_rule);
+    perform grace_internal.refuse_volatile(v_tree, expression);
+    raise exception using errcode = 'GR099', message = 'the view is taken back';
+  exception
+    when sqlstate 'GR099' then
+      null;
+    when invalid_table_definition then
+      raise exception 'not a condition that can be saved: %', expression
+        using errcode = 'GR022', detail = 'It refers to what is temporary.',
+        hint = 'Use tables that are there whenever the expression is evaluated.';
+  end;
+  return v_result;
+end
+$$;
+
+-- What a view's rule depends on, with the names and types that this has now. Of a column the type counts, of a function its arguments.
+create or replace function grace_internal.dependencies(rule oid)
+returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(
+    jsonb_build_object(
+      'class', d.refclassid, 'object', d.refobjid, 'sub', d.refobjsubid, 'identity', i.identity, 'type', format_type(t.atttypid, null),
+      'kind', a.type, 'names', a.object_names, 'args', a.object_args
+    ) order by i.identity
+  ), '[]')
+  from (
+    select distinct n.refclassid, n.refobjid, n.refobjsubid
+    from pg_depend n
+    join pg_rewrite v on v.oid = n.objid
+    where n.classid = 'pg_rewrite'::regclass and n.objid = rule and n.refobjid <> v.ev_class
+  ) as d
+  cross join lateral pg_identify_object(d.refclassid, d.refobjid, d.refobjsubid) i
+  cross join lateral pg_identify_object_as_address(d.refclassid, d.refobjid, d.refobjsubid) a
+  left join pg_attribute t on d.refclassid = 'pg_class'::regclass and t.attrelid = d.refobjid and t.attnum = d.refobjsubid
+$$;
+
+-- Functions of a parsed expression and of the views in it. The tree holds the numbers of functions and operators in plain sight, those of
+-- PostgreSQL's own too, on which nothing is recorded as depending.
+create or replace function grace_internal.functions_in(tree text)
+returns setof oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive trees (tree) as (
+    select functions_in.tree collate "C"
+    union
+    select r.ev_action::text
+    from trees t
+    cross join lateral regexp_matches(t.tree, ':relid ([0-9]+)', 'g') m
+    join pg_rewrite r on r.ev_class = m[1]::oid and r.ev_type = '1'
+  )
+  select distinct coalesce(nullif(o.oprcode, 0::oid), m.number)
+  from trees t
+  cross join lateral (
+    select x[1] as name, x[2]::oid as number
+    from regexp_matches(t.tree, ':(funcid|opfuncid|aggfnoid|winfnoid|opno|hashfuncid) ([0-9]+)', 'g') x
+    union all
+    select 'opno', n::oid
+    from regexp_matches(t.tree, ':opnos \(o ([0-9 ]+)\)', 'g') y
+    cross join lateral regexp_split_to_table(y[1], ' ') n
+  ) as m
+  left join pg_operator o on m.name = 'opno' and o.oid = m.number
+  where m.number <> 0
+$$;
+
+create or replace function grace_internal.refuse_volatile(tree text, expression text)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_functions text := (
+    select string_agg(distinct f.oid::regprocedure::text, ', ')
+    from grace_internal.functions_in(refuse_volatile.tree) as u (id)
+    join pg_proc f on f.oid = u.id
+    where f.provolatile = 'v'
+  );
+begin
+  if tree like '%:hasForUpdate true%' then
+    v_functions := concat_ws(', ', v_functions, 'for update');
+  end if;
+  if v_functions is not null then
+    raise exception 'not a condition that can be saved: %', expression
+      using errcode = 'GR022',
+      detail = format('In it is what may change the database, lock rows or answer otherwise each time: %s.', v_functions),
+      hint = 'Use functions that are IMMUTABLE or STABLE: now() instead of clock_timestamp().';
+  end if;
+end
+$$;
+
+-- Why what depends on all this no longer says what was meant; null when it does. Where the database has moved, object ids mean nothing, and
+-- things are found by their names.
+create or replace function grace_internal.problem_of(depends jsonb, home text)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select
+      case
+        when n.identity is null then d.identity || ' is gone'
+        when n.identity <> d.identity then format('%s is now %s', d.identity, n.identity)
+        else format('%s was %s and is now %s', d.identity, d.type, n.type)
+      end
+    from jsonb_to_recordset(
+      case when home = grace_internal.home() then depends else grace_internal.found_by_name(depends) end
+    ) as d (class oid, object oid, sub integer, identity text, type text)
+    left join pg_attribute a on d.sub > 0 and d.class = 'pg_class'::regclass and a.attrelid = d.object and a.attnum = d.sub
+    cross join lateral (
+      select
+        case when not coalesce(a.attisdropped, false) then (pg_identify_object(d.class, d.object, d.sub)).identity end as identity,
+        format_type(a.atttypid, null) as type
+    ) as n
+    where n.identity is distinct from d.identity or n.type <> d.type
+    limit 1
+  );
+end
+$$;
+
+-- The same with the object ids that these names have here; 0 for what is not there.
+create or replace function grace_internal.found_by_name(depends jsonb)
+returns jsonb
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_part record;
+  v_address record;
+  v_result jsonb := jsonb_build_array();
+begin
+  for v_part in
+    select d.part, r.kind, r.names, r.args
+    from jsonb_array_elements(depends) as d (part)
+    cross join lateral jsonb_to_record(d.part) as r (kind text, names text [], args text [])
+  loop
+    begin
+      select a.objid, a.objsubid into v_address from pg_get_object_address(v_part.kind, v_part.names, v_part.args) a;
+    exception when syntax_error_or_access_rule_violation or invalid_parameter_value then
+      select 0::oid, (v_part.part ->> 'sub')::integer into v_address.objid, v_address.objsubid;
+    end;
+    v_result := v_result || (v_part.part || jsonb_build_object('object', v_address.objid, 'sub', v_address.objsubid));
+  end loop;
+  return v_result;
+end
+$$;
+
+-- Whose code an expression would run with somebody's rights, unless it is a superuser's, his own, or, where he is no superuser, that of the
+-- table's owner, who could have it run by row security all the same. Returns the first such part, as text, else null.
+create or replace function grace_internal.strange_code(target regclass, depends jsonb, role oid)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select min(format('%s of role %I', d.identity, o.rolname))
+  from jsonb_to_recordset(depends) as d (class oid, object oid, identity text)
+  left join pg_proc f on d.class = 'pg_proc'::regclass and f.oid = d.object
+  left join pg_type t on d.class = 'pg_type'::regclass and t.oid = d.object and t.typtype = 'd'
+  left join pg_class c on d.class = 'pg_class'::regclass and c.oid = d.object and c.relkind = 'v'
+  left join pg_operator p on d.class = 'pg_operator'::regclass and p.oid = d.object
+  left join pg_proc q on q.oid = p.oprcode
+  join pg_roles o on o.oid = coalesce(f.proowner, t.typowner, c.relowner, q.proowner)
+  join pg_roles r on r.oid = strange_code.role
+  where not o.rolsuper and o.oid <> r.oid
+    and (r.rolsuper or o.oid is distinct from (select k.relowner from pg_class k where k.oid = target))
+$$;
+
+-- filters/filters.sql
+create or replace function grace_internal.alias_of(relation regclass)
+returns name
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select c.relname from pg_class c where c.oid = relation
+$$;
+
+-- The table that a filter or rule is about: one that PostgreSQL can delete from, with a primary key to tell its rows by.
+create or replace function grace_internal.check_target(target regclass)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kind "char" := (select c.relkind from pg_class c where c.oid = target and c.relpersistence <> 't');
+begin
+  if v_kind is null or v_kind not in ('r', 'p') or grace_internal.primary_key(target) is null then
+    raise exception '% can''t have filters and rules', coalesce(target::text, 'null')
+      using errcode = 'GR031',
+      detail = case when v_kind in ('r', 'p') then 'It has no primary key.' else 'It is not there, or not a table that stays.' end,
+      hint = 'Give a table with a primary key.';
+  end if;
+end
+$$;
+
+-- Which columns a user knows the records by; the primary key where none were named.
+create or replace function grace_internal.check_columns(target regclass, columns name [])
+returns name []
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_missing text := (
+    select string_agg(quote_ident(c), ', ')
+    from unnest(columns) c
+    where c not in (select l.attname from grace_internal.live_columns(target) l)
+  );
+begin
+  if v_missing is not null then
+    raise exception '% has no such column: %', target, v_missing
+      using errcode = 'undefined_column',
+      detail = 'Its columns: ' || (select string_agg(quote_ident(l.attname), ', ') from grace_internal.live_columns(target) l),
+      hint = 'Give the columns by which users know the records.';
+  end if;
+  return coalesce(columns, '{}');
+end
+$$;
+
+-- What users know a record by, as an expression on its row.
+create or replace function grace_internal.record_object(target regclass, columns name [])
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when cardinality(columns) = 0 then 'null::pg_catalog.jsonb'
+    else (
+      select format('pg_catalog.jsonb_build_object(%s)', string_agg(
+        format('%L, %I.%I', c.name, grace_internal.alias_of(target), c.name), ', ' order by c.position
+      ))
+      from unnest(columns) with ordinality as c (name, position)
+    )
+  end
+$$;
+
+create or replace function grace_internal.filter_named(name text)
+returns grace_internal.filter
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_filter grace_internal.filter;
+begin
+  select f.* into v_filter from grace_internal.filter f where f.name = filter_named.name;
+  if not found then
+    raise exception 'there is no filter %', coalesce(quote_literal(name), 'null')
+      using errcode = 'GR027',
+      detail = coalesce(
+        'Filters: ' || (select string_agg(quote_literal(f.name), ', ' order by f.name) from grace_internal.filter f),
+        'No filter has been saved.'
+      ),
+      hint = 'select * from grace.filters;';
+  end if;
+  return v_filter;
+end
+$$;
+
+create or replace function grace._add_filter(name text, target regclass, predicate text, columns name [], path text)
+returns integer
+language plpgsql
+security definer -- the filters are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_expression grace_internal.expression;
+  v_id integer;
+begin
+  if coalesce(name, '') = '' then
+    raise exception 'a filter needs a name'
+      using errcode = 'GR031', detail = 'The name is empty.', hint = 'Give a name, as users would call the selection.';
+  end if;
+  if exists (select from grace_internal.filter f where f.name = _add_filter.name) then
+    raise exception 'there is a filter % already', quote_literal(name)
+      using errcode = 'duplicate_object', detail = 'Names of filters are unique.',
+      hint = 'Give another name, or drop it first: select grace.drop_filter(…);';
+  end if;
+  v_expression := grace_internal.read_expression(target, predicate, path);
+  insert into grace_internal.filter (
+    name, target, predicate, condition, columns, depends, home, created_by, created_login
+  )
+  values (
+    name, target, predicate, v_expression.text, grace_internal.check_columns(target, columns), v_expression.depends,
+    grace_internal.home(), grace_internal.caller(), session_user
+  )
+  returning id into v_id;
+  insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
+  values (
+    'change', target, 'done', clock_timestamp(), jsonb_build_object('filter', name, 'condition', v_expression.text),
+    grace_internal.caller(), session_user
+  );
+  return v_id;
+end
+$$;
+comment on function grace._add_filter(text, regclass, text, name [], text) is 'Internal: saves a filter that was checked.';
+
+-- Whether a table can be named in a filter or rule; asked with the owner's rights, before anything of the caller's text is read.
+create or replace function grace._check_target(target regclass)
+returns text
+language plpgsql stable
+security definer -- the catalog helpers are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform grace_internal.check_target(target);
+  return grace_internal.source_of(target);
+end
+$$;
+comment on function grace._check_target(regclass) is 'Internal: refuses what can''t have filters; returns the FROM item.';
+
+-- With the caller's rights up to where it is saved: the text may refer only to what the caller may read.
+create or replace function grace.add_filter(name text, target regclass, predicate text, columns name [] default '{}')
+returns table (condition text, row_count bigint, cost double precision)
+language plpgsql
+as $$
+declare
+  v_source text := grace._check_target(target);
+begin
+  if pg_catalog.btrim(coalesce(predicate, '')) operator(pg_catalog.=) '' then
+    raise exception 'a filter needs a condition'
+      using errcode = 'GR022', detail = 'The predicate is empty.', hint = 'Give a condition, as behind WHERE; true for all rows.';
+  end if;
+  perform grace._check_predicate(v_source, predicate);
+  perform grace._add_filter(name, target, predicate, columns, grace._caller_path());
+  return query select m.condition, m.row_count, m.cost from grace._filter_matches(name) m;
+end
+$$;
+comment on function grace.add_filter(text, regclass, text, name []) is
+'Saves criteria on a table under a name. predicate: one condition on its columns, as behind WHERE; names in it are read under the caller''s search_path and kept qualified. columns: what users know the records by, for previews. Returns the condition as PostgreSQL reads it, how many rows match now and the estimated cost of finding them. The caller needs SELECT on what it refers to. Errors: GR022 not one condition, or one that calls a volatile function; GR031; 42501; 42710 a name that is taken.';
+
+-- With the caller's rights and row security. Whose code the condition runs was checked.
+create or replace function grace._filter_matches(name text)
+returns table (condition text, row_count bigint, cost double precision)
+language plpgsql
+as $$
+declare
+  v_statement text;
+  v_plan json;
+begin
+  select r.condition, r.statement into _filter_matches.condition, v_statement from grace._filter_statement(name) r;
+  execute 'select pg_catalog.count(*) ' operator(pg_catalog.||) v_statement into row_count;
+  execute 'explain (format json) select 1 ' operator(pg_catalog.||) v_statement into v_plan;
+  cost := (v_plan operator(pg_catalog.#>>) '{0,Plan,Total Cost}')::pg_catalog.float8;
+  return next;
+end
+$$;
+comment on function grace._filter_matches(text) is 'Internal: how many rows a filter matches, and at what cost.';
+
+-- What may be run with the rights of whoever calls: refused where it has changed its meaning, or would run somebody else's code.
+create or replace function grace._filter_statement(name text)
+returns table (target regclass, condition text, statement text, keys text, key_object text, record text)
+language plpgsql stable
+security definer -- the filters are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_filter grace_internal.filter := grace_internal.filter_named(name);
+  v_code text;
+begin
+  perform grace_internal.require_valid('filter', v_filter.name, v_filter.depends, v_filter.home);
+  v_code := grace_internal.strange_code(v_filter.target, v_filter.depends, grace_internal.caller()::regrole);
+  if v_code is not null then
+    raise exception 'filter % would run somebody else''s code', quote_literal(name)
+      using errcode = 'insufficient_privilege',
+      detail = format('%s would run with the rights of role %I.', v_code, grace_internal.caller()),
+      hint = 'Preview a rule instead, which runs as a role of its own; or let a superuser own the function.';
+  end if;
+  return query
+    select
+      v_filter.target, v_filter.condition,
+      format('from %s where (%s)', grace_internal.source_of(v_filter.target), v_filter.condition),
+      string_agg(format('%I.%I', t.relname, a.attname), ', ' order by k.position),
+      format('pg_catalog.jsonb_build_object(%s)', string_agg(
+        format('%L, %I.%I', a.attname, t.relname, a.attname), ', ' order by k.position
+      )),
+      grace_internal.record_object(v_filter.target, v_filter.columns)
+    from pg_class t
+    cross join lateral unnest(grace_internal.primary_key(t.oid)) with ordinality as k (attnum, position)
+    join pg_attribute a on a.attrelid = t.oid and a.attnum = k.attnum
+    where t.oid = v_filter.target
+    group by t.oid;
+end
+$$;
+comment on function grace._filter_statement(text) is 'Internal: what to run for a filter.';
+
+create or replace function grace_internal.require_valid(kind text, name text, depends jsonb, home text)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_problem text := grace_internal.problem_of(depends, home);
+begin
+  if v_problem is not null then
+    raise exception '% % no longer says what was meant', kind, quote_literal(name)
+      using errcode = 'GR028', detail = v_problem || '.',
+      hint = case kind
+        when 'filter' then format('Say anew what is meant: select grace.alter_filter(%L, …);', name)
+        else format('Define it anew: select grace.alter_rule(%L, ''{"starts": …, "predicate": …}'');', name)
+      end;
+  end if;
+end
+$$;
+
+create or replace function grace._alter_filter(name text, predicate text, columns name [], path text)
+returns void
+language plpgsql
+security definer -- the filters are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_filter grace_internal.filter := grace_internal.filter_named(name);
+  v_expression grace_internal.expression := grace_internal.read_expression(v_filter.target, predicate, path);
+  v_rule grace_internal.rule;
+begin
+  update grace_internal.filter f
+  set
+    predicate = _alter_filter.predicate, condition = v_expression.text, depends = v_expression.depends,
+    columns = grace_internal.check_columns(v_filter.target, coalesce(_alter_filter.columns, v_filter.columns)),
+    home = grace_internal.home(), reported = null
+  where f.id = v_filter.id;
+  for v_rule in select r.* from grace_internal.rule r where r.filter_id = v_filter.id order by r.id loop
+    perform grace._save_rule(grace_internal.definition_of(v_rule), v_rule.path, v_rule.name);
+  end loop;
+  insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
+  values (
+    'change', v_filter.target, 'done', clock_timestamp(), jsonb_build_object('filter', name, 'condition', v_expression.text),
+    grace_internal.caller(), session_user
+  );
+end
+$$;
+comment on function grace._alter_filter(text, text, name [], text) is 'Internal: changes a filter that was checked.';
+
+create or replace function grace._filter_target(name text)
+returns regclass
+language sql stable
+security definer -- the filters are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+  select (grace_internal.filter_named(name)).target
+$$;
+comment on function grace._filter_target(text) is 'Internal: the table that a filter is on.';
+
+create or replace function grace.alter_filter(name text, predicate text, columns name [] default null)
+returns table (condition text, row_count bigint, cost double precision)
+language plpgsql
+as $$
+begin
+  perform grace._check_predicate(grace._check_target(grace._filter_target(name)), predicate);
+  perform grace._alter_filter(name, predicate, columns, grace._caller_path());
+  return query select m.condition, m.row_count, m.cost from grace._filter_matches(name) m;
+end
+$$;
+comment on function grace.alter_filter(text, text, name []) is
+'Gives a filter another condition, and with it every rule that uses it: the caller has to be a member of the roles that these run as. columns: null leaves them. Returns what grace.add_filter does. Errors: those of grace.add_filter, GR027.';
+
+create or replace function grace.drop_filter(name text)
+returns void
+language plpgsql
+security definer -- the filters are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_filter grace_internal.filter := grace_internal.filter_named(name);
+  v_rules text := (
+    select string_agg(quote_literal(r.name), ', ' order by r.name) from grace_internal.rule r where r.filter_id = v_filter.id
+  );
+begin
+  if v_rules is not null then
+    raise exception 'filter % is in use', quote_literal(name)
+      using errcode = 'dependent_objects_still_exist', detail = 'Rules: ' || v_rules, hint = 'select grace.drop_rule(…); first.';
+  end if;
+  delete from grace_internal.filter f where f.id = v_filter.id;
+  insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
+  values (
+    'change', v_filter.target, 'done', clock_timestamp(), jsonb_build_object('filter', name, 'dropped', true),
+    grace_internal.caller(), session_user
+  );
+end
+$$;
+comment on function grace.drop_filter(text) is
+'Forgets a filter. Errors: GR027 when there is none of that name, 2BP01 while rules use it.';
+
+create or replace function grace._filter_problem(filter_id integer)
+returns text
+language sql stable
+security definer -- the filters are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.problem_of(f.depends, f.home) from grace_internal.filter f where f.id = filter_id
+$$;
+comment on function grace._filter_problem(integer) is 'Internal: why a filter no longer says what was meant.';
+
+create or replace view grace.filters as
+select
+  f.name,
+  f.target,
+  f.condition,
+  f.predicate,
+  f.columns,
+  (
+    select array_agg(r.name order by r.name) from grace_internal.rule r where r.filter_id = f.id
+  ) as rules,
+  grace._filter_problem(f.id) as problem,
+  f.created_at,
+  f.created_by
+from grace_internal.filter f;
+
+comment on view grace.filters is 'Saved criteria.';
+comment on column grace.filters.condition is 'The condition as PostgreSQL reads it.';
+comment on column grace.filters.predicate is 'The condition as it was given.';
+comment on column grace.filters.columns is 'What a user knows the records by.';
+comment on column grace.filters.problem is
+'Why it no longer says what was meant, because what it refers to was renamed, dropped or given another type; its rules stand still. Null: it is as it was saved.';
+
+-- rules/runner.sql
+-- The settings that a role has of its own for what its row security may ask: names with a dot, for this database before the others.
+create or replace function grace_internal.role_settings(role oid)
+returns text []
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(array_agg(s.setting order by s.setting), '{}')
+  from (
+    select distinct on (split_part(c, '=', 1)) c as setting
+    from pg_db_role_setting d
+    cross join lateral unnest(d.setconfig) c
+    where d.setrole = role and d.setdatabase in (0, (select b.oid from pg_database b where b.datname = current_database()))
+      and split_part(c, '=', 1) ~ '^[A-Za-z_][A-Za-z0-9_$]*([.][A-Za-z_][A-Za-z0-9_$]*)+$'
+    order by split_part(c, '=', 1), d.setdatabase desc
+  ) as s
+$$;
+
+-- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET ROLE
+-- and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether a text is
+-- one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and has what
+-- was deferred checked at once, in that role's name too. Only the owner of pg_grace may call them. Returns the number that they have in their names.
+create or replace function grace_internal.ensure_runner(role regrole)
+returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_runner grace_internal.runner;
+  v_settings text [] := grace_internal.role_settings(role);
+  v_function record;
+begin
+  select r.* into v_runner from grace_internal.runner r where r.role = ensure_runner.role;
+  if found and v_runner.settings = v_settings and grace_internal.runner_stands(v_runner) then
+    return v_runner.id;
+  end if;
+  insert into grace_internal.runner (role, settings) values (role, v_settings)
+  on conflict on constraint runner_role_key do update set settings = excluded.settings
+  returning * into v_runner;
+  for v_function in
+    select
+      format('grace_internal.%I', w.way || '_as_' || v_runner.id) as name, w.parameters, w.result, w.setting, w.body,
+      (select string_agg(p.type, ', ') from regexp_matches(w.parameters, '[a-z]+ ([a-z]+)', 'g') m, lateral (select m[1]) as p (type)) as types
+    from (
+      values
+        (
+          'check', 'source text, predicate text, path text', 'void', e'\nset transaction_read_only = on',
+          $body$
+declare
+  v_cursor pg_catalog.refcursor;
+  v_statements text [] := array[
+    pg_catalog.format(e'explain select 1 from %s where (%s\n)', source, predicate),
+    pg_catalog.format(e'explain select case when (%s\n) then 1 end from %s where false', predicate, source)
+  ];
+begin
+  perform pg_catalog.set_config('search_path', path, true);
+  for i in 1 .. 2 loop
+    open v_cursor no scroll for execute v_statements[i];
+    close v_cursor;
+  end loop;
+end
+$body$
+        ),
+        (
+          'read', 'statement text', 'setof record', e'\nset transaction_read_only = on',
+          'begin return query execute statement; end'
+        ),
+        (
+          'write', 'statement text', 'setof record', '',
+          'begin return query execute statement; set constraints all immediate; end'
+        )
+    ) as w (way, parameters, result, setting, body)
+  loop
+    if to_regprocedure(format('%s(%s)', v_function.name, v_function.types)) is not null then
+      execute format('drop function %s(%s)', v_function.name, v_function.types);
+    end if;
+    execute format(
+      e'create function %s(%s) returns %s language plpgsql security definer -- as the role of a rule\n'
+      'set search_path = pg_catalog, pg_temp set row_security = on set jit = off%s%s as %L',
+      v_function.name, v_function.parameters, v_function.result, v_function.setting,
+      (
+        select string_agg(format(' set %s = %L', split_part(s, '=', 1), substr(s, strpos(s, '=') + 1)), '' order by s)
+        from unnest(v_settings) s
+      ),
+      v_function.body
+    );
+    v_function.name := format('%s(%s)', v_function.name, v_function.types);
+    execute format('comment on function %s is %L', v_function.name, 'pg_grace: what rules do as role ' || role::text);
+    execute format('revoke all on function %s from public', v_function.name);
+    if role <> current_user::regrole then
+      execute format('grant create on schema grace_internal to %s', role);
+      execute format('alter function %s owner to %s', v_function.name, role);
+      execute format('revoke create on schema grace_internal from %s', role);
+      execute format('grant execute on function %s to %I', v_function.name, current_user);
+    end if;
+  end loop;
+  return v_runner.id;
+exception when insufficient_privilege then
+  raise exception 'no rule can run as role %', role
+    using errcode = 'insufficient_privilege',
+    detail = format('Role %I, which owns pg_grace, may not give a function to it: %s.', current_user, sqlerrm),
+    hint = format('grant %s to %I;', role, current_user);
+end
+$$;
+
+create or replace function grace_internal.runner_stands(runner grace_internal.runner)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select count(*) = 3
+  from pg_proc p
+  where p.pronamespace = 'grace_internal'::regnamespace and p.proowner = runner.role and p.prosecdef
+    and p.proname in ('check_as_' || runner.id, 'read_as_' || runner.id, 'write_as_' || runner.id)
+$$;
+
+-- The FROM item of a statement that is executed as a role. columns: what it returns, with types.
+create or replace function grace_internal.as_role(role regrole, way text, statement text, columns text)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return format(
+    'grace_internal.%I(%L) as k (%s)', way || '_as_' || (select r.id from grace_internal.runner r where r.role = as_role.role),
+    statement, columns
+  );
+end
+$$;
+
+-- Errors: GR022 when a text is not one condition that the role may evaluate; 42501 as PostgreSQL says it.
+create or replace function grace_internal.check_as(role regrole, source text, predicate text, path text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format(
+    'select grace_internal.%I($1, $2, $3)', 'check_as_' || (select r.id from grace_internal.runner r where r.role = check_as.role)
+  ) using source, predicate, path;
+exception when syntax_error_or_access_rule_violation or invalid_cursor_definition or data_exception or feature_not_supported then
+  if sqlstate = '42501' then
+    raise exception 'role % may not evaluate %', role, predicate
+      using errcode = 'insufficient_privilege', detail = sqlerrm || '.', hint = 'Grant it what it needs, or run the rule as another role.';
+  end if;
+  perform grace._not_a_condition(predicate, sqlerrm);
+end
+$$;
+
+-- rules/define_rule.sql
+-- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's table;
+-- left out, they are those of the only foreign key there is.
+create or replace function grace_internal.read_activity(
+  target regclass, activity text, path text, out source regclass, out moment name, out link name [], out expression text
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_parts text [] := regexp_match(activity, '^\s*(.+?)(?:\s+via\s+(.+?))?(?:\s+where\s+(.+?))?\s*$', 'i');
+  v_names text [];
+  v_condition text;
+begin
+  v_names := parse_ident(v_parts[1]);
+  moment := v_names[cardinality(v_names)];
+  source := grace_internal.table_under(path, v_names[:cardinality(v_names) - 1]);
+  select l.columns, l.condition into link, v_condition
+  from grace_internal.link_between(source, target, v_parts[2]) l;
+  expression := format(
+    '(select max(%I.%I) from %s where %s%s)',
+    grace_internal.alias_of(source), moment, grace_internal.source_of(source), v_condition, ' and (' || v_parts[3] || e'\n)'
+  );
+exception when invalid_parameter_value or undefined_table then
+  raise exception 'not an activity: %', activity
+    using errcode = 'GR031', detail = sqlerrm || '.',
+    hint = 'Give it as TABLE.COLUMN via COLUMN, for example email.sent_at via lead_id, and where CONDITION, if need be.';
+end
+$$;
+
+create or replace function grace_internal.table_under(path text, names text [])
+returns regclass
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_name text := (select string_agg(quote_ident(n), '.' order by o) from unnest(names) with ordinality as u (n, o));
+  v_table regclass;
+begin
+  perform set_config('search_path', path, true);
+  v_table := pg_catalog.to_regclass(v_name);
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  if v_table is null then
+    raise exception 'there is no table %', coalesce(v_name, '(none was named)') using errcode = 'undefined_table';
+  end if;
+  return v_table;
+end
+$$;
+
+-- How rows of one table belong to rows of another: by the columns named, or by the only foreign key. Where no foreign key says what they
+-- refer to it is the primary key.
+create or replace function grace_internal.link_between(source regclass, target regclass, via text, out condition text, out columns name [])
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_columns name [] := (
+    select array_agg((parse_ident(c))[cardinality(parse_ident(c))]::name order by o)
+    from regexp_split_to_table(via, '\s*,\s*') with ordinality as u (c, o)
+  );
+  v_keys name [];
+  v_count integer;
+begin
+  if grace_internal.alias_of(source) = grace_internal.alias_of(target) then
+    raise exception '% and % have the same name', source, target
+      using errcode = 'invalid_parameter_value', detail = 'Their columns could not be told apart.', hint = 'Write an expression.';
+  end if;
+  select
+    count(*) over (), grace_internal.column_names(f.conrelid, f.conkey), grace_internal.column_names(f.confrelid, f.confkey)
+  into v_count, columns, v_keys
+  from pg_constraint f
+  where f.contype = 'f' and f.conrelid = source and f.confrelid = target
+    and (via is null or grace_internal.column_names(f.conrelid, f.conkey) = v_columns)
+  limit 1;
+  v_count := coalesce(v_count, 0);
+  if v_count = 0 and via is not null then
+    columns := v_columns;
+    v_keys := grace_internal.column_names(target, grace_internal.primary_key(target));
+  elsif v_count <> 1 and via is null then
+    raise exception '% has % foreign keys to %', source, v_count, target
+      using errcode = 'invalid_parameter_value', detail = 'Which columns belong to it can''t be told.', hint = 'Name them: via COLUMN.';
+  end if;
+  if cardinality(columns) is distinct from cardinality(v_keys) or exists (
+    select from unnest(columns) c where c not in (select l.attname from grace_internal.live_columns(source) l)
+  ) then
+    raise exception '%.% does not refer to %', source, array_to_string(columns, ', '), target
+      using errcode = 'invalid_parameter_value', detail = 'There is no such column, or the key has more of them.', hint = 'Name the columns.';
+  end if;
+  condition := (
+    select string_agg(
+      format('%I.%I = %I.%I', grace_internal.alias_of(source), u.c, grace_internal.alias_of(target), u.k), ' and ' order by u.o
+    )
+    from unnest(columns, v_keys) with ordinality as u (c, k, o)
+  );
+end
+$$;
+
+-- From when the period counts, as text: "end of year of COLUMN" in words, else an expression.
+create or replace function grace_internal.start_in_words(starts text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    (
+      select format(e'(pg_catalog.date_trunc(%L, (%s\n)::timestamp) + interval %L)', lower(m[1]), m[2], 
+        case lower(m[1]) when 'quarter' then '3 months' else '1 ' || lower(m[1]) end)
+      from regexp_match(starts, '^\s*end\s+of\s+(?:the\s+)?(?:calendar\s+)?(year|quarter|month)\s+of\s+(.+)$', 'i') m
+      where m is not null
+    ),
+    starts
+  )
+$$;
+
+-- The start of the period from what a rule was given: the latest of a column or expression and of activities. Null: none was given.
+create or replace function grace_internal.start_text(target regclass, starts text, activities jsonb, path text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case count(*) when 0 then null when 1 then min(p.part) else 'greatest(' || string_agg(p.part, ', ' order by p.position) || ')' end
+  from (
+    select 0 as position, format(e'(%s\n)::timestamptz', grace_internal.start_in_words(starts)) as part where starts is not null
+    union all
+    select a.position, (grace_internal.read_activity(target, a.activity, path)).expression || '::timestamptz'
+    from jsonb_array_elements_text(activities) with ordinality as a (activity, position)
+  ) as p
+$$;
+
+-- The expressions of a rule, still as text, to be checked with the caller's rights before they are read and kept.
+create or replace function grace._rule_texts(definition jsonb, path text)
+returns table (source text, condition text, starts text)
+language plpgsql stable
+security definer -- the catalog helpers are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_filter grace_internal.filter;
+  v_target regclass := (definition ->> 'target')::oid::regclass;
+  v_related text [];
+  v_parent regclass;
+  v_parent_condition text;
+begin
+  if definition ->> 'filter' is not null then
+    v_filter := grace_internal.filter_named(definition ->> 'filter');
+    perform grace_internal.require_valid('filter', v_filter.name, v_filter.depends, v_filter.home);
+    if v_target is not null and v_target <> v_filter.target then
+      raise exception 'filter % is on %, not on %', quote_literal(v_filter.name), v_filter.target, v_target
+        using errcode = 'GR031', detail = 'A rule is about one table.', hint = 'Leave the table out.';
+    end if;
+    v_target := v_filter.target;
+  elsif v_target is null then
+    raise exception 'a rule needs a filter or a table'
+      using errcode = 'GR031', detail = 'Neither was given.', hint = 'Name a filter, or the table for all its rows.';
+  end if;
+  perform grace_internal.check_target(v_target);
+  source := grace_internal.source_of(v_target);
+  if definition ->> 'related_to' is not null then
+    v_related := regexp_match(definition ->> 'related_to', '^\s*(.+?)(?:\s+via\s+(.+?))?\s*$', 'i');
+    begin
+      v_parent := grace_internal.table_under(path, parse_ident(v_related[1]));
+      v_parent_condition := (grace_internal.link_between(v_target, v_parent, v_related[2])).condition;
+    exception when invalid_parameter_value or undefined_table then
+      raise exception 'not a table that % belongs to: %', v_target, definition ->> 'related_to'
+        using errcode = 'GR031', detail = sqlerrm || '.', hint = 'Give it as TABLE, or as TABLE via COLUMN.';
+    end;
+    if v_parent = v_target then
+      raise exception '% can''t be related to itself', v_target
+        using errcode = 'GR031', detail = 'The tables are the same.', hint = 'Write the condition as predicate.';
+    end if;
+  end if;
+  condition := concat_ws(
+    ' and ',
+    '(' || v_filter.condition || ')',
+    '(' || (definition ->> 'predicate') || e'\n)',
+    case when v_parent is not null then
+      format('exists (select from %s where %s)', grace_internal.source_of(v_parent), v_parent_condition)
+    end
+  );
+  condition := coalesce(nullif(condition, ''), 'true');
+  starts := grace_internal.start_text(v_target, definition ->> 'starts', definition -> 'activities', path);
+  return next;
+end
+$$;
+comment on function grace._rule_texts(jsonb, text) is 'Internal: the expressions of a rule, to be checked as the caller.';
+
 -- schedule/read_schedule.sql
 -- One field of a schedule: its elements in order, or in words what is wrong with it. A name is its place in the list of names.
 create or replace function grace_internal.read_schedule_field(
@@ -10654,32 +11725,41 @@ $$;
 -- is in no view, nor is it for a role that may not read it.
 create or replace function grace_internal.schedule_zone()
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce((select s.setting from pg_settings s where s.name = 'cron.timezone' and s.setting <> ''), 'GMT')
+begin
+  if current_setting('cron.timezone', true) is null then
+    return 'GMT'; -- the view takes its time
+  end if;
+  return coalesce((select s.setting from pg_settings s where s.name = 'cron.timezone' and s.setting <> ''), 'GMT');
+end
 $$;
 
 -- schedule/scheduled_days.sql
--- The days of a month on which a schedule fires, in order.
+-- The days of a month on which a schedule fires, in order. In PL/pgSQL, which keeps its plan.
 create or replace function grace_internal.scheduled_days(
   month date, days integer [], last_day boolean, weekdays integer [], either_day boolean
 )
 returns date []
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(array_agg(d.day order by d.day), '{}')
-  from (
-    select
-      n.day,
-      extract(day from n.day) = any (scheduled_days.days)
-      or scheduled_days.last_day and extract(day from n.day + 1) = 1 as by_month,
-      extract(dow from n.day) = any (scheduled_days.weekdays) as by_week
-    from (select scheduled_days.month + s.n as day from generate_series(0, 30) as s (n)) as n
-    where extract(month from n.day) = extract(month from scheduled_days.month)
-  ) as d
-  where case when scheduled_days.either_day then d.by_month or d.by_week else d.by_month and d.by_week end
+begin
+  return (
+    select coalesce(array_agg(d.day order by d.day), '{}')
+    from (
+      select
+        n.day,
+        extract(day from n.day) = any (scheduled_days.days)
+        or scheduled_days.last_day and extract(day from n.day + 1) = 1 as by_month,
+        extract(dow from n.day) = any (scheduled_days.weekdays) as by_week
+      from (select scheduled_days.month + s.n as day from generate_series(0, 30) as s (n)) as n
+      where extract(month from n.day) = extract(month from scheduled_days.month)
+    ) as d
+    where case when scheduled_days.either_day then d.by_month or d.by_week else d.by_month and d.by_week end
+  );
+end
 $$;
 
 -- schedule/scheduled_times.sql
@@ -11086,18 +12166,45 @@ as $$
   select pg_get_userbyid(n.nspowner) from pg_namespace n where n.nspname = 'grace'
 $$;
 
+-- Rules that are disabled have no turns.
+create or replace function grace_internal.is_active(job grace_internal.job)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce((select r.enabled from grace_internal.rule r where r.id = (job).rule_id), true)
+$$;
+
+-- What a job calls: the procedure of its name, or the rule that it is for.
+create or replace function grace_internal.job_command(job grace_internal.job)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    (select format('call grace.run(%L)', r.name) from grace_internal.rule r where r.id = (job).rule_id),
+    'call grace.' || (job).name || '()'
+  )
+$$;
+
 -- The statements that make pg_cron's jobs what they should be, to be run in the database that pg_cron is in. Jobs of a database that
--- is gone, or has been renamed, go.
+-- is gone, or has been renamed, go, and those of rules that have no schedule any more.
 create or replace function grace_internal.cron_statements()
 returns setof text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select s.statement
+  select format(
+    'select cron.unschedule(j.jobid) from cron.job j '
+    'where j.jobname ^@ ''pg_grace: rule-'' and j.database = %L and j.jobname <> all (%L)',
+    current_database(), array(select grace_internal.cron_name(j.name) from grace_internal.job j where grace_internal.is_active(j))
+  )
+  union all
+  (select s.statement
   from grace_internal.job j
   cross join lateral (
     select
-      grace_internal.cron_name(j.name), 'call grace.' || j.name || '()', grace_internal.job_owner(),
+      grace_internal.cron_name(j.name), grace_internal.job_command(j), grace_internal.job_owner(),
       grace_internal.cron_database() in ('', current_database())
   ) as c (name, command, owner, is_here)
   cross join lateral (
@@ -11122,7 +12229,8 @@ as $$
         q.ours, j.schedule, c.command, c.owner
       ))
   ) as s (step, statement)
-  order by j.name, s.step
+  where grace_internal.is_active(j)
+  order by j.name, s.step)
 $$;
 
 -- Reads how pg_cron's jobs for a database have run, in the database that pg_cron is in.
@@ -11166,10 +12274,10 @@ language sql stable
 security definer -- reads the jobs
 set search_path = pg_catalog, pg_temp
 as $$
-  select d.name, j.name, grace_internal.cron_name(j.name), j.schedule, 'call grace.' || j.name || '()'
+  select d.name, j.name, grace_internal.cron_name(j.name), j.schedule, grace_internal.job_command(j)
   from (select grace_internal.cron_database() as name) as d
   cross join grace_internal.job j
-  where d.name not in ('', current_database())
+  where d.name not in ('', current_database()) and grace_internal.is_active(j)
   order by j.name
 $$;
 comment on function grace._cron_elsewhere() is
@@ -11261,6 +12369,7 @@ begin
       '; ' order by j.name
     )
     from grace_internal.job j
+    where j.rule_id is null
   );
 end
 $$;
@@ -11351,12 +12460,13 @@ begin
   select j.name into v_job
   from grace_internal.job j
   where j.name <> 'watch'
+    and grace_internal.is_active(j)
     and grace_internal.last_scheduled(
       j.schedule, clock_timestamp(), grace_internal.last_turn(j)
     ) is not null
     and not exists ( -- of one table, too: it would be refused
       select from grace_internal.run r
-      where r.kind = j.name and r.status = 'running' and grace._is_running(r.pid, r.started_at)
+      where (r.kind = j.name or r.kind = 'rule' and r.rule_id = j.rule_id) and r.status = 'running' and grace._is_running(r.pid, r.started_at)
     )
   order by j.name
   limit 1
@@ -11366,6 +12476,16 @@ begin
 end
 $$;
 comment on function grace._tick_claim() is 'Internal: takes the next job that is due.';
+
+create or replace function grace._rule_of_job(job text)
+returns text
+language sql stable
+security definer -- the jobs are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+  select r.name from grace_internal.job j join grace_internal.rule r on r.id = j.rule_id where j.name = _rule_of_job.job
+$$;
+comment on function grace._rule_of_job(text) is 'Internal: which rule a job runs.';
 
 create or replace procedure grace.tick()
 language plpgsql
@@ -11381,6 +12501,8 @@ begin
     exit when v_job is null;
     if v_job operator(pg_catalog.=) 'purge' then
       call grace.purge();
+    else
+      call grace.run(grace._rule_of_job(v_job));
     end if;
   end loop;
   call grace.watch();
@@ -11394,7 +12516,7 @@ comment on procedure grace.tick() is
 create or replace function grace.jobs()
 returns table (
   job text, schedule text, in_words text, zone text, next_start timestamptz, scheduler text, login text, active boolean,
-  last_start timestamptz, last_status text, last_duration interval, last_message text, failures bigint, ticked_at timestamptz
+  last_start timestamptz, last_status text, last_duration interval, last_message text, failures bigint, ticked_at timestamptz, rule text
 )
 language plpgsql stable
 security definer -- row security in pg_cron shows each role its own jobs only
@@ -11424,19 +12546,21 @@ begin
       case when c.job is null then coalesce(r.started_at, case j.name when 'watch' then j.claimed_at end) else c.last_start end,
       case when c.job is null then r.status else c.last_status end,
       case when c.job is null then r.finished_at - r.started_at else c.last_duration end,
-      c.last_message, coalesce(c.failures, 0), j.claimed_at
+      c.last_message, coalesce(c.failures, 0), j.claimed_at,
+      (select l.name from grace_internal.rule l where l.id = j.rule_id)
     from grace_internal.job j
     left join (%s) as c on c.job = j.name
     left join lateral (
       select u.started_at, u.finished_at, u.status
       from grace.runs u
-      where u.job = j.name and u.kind = j.name
+      where u.job = j.name and u.kind in (j.name, 'rule')
       order by u.id desc
       limit 1
     ) as r on true
     left join lateral (
       select min(n) as next_start from grace.schedule_times(j.schedule, 1) n where c.schedule is null or c.schedule = j.schedule
     ) as t on true
+    where grace_internal.is_active(j)
     order by j.name$q$,
     v_cron
   )
@@ -11444,7 +12568,2092 @@ begin
 end
 $$;
 comment on function grace.jobs() is
-'What runs by itself: schedule, in words, next start; which scheduler runs it (pg_cron; tick; pg_cron elsewhere: in another database of the cluster, which pg_grace status looks into; null: none), as whom, how it last went, how often in a row it has failed, and when a tick last took it.';
+'What runs by itself: schedule, in words, next start; which scheduler runs it (pg_cron; tick; pg_cron elsewhere: in another database of the cluster, which pg_grace status looks into; null: none), as whom, how it last went, how often in a row it has failed, when a tick last took it, and the rule that it runs.';
+
+-- rules/rule_query.sql
+do $$
+begin
+  if to_regtype('grace_internal.rule_query') is null then
+    create type grace_internal.rule_query as (
+      source text, keys text, key_object text, key_columns text, key_list text, start text, due text, condition text, record text
+    );
+  end if;
+end
+$$;
+
+-- The pieces of a rule's statements, which are executed as its role and in its time zone: the FROM item, the primary key's columns, the key
+-- as jsonb, the same columns of a recordset k, the start of the period, the moment that a row is due (-infinity where what the rule applies
+-- to is due at once), the condition, and what users know a record by. They are kept with the rule.
+create or replace function grace_internal.make_query(rule grace_internal.rule)
+returns grace_internal.rule_query
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select row(
+    grace_internal.source_of(rule.target),
+    string_agg(format('%I.%I', t.relname, a.attname), ', ' order by k.position),
+    grace_internal.key_json(
+      array_agg(format('%I.%I', t.relname, a.attname) order by k.position), array_agg(a.attname order by k.position),
+      array_agg(a.atttypid order by k.position)
+    ),
+    string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by k.position),
+    string_agg(format('k.%I', a.attname), ', ' order by k.position),
+    format('(%s)::timestamptz', coalesce(rule.start_expression, 'null')),
+    case when rule.start_expression is null then '''-infinity''::timestamptz'
+      else format('((%s)::timestamptz + interval %L)', rule.start_expression, rule.period) end,
+    format('(%s)', rule.condition),
+    grace_internal.record_object(rule.target, rule.columns)
+  )::grace_internal.rule_query
+  from pg_class t
+  cross join lateral unnest(grace_internal.primary_key(t.oid)) with ordinality as k (attnum, position)
+  join pg_attribute a on a.attrelid = t.oid and a.attnum = k.attnum
+  where t.oid = rule.target
+  group by t.oid, t.relname
+$$;
+
+create or replace function grace_internal.rule_query(rule grace_internal.rule)
+returns grace_internal.rule_query
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return jsonb_populate_record(null::grace_internal.rule_query, rule.query);
+end
+$$;
+
+-- How long before its due date a rule acts: with final_by_due so long that what it deletes has left the buffers by then, a day for the
+-- purge included.
+create or replace function grace_internal.ahead(rule grace_internal.rule)
+returns interval
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return case
+    when rule.final_by_due then interval '1 day' + coalesce((
+      select max(p.span)
+      from grace_internal.protected p
+      where p.target in (select grace_internal.cascade_tree(rule.target, true))
+    ), '0')
+    else interval '0'
+  end;
+end
+$$;
+
+create or replace function grace_internal.next_turn(rule grace_internal.rule, since timestamptz)
+returns timestamptz
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return (
+    select min(t)
+    from grace_internal.job j
+    cross join lateral grace.schedule_times(j.schedule, 1, since) t
+    where j.rule_id = rule.id
+  );
+end
+$$;
+
+-- Up to which due date a run at that moment acts. With final_by_due it can't wait for the turn after.
+create or replace function grace_internal.horizon(rule grace_internal.rule, as_of timestamptz)
+returns timestamptz
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when rule.final_by_due then coalesce(grace_internal.next_turn(rule, as_of), as_of) else as_of end
+    + grace_internal.ahead(rule)
+$$;
+
+-- The condition that a row is acted on in a run at that moment.
+create or replace function grace_internal.is_due(query grace_internal.rule_query, horizon timestamptz)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when query.due like '''-infinity''%' then query.condition
+    else format('%s and %s <= %L::timestamptz', query.condition, query.due, horizon) end
+$$;
+
+-- Why a rule can't act now; null when it can. What must be kept comes first: where that can't be told, nothing goes.
+create or replace function grace_internal.rule_problem(rule grace_internal.rule)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_problem text := grace_internal.problem_of(rule.depends, rule.home);
+begin
+  if v_problem is not null then
+    return v_problem;
+  elsif not exists (select from pg_roles r where r.oid = rule.run_as) then
+    return format('the role that it runs as is gone');
+  elsif not exists (
+    select from grace_internal.runner r where r.role = rule.run_as and grace_internal.runner_stands(r)
+  ) then
+    return format('the functions that run as role %s are gone', rule.run_as);
+  elsif rule.action = 'delete' and not exists (
+    select
+    from grace_internal.protected p
+    where p.target = coalesce(pg_partition_root(rule.target), rule.target) and p.active
+  ) then
+    return format('%s is not protected any more', rule.target);
+  end if;
+  return null;
+end
+$$;
+
+-- rules/save_rule.sql
+create or replace function grace_internal.rule_named(name text)
+returns grace_internal.rule
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule grace_internal.rule;
+begin
+  select r.* into v_rule from grace_internal.rule r where r.name = rule_named.name;
+  if not found then
+    raise exception 'there is no rule %', coalesce(quote_literal(name), 'null')
+      using errcode = 'GR027',
+      detail = coalesce(
+        'Rules: ' || (select string_agg(quote_literal(r.name), ', ' order by r.name) from grace_internal.rule r),
+        'There are no rules.'
+      ),
+      hint = 'select * from grace.rules;';
+  end if;
+  return v_rule;
+end
+$$;
+
+-- Only who may become a role may have a rule run as that role, or change what such a rule does.
+create or replace function grace_internal.require_membership(role name)
+returns regrole
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_role oid := (select r.oid from pg_roles r where r.rolname = role);
+begin
+  if v_role is null then
+    raise exception 'there is no role %', quote_ident(role)
+      using errcode = 'undefined_object', detail = 'A rule runs as a role of the database.', hint = 'Create it, or name another one.';
+  end if;
+  if not pg_has_role(grace_internal.caller(), v_role, 'member') then
+    raise exception 'a rule of % can''t run as role %', grace_internal.caller(), quote_ident(role)
+      using errcode = 'insufficient_privilege',
+      detail = format('Role %I is no member of %I.', grace_internal.caller(), role),
+      hint = format('As a superuser, or who may grant it: grant %I to %I;', role, grace_internal.caller());
+  end if;
+  return v_role::regrole;
+end
+$$;
+
+create or replace function grace_internal.refuse_rule(problem text, detail text, hint text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception '%', problem using errcode = 'GR031', detail = detail, hint = hint;
+end
+$$;
+
+-- What can be seen from the definition alone.
+create or replace function grace_internal.check_definition(d jsonb, new_rule grace_internal.rule, start_type regtype)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_has_start boolean := start_type is not null;
+begin
+  if new_rule.name = '' then
+    perform grace_internal.refuse_rule('a rule needs a name', 'The name is empty.', 'Give a name that says what goes.');
+  end if;
+  if new_rule.action not in ('delete', 'keep') then
+    perform grace_internal.refuse_rule(
+      format('there is no action %s', quote_literal(new_rule.action)), 'Actions: delete, keep.',
+      'delete moves records into the buffer; keep says that no rule may delete them before they are due.'
+    );
+  end if;
+  if v_has_start and start_type not in ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype) then
+    perform grace_internal.refuse_rule(
+      format('a period can''t start with %s', d ->> 'starts'), format('It is of type %s.', start_type),
+      'Give a column or expression of type date, timestamp or timestamp with time zone.'
+    );
+  end if;
+  if v_has_start and d ->> 'period' is null then
+    perform grace_internal.refuse_rule(
+      'a rule that has a start needs a period', 'What the start is for can''t be told.', 'Give a period, for example 12 months; 0 for none.'
+    );
+  end if;
+  if not v_has_start and (d ->> 'period')::interval <> interval '0' then
+    perform grace_internal.refuse_rule(
+      'a period needs a start', format('From when %s counts is not said.', d ->> 'period'),
+      'Give a column or expression as starts, or activities.'
+    );
+  end if;
+  if new_rule.period < interval '0' or new_rule.notice <= interval '0' or new_rule.max_duration <= interval '0'
+    or new_rule.pause < interval '0'
+  then
+    perform grace_internal.refuse_rule(
+      'an interval of a rule is negative', 'period, notice, pause and max_duration are lengths of time.', 'Give positive intervals.'
+    );
+  end if;
+  if new_rule.max_rows < 0 or new_rule.max_fraction not between 0 and 1 or new_rule.batch_size < 1 then
+    perform grace_internal.refuse_rule(
+      'a limit of the rule is out of range', 'max_rows is at least 0, max_fraction between 0 and 1, batch_size at least 1.',
+      'max_fraction 0.1 means a tenth of the table.'
+    );
+  end if;
+  if new_rule.action = 'keep' and (not v_has_start or d ->> 'schedule' is not null or new_rule.final_by_due or new_rule.notice is not null) then
+    perform grace_internal.refuse_rule(
+      'a rule that keeps has a start and a period, and nothing to run', 'It has no schedule, no notice and no final_by_due.',
+      'Give starts and period, for example end of year of invoiced_on and 8 years.'
+    );
+  end if;
+  if new_rule.final_by_due and not v_has_start then
+    perform grace_internal.refuse_rule(
+      'final_by_due needs a start and a period', 'What is due at once can''t be gone by then.', 'Give starts and period.'
+    );
+  end if;
+end
+$$;
+
+-- Makes a rule of a definition, or an existing one anew. Names in texts are read under path; what a rule has kept from before under its own.
+create or replace function grace._save_rule(definition jsonb, path text, existing text default null)
+returns void
+language plpgsql
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_old grace_internal.rule;
+  v_new grace_internal.rule;
+  v_filter grace_internal.filter;
+  v_texts record;
+  v_condition grace_internal.expression;
+  v_start grace_internal.expression;
+  v_query grace_internal.rule_query;
+  v_code text;
+  v_subject_to_row_security boolean;
+begin
+  if existing is not null then
+    v_old := grace_internal.rule_named(existing);
+    perform grace_internal.require_membership(v_old.run_as::text);
+  elsif exists (select from grace_internal.rule r where r.name = definition ->> 'name') then
+    raise exception 'there is a rule % already', quote_literal(definition ->> 'name')
+      using errcode = 'duplicate_object', detail = 'Names of rules are unique.',
+      hint = 'Give another name, change it (grace.alter_rule), or drop it first (grace.drop_rule).';
+  end if;
+  select t.* into v_texts from grace._rule_texts(definition, path) t;
+  if definition ->> 'filter' is not null then
+    v_filter := grace_internal.filter_named(definition ->> 'filter');
+  end if;
+
+  v_new.name := coalesce(definition ->> 'name', '');
+  v_new.filter_id := v_filter.id;
+  v_new.target := coalesce(v_filter.target, (definition ->> 'target')::oid::regclass);
+  v_new.action := definition ->> 'action';
+  v_new.predicate := definition ->> 'predicate';
+  v_new.starts := definition ->> 'starts';
+  v_new.activities := definition -> 'activities';
+  v_new.related_to := definition -> 'related_to';
+  v_new.period := coalesce((definition ->> 'period')::interval, '0');
+  v_new.zone := coalesce(v_old.zone, definition ->> 'zone');
+  v_new.final_by_due := (definition ->> 'final_by_due')::boolean;
+  v_new.notice := (definition ->> 'notice')::interval;
+  v_new.run_as := grace_internal.require_membership(definition ->> 'run_as');
+  v_new.columns := grace_internal.check_columns(
+    v_new.target, coalesce(
+      nullif(array(select jsonb_array_elements_text(definition -> 'columns')), '{}')::name [], v_filter.columns, '{}'
+    )
+  );
+  v_new.max_rows := (definition ->> 'max_rows')::bigint;
+  v_new.max_fraction := (definition ->> 'max_fraction')::numeric;
+  v_new.batch_size := (definition ->> 'batch_size')::integer;
+  v_new.pause := (definition ->> 'pause')::interval;
+  v_new.max_duration := (definition ->> 'max_duration')::interval;
+  v_new.four_eyes := (definition ->> 'four_eyes')::boolean;
+  v_new.basis := definition ->> 'basis';
+  v_new.path := path;
+
+  perform grace_internal.ensure_runner(v_new.run_as);
+  perform grace_internal.check_as(v_new.run_as, v_texts.source, v_texts.condition, path);
+  v_condition := grace_internal.read_expression(v_new.target, v_texts.condition, path);
+  if v_texts.starts is not null then
+    perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_texts.starts), path);
+    v_start := grace_internal.read_expression(v_new.target, v_texts.starts, path);
+  end if;
+  perform grace_internal.check_definition(definition, v_new, v_start.type);
+  v_new.condition := v_condition.text;
+  v_new.start_expression := v_start.text;
+  v_query := grace_internal.make_query(v_new);
+  v_new.query := to_jsonb(v_query);
+  v_new.depends := v_condition.depends || coalesce(v_start.depends, '[]') || (
+    grace_internal.read_expression(
+      v_new.target, format('(%s, %s) is null', v_query.keys, coalesce(nullif(v_query.record, ''), 'null')), 'pg_catalog'
+    )
+  ).depends;
+  v_new.home := grace_internal.home();
+  v_code := grace_internal.strange_code(v_new.target, v_new.depends, v_new.run_as);
+  if v_code is not null and (select r.rolsuper from pg_roles r where r.oid = v_new.run_as) then
+    raise exception 'the rule would run somebody else''s code as a superuser'
+      using errcode = 'insufficient_privilege',
+      detail = format('%s would run with the rights of role %s.', v_code, v_new.run_as),
+      hint = 'Let it run as a role that is no superuser, or let a superuser own the code.';
+  end if;
+  if v_new.action = 'delete' then
+    perform grace_internal.protected_id(v_new.target);
+    if not has_table_privilege(v_new.run_as, v_new.target, 'DELETE') then
+      raise exception 'role % may not delete from %', v_new.run_as, v_new.target
+        using errcode = 'insufficient_privilege',
+        detail = 'It has no DELETE privilege on the table.', hint = format('grant delete on %s to %s;', v_new.target, v_new.run_as);
+    end if;
+  else
+    execute 'select * from ' || grace_internal.as_role(
+      v_new.run_as, 'read', format('select pg_catalog.row_security_active(%L::pg_catalog.regclass)', v_new.target::oid), 'answer boolean'
+    ) into v_subject_to_row_security;
+    if v_subject_to_row_security then
+      raise exception 'role % does not see all of %', v_new.run_as, v_new.target
+        using errcode = 'GR031',
+        detail = 'Row security hides rows from it, which would not be kept then.',
+        hint = 'Let the rule run as a role that sees all rows: the table''s owner, or one with BYPASSRLS.';
+    end if;
+  end if;
+
+  if existing is null then
+    insert into grace_internal.rule (
+      name, target, action, condition, zone, run_as, columns, max_fraction, batch_size, pause, four_eyes, depends, home, path, query,
+      created_by, created_login, changed_by, changed_login
+    )
+    values (
+      v_new.name, v_new.target, v_new.action, v_new.condition, v_new.zone, v_new.run_as, v_new.columns, v_new.max_fraction,
+      v_new.batch_size, v_new.pause, v_new.four_eyes, v_new.depends, v_new.home, v_new.path, v_new.query,
+      grace_internal.caller(), session_user, grace_internal.caller(), session_user
+    )
+    returning id into v_new.id;
+  else
+    v_new.id := v_old.id;
+  end if;
+  update grace_internal.rule r
+  set
+    name = v_new.name, filter_id = v_new.filter_id, target = v_new.target, action = v_new.action, predicate = v_new.predicate,
+    condition = v_new.condition, starts = v_new.starts, start_expression = v_new.start_expression, activities = v_new.activities,
+    related_to = v_new.related_to, period = v_new.period, final_by_due = v_new.final_by_due, notice = v_new.notice,
+    run_as = v_new.run_as, columns = v_new.columns, max_rows = v_new.max_rows, max_fraction = v_new.max_fraction,
+    batch_size = v_new.batch_size, pause = v_new.pause, max_duration = v_new.max_duration, four_eyes = v_new.four_eyes,
+    basis = v_new.basis, depends = v_new.depends, home = v_new.home, path = v_new.path, query = v_new.query, reported = null,
+    changed_at = clock_timestamp(),
+    changed_by = grace_internal.caller(), changed_login = session_user
+  where r.id = v_new.id;
+  perform grace_internal.schedule_rule(v_new.id, definition ->> 'schedule');
+  insert into grace_internal.run (kind, rule_id, target, status, finished_at, details, role, login)
+  values (
+    'change', v_new.id, v_new.target, 'done', clock_timestamp(), jsonb_build_object('rule', v_new.name, 'definition', definition),
+    grace_internal.caller(), session_user
+  );
+end
+$$;
+comment on function grace._save_rule(jsonb, text, text) is 'Internal: makes a rule of its definition.';
+
+-- The job of a rule: there while the rule is enabled and has a schedule.
+create or replace function grace_internal.schedule_rule(rule_id integer, schedule text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if schedule is null then
+    delete from grace_internal.job j where j.rule_id = schedule_rule.rule_id;
+  else
+    perform grace.schedule_in_words(schedule); -- GR024
+    insert into grace_internal.job as j (name, schedule, rule_id)
+    values ('rule-' || schedule_rule.rule_id, schedule_rule.schedule, schedule_rule.rule_id)
+    on conflict on constraint job_pkey do update
+    set schedule = excluded.schedule, changed_at = clock_timestamp()
+    where j.schedule <> excluded.schedule;
+  end if;
+  if grace_internal.schedule_obstacle() is null then
+    perform grace_internal.ensure_jobs();
+  end if;
+end
+$$;
+
+create or replace function grace.add_rule(
+  name text,
+  filter text default null,
+  action text default 'delete',
+  starts text default null,
+  period interval default null,
+  schedule text default null,
+  run_as name default null,
+  max_rows bigint default null,
+  max_fraction numeric default 0.1,
+  target regclass default null,
+  predicate text default null,
+  activities text [] default '{}',
+  related_to text default null,
+  final_by_due boolean default false,
+  notice interval default null,
+  columns name [] default '{}',
+  batch_size integer default 1000,
+  pause interval default '0',
+  max_duration interval default null,
+  four_eyes boolean default false,
+  basis text default null
+)
+returns void
+language plpgsql
+as $$
+begin
+  perform grace._save_rule(
+    pg_catalog.jsonb_build_object(
+      'name', name, 'filter', filter, 'action', action, 'starts', starts, 'period', period, 'schedule', schedule,
+      'run_as', coalesce(run_as, nullif(pg_catalog.current_setting('role'), 'none'), session_user), 'max_rows', max_rows,
+      'max_fraction', max_fraction, 'target', target::oid, 'predicate', predicate, 'activities', coalesce(activities, '{}'),
+      'related_to', related_to, 'final_by_due', final_by_due, 'notice', notice, 'columns', columns, 'batch_size', batch_size,
+      'pause', pause, 'max_duration', max_duration, 'four_eyes', four_eyes, 'basis', basis,
+      'zone', pg_catalog.current_setting('TimeZone')
+    ),
+    grace._caller_path()
+  );
+end
+$$;
+comment on function grace.add_rule(
+  text, text, text, text, interval, text, name, bigint, numeric, regclass, text, text [], text, boolean, interval, name [], integer,
+  interval, interval, boolean, text
+) is
+'Adds a rule: what happens to the rows that a filter matches (or all of target), once a period has passed since a start. action: delete, into the buffer as any delete; keep, no rule may delete it before it is due. starts: a column or expression of type date or timestamp, or "end of year of COLUMN" (quarter, month); null with no activities: due at once; a row without a start is not due. activities: TABLE.COLUMN via COLUMN [where CONDITION]: the period starts with the latest of them and starts. predicate: a condition beside the filter. related_to: TABLE [via COLUMN]: only rows that belong to a row of it. schedule: as cron writes it; null: only by hand. run_as: the role with whose rights and row security it runs; default: who adds it; only a member of a role may name it. max_rows, max_fraction: a run that would delete more rows (more than the fraction of the table, and more than 100) deletes none, and waits for approval. final_by_due: it acts so early that the buffer has run out by the due date (DIN 66398). notice: it acts only on what was announced that long before. columns: what users know the records by. batch_size: rows per transaction; pause between them; max_duration: then it stops and goes on next time. four_eyes: who approves must not be who wrote the rule. basis: the law or contract. Errors: GR001, GR009, GR022, GR024, GR027, GR031, 42501, 42710.';
+
+create or replace function grace_internal.definition_of(rule grace_internal.rule)
+returns jsonb
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object(
+    'name', rule.name, 'filter', (select f.name from grace_internal.filter f where f.id = rule.filter_id), 'action', rule.action,
+    'starts', rule.starts, 'period', case when rule.start_expression is not null then rule.period end,
+    'schedule', (select j.schedule from grace_internal.job j where j.rule_id = rule.id), 'run_as', rule.run_as::text,
+    'max_rows', rule.max_rows, 'max_fraction', rule.max_fraction,
+    'target', case when rule.filter_id is null then rule.target::oid end, 'predicate', rule.predicate,
+    'activities', rule.activities, 'related_to', rule.related_to #>> '{}', 'final_by_due', rule.final_by_due, 'notice', rule.notice,
+    'columns', rule.columns, 'batch_size', rule.batch_size, 'pause', rule.pause, 'max_duration', rule.max_duration,
+    'four_eyes', rule.four_eyes, 'basis', rule.basis, 'zone', rule.zone
+  )
+$$;
+
+create or replace function grace._alter_rule(name text, changes jsonb, path text)
+returns void
+language plpgsql
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule grace_internal.rule := grace_internal.rule_named(name);
+  v_definition jsonb := grace_internal.definition_of(v_rule);
+  v_unknown text := (
+    select string_agg(k, ', ' order by k) from jsonb_object_keys(changes) k where not v_definition ? k or k in ('target', 'zone')
+  );
+begin
+  if v_unknown is not null then
+    raise exception 'a rule has nothing of the name %', v_unknown
+      using errcode = 'GR031',
+      detail = 'It has: ' || (select string_agg(k, ', ' order by k) from jsonb_object_keys(v_definition) k where k not in ('target', 'zone')),
+      hint = 'Give changes as {"period": "6 months"}.';
+  end if;
+  perform grace._save_rule(
+    v_definition || changes, case when changes ?| array['predicate', 'starts', 'activities', 'related_to'] then path else v_rule.path end,
+    name
+  );
+end
+$$;
+comment on function grace._alter_rule(text, jsonb, text) is 'Internal: changes a rule.';
+
+create or replace function grace.alter_rule(name text, changes jsonb)
+returns void
+language plpgsql
+as $$
+begin
+  perform grace._alter_rule(name, changes, grace._caller_path());
+end
+$$;
+comment on function grace.alter_rule(text, jsonb) is
+'Changes what a rule says: an object with the arguments of grace.add_rule to change, {"period": "6 months", "notice": null}; the rest stays. Everything is checked as if it were added. The caller has to be a member of the role that it runs as. Errors: those of grace.add_rule, GR027.';
+
+create or replace function grace.drop_rule(name text)
+returns void
+language plpgsql
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule grace_internal.rule := grace_internal.rule_named(name);
+begin
+  perform grace_internal.require_membership(v_rule.run_as::text);
+  delete from grace_internal.rule r where r.id = v_rule.id;
+  perform grace_internal.schedule_rule(v_rule.id, null);
+  insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
+  values (
+    'change', v_rule.target, 'done', clock_timestamp(),
+    jsonb_build_object('rule', name, 'dropped', true, 'definition', grace_internal.definition_of(v_rule)),
+    grace_internal.caller(), session_user
+  );
+end
+$$;
+comment on function grace.drop_rule(text) is
+'Forgets a rule, with its exemptions and notices; what it has done stays in grace.runs. Errors: GR027, 42501 who is no member of its role.';
+
+create or replace function grace.enable_rule(name text, enabled boolean default true)
+returns void
+language plpgsql
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule grace_internal.rule := grace_internal.rule_named(name);
+begin
+  if enabled or v_rule.action = 'keep' then
+    perform grace_internal.require_membership(v_rule.run_as::text);
+  end if;
+  update grace_internal.rule r set enabled = enable_rule.enabled where r.id = v_rule.id;
+  update grace_internal.job j set changed_at = clock_timestamp() where j.rule_id = v_rule.id; -- turns that passed are not made up for
+  if grace_internal.schedule_obstacle() is null then
+    perform grace_internal.ensure_jobs();
+  end if;
+  insert into grace_internal.run (kind, rule_id, target, status, finished_at, details, role, login)
+  values (
+    'change', v_rule.id, v_rule.target, 'done', clock_timestamp(), jsonb_build_object('rule', name, 'enabled', enabled),
+    grace_internal.caller(), session_user
+  );
+end
+$$;
+comment on function grace.enable_rule(text, boolean) is
+'Lets a rule act, or stops it: a run that is under way ends after its batch. While it is disabled its turns pass. Errors: GR027; 42501 who is no member of its role (to stop one that deletes anybody may who administers).';
+
+-- rules/notices.sql
+-- Of records those that were announced long enough ago. A notice for another due date than the one now believed is made anew as a run begins.
+create or replace function grace_internal.announced_keys(rule grace_internal.rule, keys jsonb [])
+returns jsonb []
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select k.key
+    from unnest(keys) with ordinality as k (key, position)
+    join grace_internal.notice n on n.rule_id = rule.id and n.key = k.key
+    where n.announced_at <= clock_timestamp() - rule.notice
+    order by k.position
+  )
+$$;
+
+-- Announces what a rule with notice will act on: what is due within the notice. What has got another due date, or is not due any more, is
+-- no longer announced as it was. Returns how many are new.
+create or replace function grace_internal.announce(rule grace_internal.rule)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+  v_now timestamptz := clock_timestamp();
+  v_planned text;
+  v_new bigint;
+begin
+  perform set_config('timezone', rule.zone, true);
+  v_planned := grace_internal.as_role(
+    rule.run_as, 'read',
+    format(
+      'select %s, %s from %s where %s', v_query.key_object, v_query.due, v_query.source,
+      grace_internal.is_due(v_query, grace_internal.horizon(rule, v_now + rule.notice))
+    ),
+    'key jsonb, due timestamptz'
+  );
+  execute format(
+    $q$with planned as materialized (
+      select k.key, k.due from %s
+    ), past as (
+      delete from grace_internal.notice n
+      where n.rule_id = $1 and not exists (select from planned p where p.key = n.key)
+    ), announced as (
+      insert into grace_internal.notice as n (rule_id, key, due, announced_at)
+      select $1, p.key, p.due, $2
+      from planned p
+      where not exists (
+        select
+        from grace_internal.exemption e
+        where e.rule_id = $1 and e.key = p.key and e.dropped_at is null and coalesce(e.until > $2, true)
+      )
+      on conflict (rule_id, key) do update set due = excluded.due, announced_at = excluded.announced_at
+      where n.due <> excluded.due
+      returning 1
+    )
+    select count(*) from announced$q$,
+    v_planned
+  )
+  into v_new
+  using rule.id, v_now;
+  update grace_internal.rule r set announced_at = v_now where r.id = rule.id;
+  if v_new > 0 then
+    perform pg_notify('grace', jsonb_build_object(
+      'kind', 'notice', 'rule', rule.name, 'table', grace_internal.qualified_name(rule.target), 'rows', v_new, 'acts_after', v_now + rule.notice
+    )::text);
+  end if;
+  return v_new;
+end
+$$;
+
+-- Announces for every rule that wants it, once in six hours each; one rule's trouble is not another's.
+create or replace function grace_internal.announce_all()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule grace_internal.rule;
+begin
+  for v_rule in
+    select r.*
+    from grace_internal.rule r
+    where r.enabled and r.notice is not null
+      and coalesce(r.announced_at < clock_timestamp() - interval '6 hours' or r.announced_at < r.changed_at, true)
+    order by r.id
+    for update skip locked
+  loop
+    if grace_internal.rule_problem(v_rule) is null then
+      begin
+        perform grace_internal.announce(v_rule);
+      exception when others then
+        raise warning 'what rule % plans could not be announced', quote_literal(v_rule.name)
+          using errcode = sqlstate, detail = sqlerrm;
+      end;
+    end if;
+  end loop;
+end
+$$;
+
+create or replace function grace.announce(rule text)
+returns bigint
+language plpgsql
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule grace_internal.rule := grace_internal.rule_named(rule);
+  v_problem text := grace_internal.rule_problem(v_rule);
+begin
+  if v_problem is not null or v_rule.notice is null then
+    raise exception 'rule % announces nothing', quote_literal(rule)
+      using errcode = 'GR031', detail = coalesce(v_problem || '.', 'It has no notice.'),
+      hint = 'select grace.alter_rule(…, ''{"notice": "14 days"}'');';
+  end if;
+  return grace_internal.announce(v_rule);
+end
+$$;
+comment on function grace.announce(text) is
+'Announces what a rule with notice is going to act on, now; grace.watch() does so by itself every six hours. Each record is a row in grace.notices, and how many are new goes out as JSON on channel grace (LISTEN grace). Returns how many are new. Errors: GR027, GR031.';
+
+create or replace view grace.notices as
+select
+  r.name as rule,
+  r.target,
+  n.key,
+  n.due,
+  n.announced_at,
+  n.announced_at + r.notice as acts_after
+from grace_internal.notice n
+join grace_internal.rule r on r.id = n.rule_id;
+
+comment on view grace.notices is
+'What rules with notice have announced: the record, when it is due, and from when on the rule may act on it.';
+
+-- rules/exemptions.sql
+-- A record by its key, as its rule sees it: the key as the row has it. Errors: GR008 where there is no such record.
+create or replace function grace_internal.record_key(rule grace_internal.rule, key jsonb)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+  v_keys jsonb;
+begin
+  perform set_config('timezone', rule.zone, true);
+  execute format(
+    'select jsonb_agg(k.key) from %s',
+    grace_internal.as_role(
+      rule.run_as, 'read',
+      format(
+        'select %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s))',
+        v_query.key_object, v_query.source, v_query.keys, v_query.key_list,
+        grace_internal.keys_of(rule.target, jsonb_build_array(key)), v_query.key_columns
+      ),
+      'key jsonb'
+    )
+  ) into v_keys;
+  if v_keys is null then
+    raise exception 'there is no record % in %', key, rule.target
+      using errcode = 'GR008', detail = format('Role %s sees none with that key.', rule.run_as), hint = 'Give the primary key of a row.';
+  end if;
+  return v_keys -> 0;
+end
+$$;
+
+create or replace function grace.exempt(rule text, key jsonb, reason text, until timestamptz default null)
+returns bigint
+language plpgsql
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule grace_internal.rule := grace_internal.rule_named(rule);
+  v_key jsonb;
+  v_id bigint;
+begin
+  if coalesce(btrim(reason), '') = '' then
+    raise exception 'an exemption needs a reason'
+      using errcode = 'GR031', detail = 'The reason is empty.', hint = 'Say why this record is not to go.';
+  end if;
+  if until <= clock_timestamp() then
+    raise exception 'an exemption that has ended says nothing'
+      using errcode = 'GR031', detail = format('until is %s.', until), hint = 'Give a moment that lies ahead, or none.';
+  end if;
+  v_key := grace_internal.record_key(v_rule, key);
+  perform grace.end_exemption(e.id)
+  from grace_internal.exemption e
+  where e.rule_id = v_rule.id and e.key = v_key and e.dropped_at is null;
+  insert into grace_internal.exemption (rule_id, key, reason, until, created_by, created_login)
+  values (v_rule.id, v_key, reason, until, grace_internal.caller(), session_user)
+  returning id into v_id;
+  return v_id;
+end
+$$;
+comment on function grace.exempt(text, jsonb, text, timestamptz) is
+'Takes the planned deletion off a record: this rule does not act on it, for good or until a moment. key: its primary key, as grace.restore takes it. One that was there before is replaced; all of them stay in grace.exemptions. Returns its id. Errors: GR008 no such record, GR027, GR031.';
+
+create or replace function grace.end_exemption(id bigint)
+returns void
+language plpgsql
+security definer -- the exemptions are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  update grace_internal.exemption e
+  set dropped_at = clock_timestamp(), dropped_by = grace_internal.caller(), dropped_login = session_user
+  where e.id = end_exemption.id and e.dropped_at is null;
+  if not found then
+    raise exception 'there is no exemption % to end', coalesce(id::text, 'null')
+      using errcode = 'GR027', detail = 'It never was, or was ended.', hint = 'select * from grace.exemptions where is_active;';
+  end if;
+end
+$$;
+comment on function grace.end_exemption(bigint) is
+'Puts a record back under its rule, which acts on it at its next run if it is due. Who exempted it and why stays in grace.exemptions. Errors: GR027.';
+
+create or replace view grace.exemptions as
+select
+  e.id,
+  r.name as rule,
+  r.target,
+  e.key,
+  e.reason,
+  e.until,
+  e.dropped_at is null and coalesce(e.until > statement_timestamp(), true) as is_active,
+  e.created_at,
+  e.created_by,
+  e.created_login,
+  e.dropped_at,
+  e.dropped_by,
+  e.dropped_login
+from grace_internal.exemption e
+join grace_internal.rule r on r.id = e.rule_id;
+
+comment on view grace.exemptions is 'Records that a rule does not act on, now or once: who said so and why.';
+
+-- rules/key_rows.sql
+-- Keys as a FROM item with typed columns. Of domains the type below: reading a value runs no check of the application's.
+create or replace function grace_internal.key_rows(target regclass, keys jsonb)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'jsonb_to_recordset(%L) as k (%s)', coalesce(keys, '[]'),
+    string_agg(format('%I %s', a.attname, format_type(grace_internal.base_type(a.atttypid), null)), ', ' order by k.position)
+  )
+  from unnest(grace_internal.primary_key(target)) with ordinality as k (attnum, position)
+  join pg_attribute a on a.attrelid = target and a.attnum = k.attnum
+$$;
+
+
+-- rules/kept.sql
+-- The rules that may keep what a rule deletes, or what goes with it.
+create or replace function grace_internal.keeping_rules(rule grace_internal.rule)
+returns setof grace_internal.rule
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select k.*
+  from grace_internal.rule k
+  where k.action = 'keep' and k.enabled and exists (
+    select
+    from grace_internal.cascade_tree(rule.target, true) as t (relation)
+    where coalesce(pg_partition_root(t.relation), t.relation) = coalesce(pg_partition_root(k.target), k.target)
+  )
+  order by k.id
+$$;
+
+-- Records that a rule may not delete because another one says that they, or what would go with them, must be kept: the later date wins.
+-- Where that can't be told, all of them are kept. records: a FROM item that yields their keys. The rows that go along are found with the
+-- rights of the owner of pg_grace, whether they are kept is asked as the role of the rule that keeps.
+create or replace function grace_internal.kept_records(rule grace_internal.rule, records text)
+returns table (key jsonb, reason text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set constraint_exclusion = off -- it evaluates the tables' checks while planning
+set timezone = 'UTC'
+as $$
+declare
+  v_keep grace_internal.rule;
+  v_query grace_internal.rule_query;
+  v_rows text;
+  v_problem text;
+  v_pairs jsonb;
+begin
+  for v_keep in select k.* from grace_internal.keeping_rules(rule) k loop
+    v_rows := grace_internal.closure_rows(rule.target, records, coalesce(pg_partition_root(v_keep.target), v_keep.target));
+    v_problem := coalesce(
+      grace_internal.rule_problem(v_keep),
+      case when v_rows is null then format('%s can''t be read', v_keep.target) end
+    );
+    if v_problem is not null then
+      raise exception 'what rule % keeps can''t be told', quote_literal(v_keep.name)
+        using errcode = 'GR028', detail = v_problem || '.', hint = 'Nothing goes until that is mended, or the rule is dropped.';
+    end if;
+    execute format(
+      'select jsonb_agg(jsonb_build_object(''record'', c.record, ''key'', c.key)) from (%s) c', v_rows
+    ) into v_pairs;
+    v_query := grace_internal.rule_query(v_keep);
+    perform set_config('timezone', v_keep.zone, true);
+    return query execute format(
+      $q$select
+        p.record, format('%%s %%s is kept until %%s by rule %%s', %L, k.key, to_char(min(k.until), 'YYYY-MM-DD'), %L)
+      from jsonb_to_recordset(%L) as p (record jsonb, key jsonb)
+      join %s on k.key = p.key
+      group by p.record, k.key$q$,
+      v_keep.target, quote_literal(v_keep.name), coalesce(v_pairs, '[]'),
+      grace_internal.as_role(
+        v_keep.run_as, 'read',
+        format(
+          'select %s, %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s and %s > now()',
+          v_query.key_object, v_query.due, v_query.source, v_query.keys, v_query.key_list,
+          (select jsonb_agg(p -> 'key') from jsonb_array_elements(v_pairs) p), v_query.key_columns, v_query.condition, v_query.due
+        ),
+        'key jsonb, until timestamptz'
+      )
+    );
+  end loop;
+end
+$$;
+
+create or replace function grace_internal.kept_keys(rule grace_internal.rule, keys jsonb [])
+returns table (key jsonb, reason text)
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select k.key, min(k.reason)
+  from grace_internal.kept_records(rule, grace_internal.key_rows(rule.target, to_jsonb(keys))) k
+  where cardinality(keys) > 0
+  group by k.key
+$$;
+
+create or replace function grace_internal.hold_on(target regclass, key jsonb)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select null::text
+$$;
+
+-- rules/leave_out.sql
+do $$
+begin
+  if to_regtype('grace_internal.left_out') is null then
+    create type grace_internal.left_out as (key jsonb, state text, reason text);
+  end if;
+end
+$$;
+
+-- Of the records that a run has picked those that it may not act on: exempt, not announced where that is wanted, kept by another rule. What
+-- is held says so itself, by an error.
+create or replace function grace_internal.leave_out(rule grace_internal.rule, keys jsonb [])
+returns grace_internal.left_out []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_left grace_internal.left_out [];
+  v_rest jsonb [];
+begin
+  v_left := array(
+    select row(k.key, 'exempt', null)::grace_internal.left_out
+    from unnest(keys) as k (key)
+    where exists (
+      select
+      from grace_internal.exemption e
+      where e.rule_id = rule.id and e.key = k.key and e.dropped_at is null and coalesce(e.until > clock_timestamp(), true)
+    )
+  );
+  if rule.notice is not null then
+    v_left := v_left || array(
+      select row(k.key, 'not announced', null)::grace_internal.left_out
+      from unnest(keys) as k (key)
+      where k.key <> all (grace_internal.announced_keys(rule, keys))
+    );
+  end if;
+  v_rest := grace_internal.without(keys, v_left);
+  return v_left || array(
+    select row(k.key, 'kept', k.reason)::grace_internal.left_out from grace_internal.kept_keys(rule, v_rest) k
+  );
+end
+$$;
+
+create or replace function grace_internal.without(keys jsonb [], left_out grace_internal.left_out [])
+returns jsonb []
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array(
+    select k.key
+    from unnest(keys) with ordinality as k (key, position)
+    where k.key <> all (array(select l.key from unnest(left_out) l))
+    order by k.position
+  )
+$$;
+
+-- Counts what was left out among the records that a batch has come to; what another rule keeps is named.
+create or replace function grace_internal.record_left_out(run bigint, left_out grace_internal.left_out [], keys jsonb [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kept record;
+begin
+  update grace_internal.run r
+  set details = jsonb_set(
+    r.details, '{left_out}', coalesce(r.details -> 'left_out', '{}') || (
+      select jsonb_object_agg(c.state, c.rows + coalesce((r.details -> 'left_out' ->> c.state)::bigint, 0))
+      from (
+        select l.state, count(*) as rows from unnest(left_out) l where l.key = any (keys) group by l.state
+      ) as c
+    )
+  )
+  where r.id = run and exists (select from unnest(left_out) l where l.key = any (keys));
+  for v_kept in select l.key, l.reason from unnest(left_out) l where l.state = 'kept' and l.key = any (keys) loop
+    perform grace_internal.record_failure(run, v_kept.key, 'GR033', v_kept.reason);
+  end loop;
+end
+$$;
+
+-- rules/run_steps.sql
+-- A run that could not even begin is on record all the same.
+create or replace function grace_internal.record_failed_run(rule grace_internal.rule, problem text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run bigint;
+begin
+  insert into grace_internal.run (kind, rule_id, job, target, status, finished_at, details, role, login)
+  values (
+    'rule', rule.id, (select j.name from grace_internal.job j where j.rule_id = rule.id), rule.target, 'failed', clock_timestamp(),
+    jsonb_build_object('rule', rule.name, 'problem', problem), grace_internal.caller(), session_user
+  )
+  returning id into v_run;
+  perform grace_internal.report_run(v_run);
+  raise warning 'rule % can''t run', quote_literal(rule.name)
+    using errcode = 'GR028', detail = problem || '.', hint = 'Nothing was deleted. select * from grace.rules; says what is wrong.';
+end
+$$;
+
+-- The run that waits for approval: the last one of its rule, if it was held.
+create or replace function grace_internal.held_run(rule_id integer)
+returns grace_internal.run
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select r.*
+  from grace_internal.run r
+  where r.id = (select max(l.id) from grace_internal.run l where l.rule_id = held_run.rule_id and l.kind = 'rule')
+    and r.status = 'held'
+$$;
+
+create or replace function grace_internal.require_approver(rule grace_internal.rule)
+returns grace_internal.run
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_held grace_internal.run := grace_internal.held_run(rule.id);
+begin
+  if v_held.id is null then
+    raise exception 'nothing of rule % waits for approval', quote_literal(rule.name)
+      using errcode = 'GR032', detail = 'Its last run was not held.', hint = 'Run it without approval.';
+  end if;
+  if rule.four_eyes and session_user in (rule.created_login, rule.changed_login) then
+    raise exception 'a run of rule % has to be approved by somebody else', quote_literal(rule.name)
+      using errcode = 'GR032', detail = format('%s wrote the rule, which says four_eyes.', session_user),
+      hint = 'Let another administrator approve it.';
+  end if;
+  return v_held;
+end
+$$;
+
+-- How many rows a rule acts on, and the token that says which: the keys' hashes taken together, in no order.
+create or replace function grace_internal.count_due(rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+begin
+  perform set_config('timezone', rule.zone, true);
+  execute 'select * from ' || grace_internal.as_role(
+    rule.run_as, 'read',
+    format(
+      'select count(*), %s from %s where %s',
+      case when with_token then format('bit_xor(hashtextextended(%s::text, 0))', v_query.key_object) else 'null::bigint' end,
+      v_query.source, grace_internal.is_due(v_query, horizon)
+    ),
+    'rows bigint, hash bigint'
+  ) into rows, token;
+  token := case when with_token then format('%s-%s', rows, to_hex(coalesce(token::bigint, 0))) end;
+end
+$$;
+
+create or replace function grace_internal.count_table(rule grace_internal.rule)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rows bigint;
+begin
+  execute 'select * from ' || grace_internal.as_role(
+    rule.run_as, 'read', format('select count(*) from %s', grace_internal.source_of(rule.target)), 'rows bigint'
+  ) into v_rows;
+  return v_rows;
+end
+$$;
+
+-- The limit that this many rows pass, in words; null when they pass none.
+create or replace function grace_internal.limit_passed(rule grace_internal.rule, rows bigint)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_total bigint;
+begin
+  if rows > rule.max_rows then
+    return format('%s rows are more than max_rows, %s', rows, rule.max_rows);
+  end if;
+  if rows > 100 and rule.max_fraction < 1 then
+    v_total := grace_internal.count_table(rule);
+    if rows > rule.max_fraction * v_total then
+      return format(
+        '%s of %s rows are more than max_fraction, %s %%', rows, v_total, to_char(100 * rule.max_fraction, 'FM990.###')
+      );
+    end if;
+  end if;
+  return null;
+end
+$$;
+
+-- Opens a run; null when there is nothing to go on with, because the rule can't act or its run is held.
+create or replace function grace._run_begin(rule text, approve boolean, expect bigint, token text)
+returns bigint
+language plpgsql
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule grace_internal.rule := grace_internal.rule_named(rule);
+  v_now timestamptz := clock_timestamp();
+  v_horizon timestamptz;
+  v_held grace_internal.run;
+  v_other grace_internal.run;
+  v_rows bigint;
+  v_token text;
+  v_limit text;
+  v_problem text;
+  v_run bigint;
+begin
+  if v_rule.action = 'keep' then
+    raise exception 'rule % keeps, and has nothing to run', quote_literal(rule)
+      using errcode = 'GR031', detail = 'Other rules go by it.', hint = 'select * from grace.planned(…);';
+  end if;
+  if not v_rule.enabled then
+    raise exception 'rule % is disabled', quote_literal(rule)
+      using errcode = 'GR031', detail = 'It does nothing.', hint = format('select grace.enable_rule(%L);', rule);
+  end if;
+  lock table grace_internal.run in share update exclusive mode; -- of two runs of a rule one is refused
+  perform grace_internal.note_aborted_runs();
+  select r.* into v_other
+  from grace_internal.run r
+  where r.rule_id = v_rule.id and r.kind = 'rule' and r.status = 'running' and r.pid <> pg_backend_pid();
+  if found then
+    raise exception 'rule % is running', quote_literal(rule)
+      using errcode = 'GR014',
+      detail = format('Run %s, process %s, since %s.', v_other.id, v_other.pid, v_other.started_at),
+      hint = 'It does the same work; wait for it.';
+  end if;
+  update grace_internal.run r
+  set status = 'aborted', finished_at = clock_timestamp()
+  where r.rule_id = v_rule.id and r.kind = 'rule' and r.status = 'running';
+  if approve then
+    v_held := grace_internal.require_approver(v_rule);
+  end if;
+  v_problem := grace_internal.rule_problem(v_rule);
+  if v_problem is not null then
+    perform grace_internal.record_failed_run(v_rule, v_problem);
+    return null;
+  end if;
+  v_horizon := grace_internal.horizon(v_rule, v_now);
+  begin
+    perform grace_internal.ensure_runner(v_rule.run_as);
+    if v_rule.notice is not null then
+      perform grace_internal.announce(v_rule);
+    end if;
+    select c.rows, c.token into v_rows, v_token from grace_internal.count_due(v_rule, v_horizon, token is not null) c;
+    v_limit := grace_internal.limit_passed(v_rule, v_rows);
+  exception when others then
+    perform grace_internal.record_failed_run(v_rule, format('%s (SQLSTATE %s)', sqlerrm, sqlstate));
+    return null;
+  end;
+  if v_rows <> expect or v_token <> token then
+    raise exception 'rule % matches something else now', quote_literal(rule)
+      using errcode = 'GR030',
+      detail = concat_ws(
+        '; ', format('%s rows are due now', v_rows) || ', ' || expect || ' were expected', 'the preview''s token was ' || token || ', it is ' || v_token
+      ) || '.',
+      hint = 'Nothing was deleted. Preview it again: select * from grace.preview(…);';
+  end if;
+  if v_rows <= (v_held.details ->> 'matched')::bigint then
+    v_limit := null;
+  end if;
+  insert into grace_internal.run (kind, rule_id, job, target, status, finished_at, details, role, login)
+  values (
+    'rule', v_rule.id, (select j.name from grace_internal.job j where j.rule_id = v_rule.id), v_rule.target,
+    case when v_limit is null then 'running' else 'held' end, case when v_limit is not null then clock_timestamp() end,
+    jsonb_strip_nulls(jsonb_build_object(
+      'rule', v_rule.name, 'as', v_rule.run_as::text, 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
+      'condition', v_rule.condition, 'start', v_rule.start_expression, 'period', v_rule.period,
+      'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id
+    )),
+    grace_internal.caller(), session_user
+  )
+  returning id into v_run;
+  if v_limit is not null then
+    perform grace_internal.report_run(v_run);
+    raise warning 'rule % waits for approval', quote_literal(rule)
+      using errcode = 'GR030', detail = v_limit || '.', hint = format('Nothing was deleted. call grace.run(%L, approve => true);', rule);
+    return null;
+  end if;
+  return v_run;
+end
+$$;
+comment on function grace._run_begin(text, boolean, bigint, text) is 'Internal: opens the run of a rule.';
+
+create or replace function grace_internal.run_plan(rule grace_internal.rule, horizon timestamptz)
+returns jsonb
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+  v_plan jsonb;
+begin
+  perform set_config('timezone', rule.zone, true);
+  execute 'select jsonb_agg(k.line) from ' || grace_internal.as_role(
+    rule.run_as, 'read',
+    format('explain select %s from %s where %s', v_query.keys, v_query.source, grace_internal.is_due(v_query, horizon)), 'line text'
+  ) into v_plan;
+  return v_plan;
+end
+$$;
+
+-- Where other tables say whether a row goes, it is locked first, if the role may: who adds a contact meanwhile waits, and what was added
+-- before is seen by the statement that deletes.
+create or replace function grace_internal.locks_rows(rule grace_internal.rule)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE')
+$$;
+
+-- The condition that a row comes after the last one of the batch before, in the key's order.
+create or replace function grace_internal.comes_after(rule grace_internal.rule, query grace_internal.rule_query, after jsonb)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when after is null then 'true' else format('(%s) > (%s)', query.keys, (
+    select string_agg(format('%L::%s', after ->> a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by k.position)
+    from unnest(grace_internal.primary_key(rule.target)) with ordinality as k (attnum, position)
+    join pg_attribute a on a.attrelid = rule.target and a.attnum = k.attnum
+  )) end
+$$;
+
+-- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition stands
+-- in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
+create or replace function grace_internal.delete_next(
+  rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, after jsonb, size integer,
+  out picked integer, out deleted integer, out last jsonb
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  execute format(
+    'select * from %s',
+    grace_internal.as_role(
+      rule.run_as, 'write',
+      format(
+        'with pick as materialized (select %1$s from %2$s where %3$s and %4$s order by %1$s limit %5$s), '
+        'gone as (delete from %2$s where (%1$s) in (select * from pick) and %3$s returning 1) '
+        'select (select count(*) from pick), (select count(*) from gone), '
+        '(select %6$s from (select * from pick offset %7$s limit 1) %8$I)',
+        query.keys, query.source, grace_internal.is_due(query, horizon), grace_internal.comes_after(rule, query, after), size,
+        query.key_object, size - 1, grace_internal.alias_of(rule.target)
+      ),
+      'picked bigint, deleted bigint, last jsonb'
+    )
+  ) into picked, deleted, last;
+end
+$$;
+
+-- The next rows of a run by their keys, in the key's order.
+create or replace function grace_internal.pick_keys(
+  rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, after jsonb, size integer
+)
+returns jsonb []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_keys jsonb [];
+begin
+  execute format(
+    'select array_agg(k.key) from %s',
+    grace_internal.as_role(
+      rule.run_as, 'read',
+      format(
+        'select %s from %s where %s and %s order by %s limit %s',
+        query.key_object, query.source, grace_internal.is_due(query, horizon), grace_internal.comes_after(rule, query, after), query.keys,
+        size
+      ),
+      'key jsonb'
+    )
+  ) into v_keys;
+  return coalesce(v_keys, '{}');
+end
+$$;
+
+-- Which of these records still are what the rule is about.
+create or replace function grace_internal.still_due(
+  rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb []
+)
+returns jsonb []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_keys jsonb [];
+begin
+  execute format(
+    'select array_agg(k.key) from %s',
+    grace_internal.as_role(
+      rule.run_as, 'read',
+      format(
+        'select %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s',
+        query.key_object, query.source, query.keys, query.key_list, to_jsonb(keys), query.key_columns,
+        grace_internal.is_due(query, horizon)
+      ),
+      'key jsonb'
+    )
+  ) into v_keys;
+  return coalesce(v_keys, '{}');
+end
+$$;
+
+-- Locks records; returns those that nobody else has locked.
+create or replace function grace_internal.lock_keys(
+  rule grace_internal.rule, query grace_internal.rule_query, keys jsonb []
+)
+returns jsonb []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_keys jsonb [];
+begin
+  execute format(
+    'select array_agg(k.key) from %s',
+    grace_internal.as_role(
+      rule.run_as, 'write',
+      format(
+        'select %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) for update of %I skip locked',
+        query.key_object, query.source, query.keys, query.key_list, to_jsonb(keys), query.key_columns,
+        grace_internal.alias_of(rule.target)
+      ),
+      'key jsonb'
+    )
+  ) into v_keys;
+  return coalesce(v_keys, '{}');
+end
+$$;
+
+create or replace function grace_internal.delete_keys(
+  rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb []
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rows bigint;
+begin
+  execute format(
+    'select * from %s',
+    grace_internal.as_role(
+      rule.run_as, 'write',
+      format(
+        'with gone as (delete from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s returning 1) '
+        'select count(*) from gone',
+        query.source, query.keys, query.key_list, to_jsonb(keys), query.key_columns, grace_internal.is_due(query, horizon)
+      ),
+      'rows bigint'
+    )
+  ) into v_rows;
+  return v_rows;
+end
+$$;
+
+-- What a hold or another rule keeps is named as well, but nothing has failed.
+create or replace function grace_internal.record_failure(run bigint, key jsonb, code text, reason text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if code not in ('GR029', 'GR033') then
+    update grace_internal.run r
+    set details = jsonb_set(r.details, '{failures}', to_jsonb(coalesce((r.details ->> 'failures')::bigint, 0) + 1))
+    where r.id = run;
+  end if;
+  insert into grace_internal.run_failure (run_id, key, sqlstate, reason)
+  select record_failure.run, record_failure.key, record_failure.code, record_failure.reason
+  where (select count(*) from grace_internal.run_failure f where f.run_id = record_failure.run) < 10000;
+end
+$$;
+
+-- Deletes records, all at once where that goes, else in ever smaller parts, until those that can't be deleted stand alone; what each of
+-- them says is on record. Stops after a while, for what is deleted stays locked until the batch ends. Returns how many are gone, and the
+-- last record that it came to. Errors: 55P03 when it meets nothing but locks.
+create or replace function grace_internal.delete_each(
+  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [], out deleted bigint, out last jsonb
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '5ms'
+as $$
+declare
+  v_began timestamptz := clock_timestamp();
+  v_count integer := cardinality(keys);
+  v_next integer := 1;
+  v_size integer := cardinality(keys);
+  v_part jsonb [];
+  v_locks boolean := grace_internal.locks_rows(rule);
+  v_free jsonb [];
+  v_rows bigint;
+  v_left jsonb;
+  v_locked integer := 0;
+begin
+  deleted := 0;
+  while v_next <= v_count and (last is null or clock_timestamp() < v_began + interval '60 milliseconds') loop
+    v_part := keys[v_next:least(v_next + v_size - 1, v_count)];
+    begin
+      v_free := case when v_locks then grace_internal.lock_keys(rule, query, v_part) else v_part end;
+      v_rows := grace_internal.delete_keys(rule, query, horizon, v_free);
+      if v_rows < cardinality(v_part) then
+        foreach v_left in array grace_internal.still_due(rule, query, horizon, v_part) loop
+          if v_left = any (v_free) then
+            perform grace_internal.record_failure(
+              run, v_left, '42501', format('role %s may not delete it: row security or a trigger kept it', rule.run_as)
+            );
+          else
+            perform grace_internal.record_failure(run, v_left, '55P03', 'another session is changing it');
+          end if;
+        end loop;
+      end if;
+      deleted := deleted + v_rows;
+      v_next := v_next + cardinality(v_part);
+      last := keys[v_next - 1];
+      v_size := least(v_size * 2, v_count);
+      v_locked := 0;
+    exception when others then
+      if cardinality(v_part) > 1 then
+        v_size := (cardinality(v_part) + 1) / 2;
+      else
+        v_locked := case sqlstate when '55P03' then v_locked + 1 else 0 end;
+        if v_locked = 10 then
+          raise;
+        end if;
+        perform grace_internal.record_failure(run, v_part[1], sqlstate, left(sqlerrm, 500));
+        last := v_part[1];
+        v_next := v_next + 1;
+        v_size := 1;
+      end if;
+    end;
+  end loop;
+end
+$$;
+
+-- The log says who deleted by the session's role, which is that of whoever called.
+create or replace function grace_internal.sign_deletion(role regrole)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update grace_internal.capture c
+  set role = sign_deletion.role::text
+  where c.deletion = (grace_internal.remembered_deletion(nullif(current_setting('grace.deletion', true), ''))).deletion
+$$;
+
+-- Ends a run before its time, with the reason; what is left is for the next one.
+create or replace function grace_internal.stop_run(run bigint, status text, reason text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update grace_internal.run r
+  set details = r.details || jsonb_build_object('stopped', jsonb_build_object('status', stop_run.status, 'reason', stop_run.reason))
+  where r.id = stop_run.run
+$$;
+
+-- Whether something beside a rule's condition says which of its rows go: then they are looked at by their keys before they are deleted.
+create or replace function grace_internal.needs_care(rule grace_internal.rule)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    rule.notice is not null
+    or grace_internal.locks_rows(rule)
+    or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
+    or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
+    and exists (select from grace_internal.keeping_rules(rule))
+$$;
+
+-- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end. What
+-- one statement can't delete is gone through by keys. A batch is made smaller while it takes longer than others should have to wait for
+-- its rows.
+create or replace function grace._run_batch(run bigint, "position" jsonb)
+returns jsonb
+language plpgsql
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '50ms'
+set timezone = 'UTC'
+as $$
+declare
+  v_began timestamptz := clock_timestamp();
+  v_run grace_internal.run;
+  v_rule grace_internal.rule;
+  v_query grace_internal.rule_query;
+  v_horizon timestamptz;
+  v_keys jsonb [];
+  v_size integer;
+  v_picked integer;
+  v_rows bigint;
+  v_after jsonb := "position" -> 'after';
+  v_last jsonb;
+  v_wanted jsonb [];
+  v_left_out grace_internal.left_out [];
+  v_stopped jsonb;
+  v_careful boolean;
+begin
+  select r.* into v_run
+  from grace_internal.run r
+  where r.id = run and r.kind = 'rule' and r.status = 'running' and r.pid = pg_backend_pid();
+  if not found then
+    raise exception 'run % is no run of a rule in this session', run
+      using errcode = 'GR014', detail = 'Batches are done by grace.run() only.', hint = 'call grace.run(…);';
+  end if;
+  select r.* into v_rule from grace_internal.rule r where r.id = v_run.rule_id;
+  if not found or not v_rule.enabled or v_rule.changed_at > v_run.started_at then
+    perform grace_internal.stop_run(run, 'incomplete', 'the rule was changed or disabled meanwhile');
+    return null;
+  elsif v_rule.max_duration < v_began - v_run.started_at then
+    perform grace_internal.stop_run(run, 'incomplete', 'max_duration has passed');
+    return null;
+  end if;
+  v_horizon := (v_run.details ->> 'due_by')::timestamptz;
+  v_size := coalesce(("position" ->> 'size')::integer, v_rule.batch_size);
+  v_query := grace_internal.rule_query(v_rule);
+  v_careful := grace_internal.needs_care(v_rule);
+  begin
+    perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
+    perform set_config('timezone', v_rule.zone, true);
+    perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
+    if not v_careful then
+      begin
+        select d.picked, d.deleted, d.last into v_picked, v_rows, v_last
+        from grace_internal.delete_next(v_rule, v_query, v_horizon, v_after, v_size) d;
+      exception when others then
+        v_careful := true;
+      end;
+    end if;
+    if v_careful or v_picked > v_rows then
+      v_keys := grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, v_size);
+      v_picked := cardinality(v_keys);
+      v_last := v_keys[v_size];
+      v_left_out := grace_internal.leave_out(v_rule, v_keys);
+      v_wanted := grace_internal.without(v_keys, v_left_out);
+      select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
+      from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
+      if v_stopped <> v_wanted[cardinality(v_wanted)] then
+        v_last := v_stopped;
+        v_keys := v_keys[:array_position(v_keys, v_stopped)];
+      end if;
+      perform grace_internal.record_left_out(run, v_left_out, v_keys);
+    end if;
+    if v_rows > 0 then
+      perform grace_internal.sign_deletion(v_rule.run_as);
+    end if;
+  exception when others then
+    perform grace_internal.stop_run(
+      run, case sqlstate when '55P03' then 'incomplete' else 'failed' end, format('%s (SQLSTATE %s)', sqlerrm, sqlstate)
+    );
+    return null;
+  end;
+  update grace_internal.run r
+  set row_count = r.row_count + v_rows, batches = r.batches + sign(v_picked)
+  where r.id = run;
+  if v_last is null then
+    return null;
+  end if;
+  return jsonb_build_object(
+    'after', v_last,
+    'size', case
+      when clock_timestamp() - v_began > interval '80 milliseconds' then greatest(1, v_size / 2)
+      else least(v_rule.batch_size, v_size * 2)
+    end,
+    'pause', extract(epoch from v_rule.pause)
+  );
+end
+$$;
+comment on function grace._run_batch(bigint, jsonb) is 'Internal: one batch of a run.';
+
+create or replace function grace._run_end(run bigint)
+returns void
+language plpgsql
+security definer -- writes the run
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_status text;
+begin
+  update grace_internal.run r
+  set
+    finished_at = clock_timestamp(),
+    status = coalesce(r.details #>> '{stopped,status}', case when r.details ? 'failures' then 'incomplete' else 'done' end)
+  where r.id = run and r.kind = 'rule' and r.status = 'running' and r.pid = pg_backend_pid()
+  returning r.status into v_status;
+  if v_status <> 'done' then
+    perform grace_internal.report_run(run);
+  end if;
+end
+$$;
+comment on function grace._run_end(bigint) is 'Internal: closes the run of a rule.';
+
+-- rules/run.sql
+-- Commits after each batch, as grace.purge() does after each slice, and for the same reasons READ COMMITTED each time.
+create or replace procedure grace.run(
+  rule text, approve boolean default false, expect bigint default null, token text default null
+)
+language plpgsql
+as $$
+declare
+  v_run bigint;
+  v_position jsonb;
+begin
+  commit; -- inside a transaction block this is the error, before anything has changed
+  set transaction isolation level read committed;
+  v_run := grace._run_begin(rule, approve, expect, token);
+  commit;
+  if v_run is not null then
+    loop
+      set transaction isolation level read committed;
+      v_position := grace._run_batch(v_run, v_position);
+      commit;
+      exit when v_position is null;
+      perform pg_catalog.pg_sleep((v_position operator(pg_catalog.->>) 'pause')::pg_catalog.float8);
+    end loop;
+    perform grace._run_end(v_run);
+    commit;
+  end if;
+end
+$$;
+comment on procedure grace.run(text, boolean, bigint, text) is
+'Executes a rule once, as its role, in batches with a commit after each, so not inside a transaction block (2D000). Each call is a row in grace.runs; records that could not be deleted are in grace.run_failures, and don''t stop the others. approve: goes on with what the last run was held for. expect, token: of a preview; where the rule matches something else now, nothing happens (GR030). A rule that can''t act, or passes a limit, deletes nothing: a warning, and a run of status failed or held. Errors: GR014 when it is running, GR027, GR030, GR031, GR032, 2D000.';
+
+-- rules/planned.sql
+-- What a rule plans, one row a record: from the live rows, so that a new contact moves the date by itself. within: how far ahead, null for
+-- all; key: of one record only, whatever its date.
+create or replace function grace_internal.planned_by(rule grace_internal.rule, key jsonb, within interval)
+returns table (record_key jsonb, start timestamptz, due timestamptz, record jsonb)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+begin
+  perform set_config('timezone', rule.zone, true);
+  return query execute format(
+    'select k.key, k.start, k.due, k.record from %s',
+    grace_internal.as_role(
+      rule.run_as, 'read',
+      format(
+        'select %s, q.start, %s, %s from %s cross join lateral (select %s as start) as q where %s%s',
+        v_query.key_object,
+        case when rule.start_expression is null then '''-infinity''::timestamptz' else format('q.start + interval %L', rule.period) end,
+        v_query.record, v_query.source, v_query.start, v_query.condition,
+        case
+          when planned_by.key is not null then format(
+            ' and (%s) in (select %s from jsonb_to_recordset(%L) as k (%s) limit 1)', v_query.keys, v_query.key_list,
+            grace_internal.keys_of(rule.target, planned_by.key), v_query.key_columns
+          )
+          when rule.start_expression is null then ''
+          else format(' and q.start + interval %L <= %L::timestamptz', rule.period, coalesce(
+            grace_internal.horizon(rule, clock_timestamp()) + planned_by.within, 'infinity'
+          ))
+        end
+      ),
+      'key jsonb, start timestamptz, due timestamptz, record jsonb'
+    )
+  );
+end
+$$;
+
+-- When the rule will act on something due then: at its first turn from now on that is not before it or, with final_by_due, its last one
+-- before the buffer could not run out in time. Null where it has no schedule.
+create or replace function grace_internal.acts_at(rule grace_internal.rule, due timestamptz)
+returns timestamptz
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_from timestamptz := greatest(
+    case when isfinite(due) then due - grace_internal.ahead(rule) else '-infinity' end - interval '1 microsecond', clock_timestamp()
+  );
+  v_first timestamptz;
+  v_turn timestamptz;
+begin
+  if not isfinite(v_from) then
+    return null;
+  end if;
+  v_turn := grace_internal.next_turn(rule, v_from);
+  if rule.final_by_due and v_turn > v_from + interval '1 microsecond' then
+    v_first := grace_internal.last_scheduled(
+      (select j.schedule from grace_internal.job j where j.rule_id = rule.id), v_from, clock_timestamp()
+    );
+  end if;
+  return coalesce(v_first, v_turn);
+end
+$$;
+
+create or replace function grace.planned(
+  target regclass default null, key jsonb default null, within interval default '30 days', rule text default null
+)
+returns table (
+  target_table regclass, record_key jsonb, by_rule text, action text, start timestamptz, due timestamptz, acts_at timestamptz,
+  state text, reason text, record jsonb
+)
+language plpgsql stable
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rule grace_internal.rule;
+begin
+  if key is not null and target is null and rule is null then
+    raise exception 'a key needs a table' using errcode = 'GR008', detail = 'Which table it is the key of was not said.', hint = 'Give target.';
+  end if;
+  if rule is not null then
+    v_rule := grace_internal.rule_named(rule);
+    if grace_internal.rule_problem(v_rule) is not null then
+      perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
+    end if;
+  end if;
+  return query
+    select distinct on (t.target, t.key)
+      t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason, t.record
+    from (
+      select
+        r.target, p.record_key as key, r.name, r.action, p.start, p.due, grace_internal.acts_at(r, p.due) as acts_at, p.record, s.state, s.reason
+      from grace_internal.rule r
+      cross join lateral grace_internal.planned_by(r, planned.key, planned.within) p
+      cross join lateral grace_internal.planned_state(r, p.record_key, p.due) s
+      where r.action <> 'keep' and coalesce(planned.target = r.target, true) and coalesce(planned.rule = r.name, true)
+        and grace_internal.rule_problem(r) is null
+    ) as t
+    order by t.target, t.key, t.state not in ('planned', 'not announced'), t.due, t.acts_at, t.name;
+end
+$$;
+comment on function grace.planned(regclass, jsonb, interval, text) is
+'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act, null where it has no schedule. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
+
+-- What stands between a planned deletion and its record.
+create or replace function grace_internal.planned_state(
+  rule grace_internal.rule, key jsonb, due timestamptz, out state text, out reason text
+)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if due is null then
+    state := 'no start';
+    return;
+  end if;
+  select 'exempt', e.reason into state, reason
+  from grace_internal.exemption e
+  where e.rule_id = rule.id and e.key = planned_state.key and e.dropped_at is null and coalesce(e.until > statement_timestamp(), true);
+  if found then
+    return;
+  end if;
+  reason := grace_internal.hold_on(rule.target, key);
+  if reason is not null then
+    state := 'held';
+    return;
+  end if;
+  if exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled) then
+    select 'kept', k.reason into state, reason from grace_internal.kept_keys(rule, array[key]) k;
+    if found then
+      return;
+    end if;
+  end if;
+  state := case
+    when not rule.enabled then 'disabled'
+    when rule.notice is not null and not exists (
+      select from grace_internal.notice n where n.rule_id = rule.id and n.key = planned_state.key
+    ) then 'not announced'
+    else 'planned'
+  end;
+end
+$$;
+
+-- rules/preview.sql
+do $$
+begin
+  if to_regtype('grace.preview_result') is null then
+    create type grace.preview_result as (
+      target regclass, condition text, run_as text, row_count bigint, token text, cost double precision, takes interval,
+      would_be_held text, exempt bigint, held bigint, kept bigint, not_announced bigint, sample jsonb, cascades jsonb, blocked jsonb
+    );
+    comment on type grace.preview_result is 'What a run now would do; grace.preview() says what each attribute is.';
+  end if;
+end
+$$;
+
+-- What would go along and what stands in the way, for rows that a FROM item names by their keys.
+create or replace function grace_internal.preview_closure(
+  target regclass, source text, max_blocked integer, out cascades jsonb, out blocked jsonb, out rows bigint
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  select
+    jsonb_agg(
+      jsonb_build_object(
+        'table', grace_internal.qualified_name(c.relation), 'rows', c.row_count, 'effect', c.effect, 'protected', c.is_protected,
+        'at_least', c.at_least, 'reason', c.reason, 'through', c.through
+      ) order by c.effect, c.row_count desc nulls last, c.relation::text
+    ),
+    sum(c.row_count)
+  into cascades, rows
+  from grace_internal.closure_counts(target, source) c
+  where c.row_count > 0 or c.row_count is null or c.at_least;
+  select jsonb_agg(jsonb_build_object('key', b.key, 'reason', b.reason)) into blocked
+  from grace_internal.closure_blockers(target, source, max_blocked, together => true) b;
+end
+$$;
+
+create or replace function grace._preview_keys(target regclass, keys jsonb, max_blocked integer)
+returns table (cascades jsonb, blocked jsonb)
+language sql
+security definer -- a cascade needs no right on the tables that it reaches
+set search_path = pg_catalog, pg_temp
+as $$
+  select c.cascades, c.blocked
+  from grace_internal.preview_closure(target, grace_internal.key_rows(target, keys), max_blocked) c
+$$;
+comment on function grace._preview_keys(regclass, jsonb, integer) is 'Internal: what goes along with records and what stands in the way.';
+
+-- How long it takes to delete so many rows, what goes along included: as fast as the last runs on the table, or 30 µs each where there were none.
+create or replace function grace_internal.estimated_duration(target regclass, rows bigint)
+returns interval
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select make_interval(secs => rows * coalesce((
+    select sum(extract(epoch from r.finished_at - r.started_at)) / nullif(sum(r.row_count), 0)
+    from (
+      select u.* from grace_internal.run u
+      where u.kind = 'rule' and u.target = estimated_duration.target and u.row_count >= 1000
+      order by u.id desc limit 5
+    ) as r
+  ), 0.00003)::double precision)
+$$;
+
+-- How many of the rows that are due would be left out, by what stands in the way.
+create or replace function grace_internal.count_left_out_of(
+  rule grace_internal.rule, due text, out exempt bigint, out held bigint, out kept bigint, out not_announced bigint
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+  v_records text := grace_internal.as_role(
+    rule.run_as, 'read', format('select %s from %s where %s', v_query.key_object, v_query.source, due), 'key jsonb'
+  );
+begin
+  exempt := 0;
+  held := 0;
+  kept := 0;
+  not_announced := 0;
+  if exists (select from grace_internal.exemption e where e.rule_id = rule.id) then
+    execute format(
+      'select count(*) from %s where exists (select from grace_internal.exemption e '
+      'where e.rule_id = $1 and e.key = k.key and e.dropped_at is null and coalesce(e.until > clock_timestamp(), true))', v_records
+    ) into exempt using rule.id;
+  end if;
+  if rule.notice is not null then
+    execute format(
+      'select count(*) from %s where not exists (select from grace_internal.notice n '
+      'where n.rule_id = $1 and n.key = k.key and n.announced_at <= clock_timestamp() - $2)', v_records
+    ) into not_announced using rule.id, rule.notice;
+  end if;
+  select count(distinct k.key) into kept
+  from grace_internal.kept_records(
+    rule,
+    grace_internal.as_role(
+      rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, due), v_query.key_columns
+    )
+  ) k;
+end
+$$;
+
+create or replace function grace._preview_rule(rule text, sample integer, details boolean)
+returns grace.preview_result
+language plpgsql
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_rule grace_internal.rule := grace_internal.rule_named(rule);
+  v_query grace_internal.rule_query;
+  v_result grace.preview_result;
+  v_horizon timestamptz;
+  v_due text;
+  v_plan jsonb;
+  v_rows bigint;
+begin
+  perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
+  v_query := grace_internal.rule_query(v_rule);
+  v_result.target := v_rule.target;
+  v_result.run_as := v_rule.run_as::text;
+  perform set_config('timezone', v_rule.zone, true);
+  v_horizon := grace_internal.horizon(v_rule, clock_timestamp());
+  v_due := grace_internal.is_due(v_query, v_horizon);
+  v_result.condition := v_due;
+  select c.rows, c.token into v_result.row_count, v_result.token from grace_internal.count_due(v_rule, v_horizon, details) c;
+  execute 'select k.plan from ' || grace_internal.as_role(
+    v_rule.run_as, 'read', format('explain (format json) select 1 from %s where %s', v_query.source, v_due), 'plan json'
+  ) into v_plan;
+  v_result.cost := (v_plan #>> '{0,Plan,Total Cost}')::double precision;
+  v_result.would_be_held := grace_internal.limit_passed(v_rule, v_result.row_count);
+  if sample > 0 then
+  execute 'select jsonb_agg(k.record) from ' || grace_internal.as_role(
+    v_rule.run_as, 'read',
+    format(
+      'select jsonb_build_object(''key'', %s, ''due'', %s) || coalesce(%s, ''{}'') from %s where %s order by %s limit %s',
+      v_query.key_object, case when v_rule.start_expression is null then 'null' else v_query.due end,
+      v_query.record, v_query.source, v_due,
+      case when v_rule.start_expression is null then v_query.keys else v_query.due end, greatest(sample, 0)
+    ),
+    'record jsonb'
+  ) into v_result.sample;
+  end if;
+  if details then
+    select c.exempt, c.held, c.kept, c.not_announced
+    into v_result.exempt, v_result.held, v_result.kept, v_result.not_announced
+    from grace_internal.count_left_out_of(v_rule, v_due) c;
+    select c.cascades, c.blocked, c.rows into v_result.cascades, v_result.blocked, v_rows
+    from grace_internal.preview_closure(
+      v_rule.target,
+      grace_internal.as_role(
+        v_rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, v_due), v_query.key_columns
+      ),
+      100
+    ) c;
+    v_result.takes := grace_internal.estimated_duration(v_rule.target, v_result.row_count + coalesce(v_rows, 0));
+  end if;
+  return v_result;
+end
+$$;
+comment on function grace._preview_rule(text, integer, boolean) is 'Internal: what a run of a rule would do.';
+
+-- A filter with the rights of whoever calls.
+create or replace function grace._preview_filter(filter text, sample integer, details boolean)
+returns grace.preview_result
+language plpgsql
+as $$
+declare
+  v_result grace.preview_result;
+  v_parts record;
+  v_plan json;
+  v_keys jsonb;
+begin
+  select s.target, s.condition, s.statement, s.key_object, s.keys, s.record into v_parts from grace._filter_statement(filter) s;
+  v_result.target := v_parts.target;
+  v_result.condition := v_parts.condition;
+  v_result.run_as := pg_catalog.current_user();
+  execute pg_catalog.format('select pg_catalog.count(*) %s', v_parts.statement) into v_result.row_count;
+  execute pg_catalog.format('explain (format json) select 1 %s', v_parts.statement) into v_plan;
+  v_result.cost := (v_plan operator(pg_catalog.#>>) '{0,Plan,Total Cost}')::pg_catalog.float8;
+  execute pg_catalog.format(
+    'select pg_catalog.jsonb_agg(s.record) from (select pg_catalog.jsonb_build_object(''key'', %s) operator(pg_catalog.||) '
+    'coalesce(%s, ''{}'') as record %s order by %s limit %s) as s',
+    v_parts.key_object, v_parts.record, v_parts.statement, v_parts.keys, greatest(sample, 0)
+  ) into v_result.sample;
+  if details and v_result.row_count operator(pg_catalog.<=) 100000 then
+    execute pg_catalog.format('select pg_catalog.jsonb_agg(%s) %s', v_parts.key_object, v_parts.statement) into v_keys;
+    select c.cascades, c.blocked into v_result.cascades, v_result.blocked from grace._preview_keys(v_parts.target, v_keys, 100) c;
+  end if;
+  return v_result;
+end
+$$;
+comment on function grace._preview_filter(text, integer, boolean) is 'Internal: what deleting what a filter matches would do.';
+
+create or replace function grace.preview(
+  rule text default null, filter text default null, sample integer default 10, details boolean default true
+)
+returns grace.preview_result
+language plpgsql
+as $$
+begin
+  if (rule is null) operator(pg_catalog.=) (filter is null) then
+    raise exception 'a preview is of one rule or one filter'
+      using errcode = 'GR031', detail = 'Give one name.', hint = 'select * from grace.preview(rule => …);';
+  end if;
+  if rule is not null then
+    return grace._preview_rule(rule, sample, details);
+  end if;
+  return grace._preview_filter(filter, sample, details);
+end
+$$;
+comment on function grace.preview(text, text, integer, boolean) is
+'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; exempt, held, kept, not_announced: how many of the rows would be left out; sample: the first ones as users know them; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: the first hundred records that a foreign key keeps, with the reason. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
+
+-- rules/rules.sql
+create or replace function grace._rule_problem(rule_id integer)
+returns text
+language sql stable
+security definer -- the rules are granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.rule_problem(r) from grace_internal.rule r where r.id = rule_id
+$$;
+comment on function grace._rule_problem(integer) is 'Internal: why a rule can''t act.';
+
+create or replace view grace.rules as
+select
+  r.name,
+  f.name as filter,
+  r.target,
+  r.action,
+  r.enabled,
+  r.condition,
+  r.start_expression as starts,
+  case when r.start_expression is not null then r.period end as period,
+  r.final_by_due,
+  r.notice,
+  j.schedule,
+  r.run_as,
+  r.max_rows,
+  r.max_fraction,
+  r.batch_size,
+  r.pause,
+  r.max_duration,
+  r.four_eyes,
+  r.basis,
+  r.columns,
+  r.zone,
+  grace._rule_problem(r.id) as problem,
+  l.run as last_run,
+  l.status as last_status,
+  l.started_at as last_start,
+  l.row_count as last_rows,
+  r.created_at,
+  r.created_by,
+  r.changed_at,
+  r.changed_by,
+  r.id
+from grace_internal.rule r
+left join grace_internal.filter f on f.id = r.filter_id
+left join grace_internal.job j on j.rule_id = r.id
+left join lateral (
+  select u.id as run, u.status, u.started_at, u.row_count
+  from grace_internal.run u
+  where u.rule_id = r.id and u.kind = 'rule'
+  order by u.id desc
+  limit 1
+) as l on true;
+
+comment on view grace.rules is 'What happens to which records, and when.';
+comment on column grace.rules.condition is 'Which rows, as PostgreSQL reads it: the filter''s condition and the rule''s own.';
+comment on column grace.rules.starts is 'From when the period counts, as PostgreSQL reads it; null: due at once.';
+comment on column grace.rules.problem is
+'Why the rule can''t act, and does not, until it is mended: what it refers to was renamed, dropped or retyped, its role is gone, or its table is not protected. Null: it can.';
+comment on column grace.rules.zone is 'The time zone in which its dates begin and its months are counted.';
+
+create or replace view grace.run_failures as
+select
+  f.run_id as run,
+  r.details ->> 'rule' as rule,
+  r.target,
+  f.key,
+  f.sqlstate,
+  f.reason
+from grace_internal.run_failure f
+join grace_internal.run r on r.id = f.run_id;
+
+comment on view grace.run_failures is
+'Records that a run could not act on, by key, each with its reason; the first 10,000 of a run. They did not stop the others, and are taken up by the next run.';
 
 -- look/metrics.sql
 -- The metrics of each table: by the log, which is read once for all of them, and the catalog. Of a buffer no more is read than
@@ -11841,9 +15050,7 @@ $$;
 comment on function grace.verify_buffer(regclass) is
 'Compares every row in the buffer of one table, or of all, with the log: what was added, changed or removed by hand. Reads all that is buffered. Rows that came by a dump, or were rewritten with a type, can be compared by their number only. Errors: GR001.';
 
--- doctor/doctor.sql
--- One function per kind of trouble, each a query over the catalog; grace.doctor() puts them together. A severity of "note" says
--- what is as it has to be here, and what that means.
+-- doctor/finding.sql
 do $$
 begin
   if to_regtype('grace.finding') is null then
@@ -11854,6 +15061,142 @@ begin
 end
 $$;
 
+-- doctor/examine_rules.sql
+create or replace function grace_internal.examine_rules()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select 'problem', 'filter', f.name, p.problem, format('select * from grace.alter_filter(%L, …);', f.name), false
+  from grace_internal.filter f
+  cross join lateral (select grace_internal.problem_of(f.depends, f.home) as problem) as p
+  where p.problem is not null
+  union all
+  select 'problem', 'rule', r.name, f.finding, f.hint, false
+  from grace_internal.rule r
+  cross join lateral (select grace_internal.rule_problem(r) as problem) as p
+  left join grace_internal.run l on l.id = (
+    select max(u.id) from grace_internal.run u where u.rule_id = r.id and u.kind = 'rule' and u.status <> 'running'
+  )
+  cross join lateral (
+    values
+      (p.problem is not null, 'it stands still: ' || p.problem, format('select grace.alter_rule(%L, …);', r.name)),
+      (
+        r.action = 'delete' and r.enabled and not has_table_privilege(r.run_as, r.target, 'DELETE'),
+        format('role %s may not delete from %s', r.run_as, r.target), format('grant delete on %s to %s;', r.target, r.run_as)
+      ),
+      (
+        l.status = 'held', format('its run %s waits for approval: %s', l.id, l.details ->> 'held_because'),
+        format('Look: pg_grace rule preview %L; then: call grace.run(%L, approve => true);', r.name, r.name)
+      ),
+      (
+        l.status = 'failed' and p.problem is null,
+        format('its last run, %s, failed: %s', l.id, coalesce(l.details ->> 'problem', l.details #>> '{stopped,reason}')),
+        format('call grace.run(%L);', r.name)
+      )
+  ) as f (applies, finding, hint)
+  where f.applies and r.enabled
+  union all
+  select
+    'note', 'rule', r.name, format('its last run, %s, left over %s records that could not be deleted', l.id, l.details ->> 'failures'),
+    format('select * from grace.run_failures where run = %s;', l.id), false
+  from grace_internal.rule r
+  join grace_internal.run l on l.id = (
+    select max(u.id) from grace_internal.run u where u.rule_id = r.id and u.kind = 'rule' and u.status <> 'running'
+  )
+  where r.enabled and l.details ? 'failures'
+  union all
+  select
+    'problem', 'rule', r.name,
+    format('no index of %s begins with (%s), so the latest %s of a record is not found at once', a.source, k.names, a.moment),
+    format('create index concurrently on %s (%s);', grace_internal.qualified_name(a.source), k.names), false
+  from grace_internal.rule r
+  cross join lateral jsonb_array_elements_text(r.activities) t (activity)
+  cross join lateral grace_internal.read_activity(r.target, t.activity, r.path) a
+  cross join lateral (
+    select string_agg(quote_ident(n), ', ' order by o) as names from unnest(a.link || a.moment) with ordinality as u (n, o)
+  ) as k
+  where r.enabled and grace_internal.rule_problem(r) is null
+    and (select sum(pg_relation_size(l.relation)) from grace_internal.partition_tree(a.source) as l (relation)) >= 65536
+    and not exists (
+      select
+      from pg_index i
+      cross join lateral (select grace_internal.column_names(a.source, i.indkey::smallint []) as names) as n
+      where i.indrelid = a.source and i.indisvalid and i.indpred is null
+        and n.names[:cardinality(a.link)] @> a.link and n.names[cardinality(a.link) + 1] = a.moment
+    )
+  union all
+  select
+    'note', 'rule', r.name,
+    format('role %s may not lock rows of %s: a contact that is added in the very moment of the deletion goes with it', r.run_as, r.target),
+    format('grant update on %s to %s;', r.target, r.run_as), false
+  from grace_internal.rule r
+  where r.enabled and r.action = 'delete' and r.activities <> '[]' and not has_table_privilege(r.run_as, r.target, 'UPDATE')
+$$;
+
+-- Rules that want to delete what other rules keep: the one that keeps wins.
+create or replace function grace_internal.examine_overlaps()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    case when r.target = k.target then 'problem' else 'note' end, 'rule', r.name,
+    case
+      when r.target = k.target then format('it would delete after %s what rule %L keeps for %s', r.period, k.name, k.period)
+      else format('what it deletes takes rows of %s with it, which rule %L keeps for %s', k.target, k.name, k.period)
+    end,
+    'Rows stay as long as the rule that keeps says; where both mean the same records, mend one of them.', false
+  from grace_internal.rule r
+  cross join lateral grace_internal.keeping_rules(r) k
+  where r.enabled and r.action = 'delete' and k.period > r.period
+$$;
+
+-- Columns whose names say that they hold personal data, in English, German, Dutch and French.
+create or replace function grace_internal.personal_columns(relation oid)
+returns name []
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(l.attname order by l.attnum)
+  from grace_internal.live_columns(personal_columns.relation) l
+  where l.attname ~* concat(
+    '(^|_)(',
+    '(first|last|sur|given|family|middle|full|maiden)_?name|e_?mail|phone|mobile|fax|birth_?(day|date)|date_of_birth|street|passport|gender'
+    '|salutation|iban|ssn|ip_?addr(ess)?',
+    '|vorname|nachname|familienname|geburts(tag|datum|name)|telefon|handy|mobil(nummer)?|stra(ss|ß)e|anschrift|anrede|geschlecht|ausweis',
+    '|voornaam|achternaam|tussenvoegsel|geboortedatum|telefoon|gsm|straat|adres|geslacht|bsn',
+    '|pr[eé]nom|nom_de_famille|courriel|t[eé]l[eé]phone|portable|date_de_naissance|rue|adresse|sexe',
+    ')(_|$)'
+  )
+$$;
+
+create or replace function grace_internal.examine_personal_columns()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    'note', 'personal data', grace_internal.qualified_name(c.oid),
+    'it looks personal and no rule deletes it: ' || array_to_string(p.columns, ', '),
+    'Say when it goes: select grace.add_rule(…);', false
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+  cross join lateral (select grace_internal.personal_columns(c.oid) as columns) as p
+  where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence = 'p' and p.columns is not null
+    and n.nspname not in ('pg_catalog', 'information_schema', 'grace', 'grace_internal', 'grace_buffer', 'cron')
+    and exists (select from grace_internal.rule)
+    and c.oid not in (
+      select t.relation
+      from grace_internal.rule r
+      cross join lateral grace_internal.cascade_tree(r.target, true) as t (relation)
+      where r.action <> 'keep' and r.enabled
+    )
+$$;
+
+-- doctor/doctor.sql
+-- One function per kind of trouble, each a query over the catalog; grace.doctor() puts them together. A severity of "note" says
+-- what is as it has to be here, and what that means.
 -- Whether the only relations of a table without capture triggers are partitions from which rows are captured one by one.
 create or replace function grace_internal.is_guarded(protected_id integer)
 returns boolean
@@ -12174,7 +15517,7 @@ as $$
         format('pg_grace doctor --fix sets it to "%s"; or: pg_grace schedule %s "%s"', j.schedule, j.name, c.schedule), true
       ),
       (
-        c.command <> 'call grace.' || j.name || '()', format('pg_cron runs something else for it: %s', c.command),
+        c.command <> grace_internal.job_command(j), format('pg_cron runs something else for it: %s', c.command),
         'pg_grace doctor --fix', true
       ),
       (
@@ -12189,7 +15532,7 @@ as $$
         format('See the server''s log; run it by hand: call grace.%s()', j.name), false
       )
   ) as f (applies, finding, hint, fixable)
-  where f.applies
+  where f.applies and grace_internal.is_active(j)
 $$;
 comment on function grace._check_jobs(jsonb) is 'Internal: what is wrong with pg_cron''s jobs, as they were read where pg_cron is.';
 
@@ -12342,6 +15685,12 @@ as $$
     union all
     select * from grace_internal.check_ledger()
     union all
+    select * from grace_internal.examine_rules()
+    union all
+    select * from grace_internal.examine_overlaps()
+    union all
+    select * from grace_internal.examine_personal_columns()
+    union all
     select * from grace_internal.check_server()
     union all
     select * from grace_internal.check_indexes()
@@ -12349,7 +15698,7 @@ as $$
   order by f.severity desc, f.subject, f.object
 $$;
 comment on function grace.doctor() is
-'Looks for what keeps pg_grace from doing its work, and says what to do: triggers disabled or missing, columns that have changed, tables that lose rows unprotected, foreign keys without an index, session_replication_role, pg_cron, partitions, rights, publications. Reads the catalog only. grace.sync() does what is fixable. Notes are no problems. For rows changed by hand see grace.verify_buffer().';
+'Looks for what keeps pg_grace from doing its work, and says what to do: triggers disabled or missing, columns that have changed, tables that lose rows unprotected, foreign keys without an index, session_replication_role, pg_cron, partitions, rights, publications; filters and rules that no longer say what was meant, wait for approval, lack an index or contradict each other; columns that look personal and have no rule. Reads the catalog only. grace.sync() does what is fixable. Notes are no problems. For rows changed by hand see grace.verify_buffer().';
 
 -- capture/refresh.sql
 -- What this version makes otherwise, for tables that are protected already: the generated functions, no statistics on columns of
@@ -12484,6 +15833,45 @@ grant execute on function grace._purge_work(regclass) to grace_admin;
 grant execute on function grace._purge_slice(bigint, grace._purge_item) to grace_admin;
 grant execute on function grace._purge_end(bigint) to grace_admin;
 grant execute on procedure grace.purge(regclass) to grace_admin;
+
+grant select on grace.filters, grace.rules, grace.exemptions, grace.notices, grace.run_failures to grace_operator, grace_auditor;
+grant execute on function grace._filter_problem(integer) to grace_operator, grace_auditor;
+grant execute on function grace._rule_problem(integer) to grace_operator, grace_auditor;
+grant execute on function grace.planned(regclass, jsonb, interval, text) to grace_operator, grace_auditor;
+grant execute on function grace.exempt(text, jsonb, text, timestamptz) to grace_admin, grace_operator;
+grant execute on function grace.end_exemption(bigint) to grace_admin, grace_operator;
+grant execute on function grace._caller_path() to grace_admin;
+grant execute on function grace._not_a_condition(text, text) to grace_operator, grace_admin;
+grant execute on function grace._check_predicate(text, text) to grace_admin;
+grant execute on function grace._check_target(regclass) to grace_admin;
+grant execute on function grace.add_filter(text, regclass, text, name []) to grace_admin;
+grant execute on function grace._add_filter(text, regclass, text, name [], text) to grace_admin;
+grant execute on function grace._filter_matches(text) to grace_admin;
+grant execute on function grace._filter_statement(text) to grace_admin;
+grant execute on function grace.drop_filter(text) to grace_admin;
+grant execute on function grace.add_rule(
+  text, text, text, text, interval, text, name, bigint, numeric, regclass, text, text [], text, boolean, interval, name [], integer,
+  interval, interval, boolean, text
+) to grace_admin;
+grant execute on function grace._save_rule(jsonb, text, text) to grace_admin;
+grant execute on function grace._rule_texts(jsonb, text) to grace_admin;
+grant execute on function grace.alter_rule(text, jsonb) to grace_admin;
+grant execute on function grace._alter_rule(text, jsonb, text) to grace_admin;
+grant execute on function grace.drop_rule(text) to grace_admin;
+grant execute on function grace.enable_rule(text, boolean) to grace_admin;
+grant execute on function grace.announce(text) to grace_admin;
+grant execute on function grace._rule_of_job(text) to grace_admin;
+grant execute on function grace._run_begin(text, boolean, bigint, text) to grace_admin;
+grant execute on function grace._run_batch(bigint, jsonb) to grace_admin;
+grant execute on function grace._run_end(bigint) to grace_admin;
+grant execute on procedure grace.run(text, boolean, bigint, text) to grace_admin;
+grant execute on function grace.preview(text, text, integer, boolean) to grace_admin;
+grant execute on function grace._preview_rule(text, integer, boolean) to grace_admin;
+grant execute on function grace._preview_filter(text, integer, boolean) to grace_admin;
+grant execute on function grace._preview_keys(regclass, jsonb, integer) to grace_admin;
+grant execute on function grace.alter_filter(text, text, name []) to grace_admin;
+grant execute on function grace._alter_filter(text, text, name [], text) to grace_admin;
+grant execute on function grace._filter_target(text) to grace_admin;
 
 select grace_internal.ensure_jobs() as schedule;
 

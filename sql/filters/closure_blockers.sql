@@ -1,5 +1,5 @@
--- What a column of a row gets by ON DELETE SET DEFAULT, as an expression; null when that is not a plain constant of a type of PostgreSQL's
--- own, for evaluating it could run code of others.
+-- What a column of a row gets by ON DELETE SET DEFAULT, as an expression; null when that is not a plain constant of a type of
+-- PostgreSQL's own, for evaluating it could run code of others.
 create or replace function grace_internal.constant_default(relation oid, attnum smallint)
 returns text
 language sql stable
@@ -67,15 +67,15 @@ as $$
   having bool_and(s.value is not null) and not bool_or(s.is_set and s.attnotnull and s.value ~ '^null(::|$)')
 $$;
 
--- The records (primary keys as jsonb) of those that source yields whose deletion a foreign key would refuse, each with the reasons: a row
--- that goes is referred to, by NO ACTION or RESTRICT, by a row that is there still. PostgreSQL looks for such rows for each deleted row,
--- in the order of its triggers (what cascades from a row, and what must not refer to it, in the order in which the foreign keys
--- were made), before it deletes what cascades from the rows that it has just deleted; NO ACTION that is not INITIALLY DEFERRED is no different
--- from RESTRICT in that. So a referencing row that the cascade reaches later blocks as well. Where rows of the same table are deleted
--- one after the other, or in a cycle, the order is not known: then a row that goes at all does not block. With together all records are
--- deleted at once, and what goes with any of them does not block. A row without a key says what can't be known. What SET NULL and SET
--- DEFAULT would run into is found as well; a default only where it is a constant. See closure_counts for source.
--- Errors: GR009 when the table has no primary key.
+-- The records (primary keys as jsonb) of those that source yields whose deletion a foreign key would refuse, each with the reasons: a
+-- row that goes is referred to, by NO ACTION or RESTRICT, by a row that is there still. PostgreSQL looks for such rows for each deleted
+-- row, in the order of its triggers (what cascades from a row, and what must not refer to it, in the order in which the foreign keys
+-- were made), before it deletes what cascades from the rows that it has just deleted; NO ACTION that is not INITIALLY DEFERRED is no
+-- different from RESTRICT in that. So a referencing row that the cascade reaches later blocks as well. After a long way through a cycle
+-- of foreign keys the order is not known: then a row that goes at all does not block. With together all records are deleted at once,
+-- and what goes with any of them does not block. A row without a key says what can't be known. What SET NULL and SET DEFAULT would run
+-- into is found as well; a default only where it is a constant. See closure_counts for source. Errors: GR009 when the table has no
+-- primary key.
 create or replace function grace_internal.closure_blockers(
   target regclass, source text, max_rows integer default null, together boolean default false
 )
@@ -92,11 +92,10 @@ declare
   v_edges jsonb := grace_internal.closure_edges_json(target, '{c,a,r,n,d}');
   v_nodes jsonb := grace_internal.closure_nodes_json(target, v_edges, true);
   v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
-  v_parts text;
   v_blocked text;
+  v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
-  v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, true);
   return query
     select
       null::jsonb,
@@ -108,10 +107,6 @@ begin
     ) as u (relation, reason)
     where u.reason is not null
     group by u.relation;
-  if v_parts = '' then
-    return;
-  end if;
-  perform grace_internal.plan_for_rows(target, source);
   select string_agg(
     format(
       'select p.root_leaf, p.root_tid, case when p.leaf = p.root_leaf and p.tid = p.root_tid then %L else %L end '
@@ -123,17 +118,16 @@ begin
         ' and not exists (select from n_%s d where d.leaf = t.tableoid and d.tid = t.ctid%s%s)',
         l.child, r.same_record,
         case when not together and not (l.action = 'a' and l.deferred) then format(
-          ' and (coalesce(cardinality(d.path) <= cardinality(p.path), true) or '
-          'cardinality(d.path) = cardinality(p.path) + 1 and (d.path < p.path || %s '
-          'or cardinality(p.path) > 0 and d.path[1:cardinality(p.path)] = p.path))',
-          l.place
+          ' and (p.path is null or d.path is null and cardinality(p.path) >= %s or cardinality(d.path) <= cardinality(p.path) or '
+          'cardinality(d.path) = cardinality(p.path) + 1 and d.path < p.path || (%s::bigint << 48))',
+          grace_internal.known_length(v_links), l.place
         ) end
       ) end
     ), ' union all '
   )
   into v_blocked
   from jsonb_to_recordset(v_links) as l (
-    id oid, name name, action "char", parent oid, child oid, referencing oid, place bigint, deferred boolean, match text, has_part boolean
+    id oid, name name, action text, parent oid, child oid, referencing oid, place bigint, deferred boolean, match text, has_part boolean
   )
   cross join lateral (
     select
@@ -156,8 +150,12 @@ begin
     'with recursive %s, records (leaf, tid, key) as (%s), blocked (leaf, tid, reason) as (%s) '
     'select k.key, b.reason from (select b.leaf, b.tid, string_agg(distinct b.reason, ''; '') as reason from blocked b '
     'group by b.leaf, b.tid order by b.leaf, b.tid limit $1) b join records k using (leaf, tid) order by b.leaf, b.tid',
-    v_parts, grace_internal.closure_records(target, v_nodes), v_blocked
+    grace_internal.closure_parts(
+      target, source, v_nodes, v_links, true, grace_internal.plan_for_rows(target, source, v_nodes)
+    ),
+    grace_internal.closure_records(target, v_nodes), v_blocked
   )
   using max_rows;
+  perform set_config('work_mem', v_work_mem, true);
 end
 $$;

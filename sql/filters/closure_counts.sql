@@ -6,48 +6,31 @@ set search_path = pg_catalog, pg_temp
 as $$
   with e as (
     select e.*, coalesce(e.reason, p.reason) as lacks, p.incomplete
-    from jsonb_to_recordset(edges) as e (name name, action "char", parent oid, child oid, reason text)
+    from jsonb_to_recordset(edges) as e (name name, action text, parent oid, child oid, reason text)
     join jsonb_to_recordset(nodes) as p (relation oid, reason text, incomplete boolean) on p.relation = e.parent
   )
   select
     n.relation, 'deleted', n.place,
     (select string_agg(distinct e.name, ', ') from e where e.child = n.relation and e.action = 'c'),
-    n.incomplete, n.reason
+    n.incomplete and n.reason is null, n.reason
   from jsonb_to_recordset(nodes) as n (relation oid, place bigint, reason text, incomplete boolean)
   union all
   select
     e.child, 'link cut', 0, string_agg(distinct e.name, ', '),
-    bool_or(e.incomplete or e.lacks is not null),
-    case when bool_and(e.lacks is not null) then coalesce(min(e.reason), 'it is reached only through tables that can''t be read') end
+    bool_or(e.incomplete or e.lacks is not null) and not bool_and(e.lacks is not null),
+    case when bool_and(e.lacks is not null) then
+      coalesce(min(e.reason), 'it is reached only through tables that can''t be read')
+    end
   from e
   where e.action in ('n', 'd')
   group by e.child
 $$;
 
--- A planner that takes a function for a thousand rows looks up the children of a million one by one.
-create or replace function grace_internal.plan_for_rows(target oid, source text)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_many bigint := (
-    select greatest(10000, sum(c.reltuples) / 20)
-    from grace_internal.partition_tree(target) as t (relation)
-    join pg_class c on c.oid = t.relation
-  );
-  v_is_large boolean;
-begin
-  execute format('select count(*) > %s from (select from %s limit %s) s', v_many, source, v_many + 1) into v_is_large;
-  perform set_config('enable_nestloop', case when v_is_large then 'off' else 'on' end, true);
-end
-$$;
-
--- What deleting rows of a table takes with it: per table how many rows go (deleted), and of how many others a foreign key with ON DELETE SET
--- NULL or SET DEFAULT would cut the link (link cut). source is a FROM item called k with the primary key columns of the rows, named and
--- typed as in the table. Where a table can't be read row_count is null, reason says why, and what might be reached through it is
--- at_least. through are the foreign keys. What the application's triggers would do is not foreseen. Reads only, with ACCESS SHARE.
--- Errors: GR009 when the table has no primary key.
+-- What deleting rows of a table takes with it: per table how many rows go (deleted), and of how many others a foreign key with ON
+-- DELETE SET NULL or SET DEFAULT would cut the link (link cut). source is a FROM item called k with the primary key columns of the
+-- rows, named and typed as in the table. Where a table can't be read row_count is null, reason says why, and what might be reached
+-- through it is at_least. through are the foreign keys. What the application's triggers would do is not foreseen. Reads only, with
+-- ACCESS SHARE. Errors: GR009 when the table has no primary key.
 create or replace function grace_internal.closure_counts(target regclass, source text)
 returns table (
   relation regclass, effect text, row_count bigint, through text, is_protected boolean, at_least boolean, reason text
@@ -64,11 +47,13 @@ declare
   v_links jsonb := grace_internal.closure_links_json(v_nodes, v_edges);
   v_parts text;
   v_counts text;
+  v_work_mem text := current_setting('work_mem');
 begin
   perform grace_internal.require_key(target);
-  v_parts := grace_internal.closure_parts(target, source, v_nodes, v_links, false);
-  if v_parts <> '' then
-    perform grace_internal.plan_for_rows(target, source);
+  if exists (select from jsonb_to_recordset(v_nodes) as n (reason text) where n.reason is null) then
+    v_parts := grace_internal.closure_parts(
+      target, source, v_nodes, v_links, false, grace_internal.plan_for_rows(target, source, v_nodes)
+    ) || ',';
   end if;
   select string_agg(format(' union all select %s, %L, count(*) from %s', c.relation, c.effect, c.source), '') into v_counts
   from (
@@ -91,7 +76,7 @@ begin
         end
       )
     from jsonb_to_recordset(v_links) as l (
-      action "char", parent oid, child oid, referencing oid, match text, has_part boolean
+      action text, parent oid, child oid, referencing oid, match text, has_part boolean
     )
     where l.action in ('n', 'd')
     group by l.child, l.has_part
@@ -107,8 +92,9 @@ begin
       left join counts c using (relation, effect)
       order by d.effect, d.place, d.relation
     $q$,
-    v_parts || case when v_parts <> '' then ',' else '' end, v_counts
+    v_parts, v_counts
   )
   using v_nodes, v_edges;
+  perform set_config('work_mem', v_work_mem, true);
 end
 $$;

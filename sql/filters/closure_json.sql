@@ -1,5 +1,5 @@
 -- What the functions that make the statement need to know, found once.
-create or replace function grace_internal.closure_edges_json(target oid, actions "char" [])
+create or replace function grace_internal.closure_edges_json(target oid, actions text [])
 returns jsonb
 language sql stable
 set search_path = pg_catalog, pg_temp

@@ -1,7 +1,7 @@
 -- The tables that a DELETE reaches by ON DELETE CASCADE (the roots of their partition trees), parents before children; component is the
 -- same for tables that are in a cycle of foreign keys, else null. columns are those that a part (see closure_parts) has to have: what
--- foreign keys refer to and, with keys, the primary key. reason says why nothing of a table can be found; incomplete that
--- rows may be missing because another one can't be read.
+-- foreign keys refer to and, with keys, the primary key. reason says why nothing of a table can be found; incomplete that rows may be
+-- missing because another one can't be read.
 create or replace function grace_internal.closure_nodes(target oid, edges jsonb, keys boolean)
 returns table (relation oid, component oid, place bigint, columns name [], reason text, incomplete boolean)
 language sql stable
@@ -10,7 +10,7 @@ as $$
   with recursive e as materialized (
     select *
     from jsonb_to_recordset(edges) as e (
-      id oid, action "char", parent oid, child oid, parent_names name [], reason text
+      id oid, action text, parent oid, child oid, parent_names name [], reason text
     )
   ),
   starts as materialized (
@@ -89,11 +89,12 @@ as $$
   from nodes n
 $$;
 
--- The foreign keys that tie other rows (t) to rows that go: match is the condition where p is a row of the part of its table, table_match
--- the same where it is a row of the table itself; only those of the partitions that leaves has count.
+-- The foreign keys that tie other rows (t) to rows that go: match is the condition where p is a row of the part of its table,
+-- table_match the same where it is a row of the table itself; only those of the partitions that leaves has count. indexed is told of
+-- those within a cycle.
 create or replace function grace_internal.closure_links(nodes jsonb, edges jsonb)
 returns table (
-  id oid, name name, action "char", parent oid, child oid, component oid, child_component oid, referenced oid, referencing oid,
+  id oid, name name, action text, parent oid, child oid, component oid, child_component oid, referenced oid, referencing oid,
   parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, leaves text, match text, table_match text,
   has_part boolean
 )
@@ -102,7 +103,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select
     e.id, e.name, e.action, e.parent, e.child, p.component, c.component, e.referenced, e.referencing,
-    e.parent_names, e.child_names, e.place, e.deferred, e.indexed, v.leaves,
+    e.parent_names, e.child_names, e.place, e.deferred, case when c.component = p.component then grace_internal.unindexed_size(e.id) < 65536 end, v.leaves,
     grace_internal.foreign_key_match(
       e.id,
       array(
@@ -115,8 +116,8 @@ as $$
     ),
     c.relation is not null and c.reason is null
   from jsonb_to_recordset(edges) as e (
-    id oid, name name, action "char", parent oid, child oid, referenced oid, referencing oid,
-    parent_names name [], child_names name [], place bigint, deferred boolean, indexed boolean, reason text
+    id oid, name name, action text, parent oid, child oid, referenced oid, referencing oid,
+    parent_names name [], child_names name [], place bigint, deferred boolean, reason text
   )
   join jsonb_to_recordset(nodes) as p (relation oid, component oid, columns name [], reason text)
     on p.relation = e.parent and p.reason is null

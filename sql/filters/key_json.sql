@@ -1,5 +1,5 @@
--- One value as jsonb, the same in every session: to_jsonb() runs casts to json that the application has made, and writes a time with time
--- zone in the session's. All but numbers, booleans and times is text by the type's output function.
+-- One value as jsonb, the same in every session: to_jsonb() runs casts to json that the application has made, and writes a time with
+-- time zone in the session's. All but numbers, booleans and times is text by the type's output function.
 create or replace function grace_internal.value_json("column" text, type oid)
 returns text
 language sql stable

@@ -59,18 +59,14 @@ begin
     v_result.depends := grace_internal.dependencies(v_rule);
     perform grace_internal.refuse_volatile(v_tree, expression);
     raise exception using errcode = 'GR099', message = 'the view is taken back';
-  exception when sqlstate 'GR099' then
-    null;
+  exception
+    when sqlstate 'GR099' then
+      null;
+    when invalid_table_definition then
+      raise exception 'not a condition that can be saved: %', expression
+        using errcode = 'GR022', detail = 'It refers to what is temporary.',
+        hint = 'Use tables that are there whenever the expression is evaluated.';
   end;
-  if exists (
-    select
-    from jsonb_to_recordset(v_result.depends) as d (class oid, object oid)
-    join pg_class c on d.class = 'pg_class'::regclass and c.oid = d.object
-    where c.relpersistence = 't'
-  ) then
-    raise exception 'a temporary table can''t be part of what is saved'
-      using errcode = 'GR022', detail = expression, hint = 'Use a table that is there when the expression is evaluated.';
-  end if;
   return v_result;
 end
 $$;
@@ -140,10 +136,13 @@ declare
     where f.provolatile = 'v'
   );
 begin
+  if tree like '%:hasForUpdate true%' then
+    v_functions := concat_ws(', ', v_functions, 'for update');
+  end if;
   if v_functions is not null then
     raise exception 'not a condition that can be saved: %', expression
       using errcode = 'GR022',
-      detail = format('It calls what may change the database, or answer otherwise each time: %s.', v_functions),
+      detail = format('In it is what may change the database, lock rows or answer otherwise each time: %s.', v_functions),
       hint = 'Use functions that are IMMUTABLE or STABLE: now() instead of clock_timestamp().';
   end if;
 end

@@ -1,5 +1,5 @@
--- A condition by one operator, given by number. Arguments of another type than the operator's are cast, as foreign keys do it: where they
--- are not, PostgreSQL may find a better fitting operator of that name in its schema, which may be anybody's.
+-- A condition by one operator, given by number. Arguments of another type than the operator's are cast, as foreign keys do it: where
+-- they are not, PostgreSQL may find a better fitting operator of that name in its schema, which may be anybody's.
 create or replace function grace_internal.comparison(
   operator_oid oid, "left" text, left_type oid, "right" text, right_type oid
 )
@@ -26,15 +26,19 @@ begin
 end
 $$;
 
--- Code that comparing values of these types by these operators would run with the rights of whoever compares: the operators, what
--- their families have for hashing and sorting, casts to their arguments' types, and the comparison of what is inside arrays, composites and
--- ranges. Functions of superusers and of the current role are trusted, as in untrusted_code. Returns the first one that is not, else null.
+-- Code that comparing values of these types by these operators would run with the rights of whoever compares: the operators, what their
+-- families have for hashing and sorting, casts to their arguments' types, and the comparison of what is inside arrays, composites and
+-- ranges. What PostgreSQL brings along is trusted, and functions of superusers and of the current role, as in untrusted_code. Returns
+-- the first one that is not, else null.
 create or replace function grace_internal.untrusted_comparison(operators oid [], left_types oid [], right_types oid [])
 returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+  if 16384 > all (operators || left_types || right_types) then -- numbers of what initdb makes
+    return null;
+  end if;
   return (
     with recursive arguments (type, input) as (
       select grace_internal.base_type(a.type), a.input

@@ -30,7 +30,7 @@ begin
   from grace_internal.closure_counts(target, source) c
   where c.row_count > 0 or c.row_count is null or c.at_least;
   select jsonb_agg(jsonb_build_object('key', b.key, 'reason', b.reason)) into blocked
-  from grace_internal.closure_blockers(target, source, max_blocked) b;
+  from grace_internal.closure_blockers(target, source, max_blocked, together => true) b;
 end
 $$;
 

@@ -288,18 +288,16 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_locks boolean := grace_internal.locks_rows(rule);
   v_keys jsonb [];
 begin
   execute format(
     'select array_agg(k.key) from %s',
     grace_internal.as_role(
-      rule.run_as, case when v_locks then 'write' else 'read' end,
+      rule.run_as, 'read',
       format(
-        'select %s from %s where %s and %s order by %s limit %s%s',
+        'select %s from %s where %s and %s order by %s limit %s',
         query.key_object, query.source, grace_internal.is_due(query, horizon), grace_internal.comes_after(rule, query, after), query.keys,
-        size,
-        case when v_locks then format(' for update of %I skip locked', grace_internal.alias_of(rule.target)) end
+        size
       ),
       'key jsonb'
     )
@@ -327,6 +325,33 @@ begin
         'select %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s',
         query.key_object, query.source, query.keys, query.key_list, to_jsonb(keys), query.key_columns,
         grace_internal.is_due(query, horizon)
+      ),
+      'key jsonb'
+    )
+  ) into v_keys;
+  return coalesce(v_keys, '{}');
+end
+$$;
+
+-- Locks records; returns those that nobody else has locked.
+create or replace function grace_internal.lock_keys(
+  rule grace_internal.rule, query grace_internal.rule_query, keys jsonb []
+)
+returns jsonb []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_keys jsonb [];
+begin
+  execute format(
+    'select array_agg(k.key) from %s',
+    grace_internal.as_role(
+      rule.run_as, 'write',
+      format(
+        'select %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) for update of %I skip locked',
+        query.key_object, query.source, query.keys, query.key_list, to_jsonb(keys), query.key_columns,
+        grace_internal.alias_of(rule.target)
       ),
       'key jsonb'
     )
@@ -395,6 +420,8 @@ declare
   v_next integer := 1;
   v_size integer := cardinality(keys);
   v_part jsonb [];
+  v_locks boolean := grace_internal.locks_rows(rule);
+  v_free jsonb [];
   v_rows bigint;
   v_left jsonb;
   v_locked integer := 0;
@@ -403,12 +430,17 @@ begin
   while v_next <= v_count and (last is null or clock_timestamp() < v_began + interval '60 milliseconds') loop
     v_part := keys[v_next:least(v_next + v_size - 1, v_count)];
     begin
-      v_rows := grace_internal.delete_keys(rule, query, horizon, v_part);
+      v_free := case when v_locks then grace_internal.lock_keys(rule, query, v_part) else v_part end;
+      v_rows := grace_internal.delete_keys(rule, query, horizon, v_free);
       if v_rows < cardinality(v_part) then
         foreach v_left in array grace_internal.still_due(rule, query, horizon, v_part) loop
-          perform grace_internal.record_failure(
-            run, v_left, '42501', format('role %s may not delete it: row security or a trigger kept it', rule.run_as)
-          );
+          if v_left = any (v_free) then
+            perform grace_internal.record_failure(
+              run, v_left, '42501', format('role %s may not delete it: row security or a trigger kept it', rule.run_as)
+            );
+          else
+            perform grace_internal.record_failure(run, v_left, '55P03', 'another session is changing it');
+          end if;
         end loop;
       end if;
       deleted := deleted + v_rows;
