@@ -1,4 +1,4 @@
-"""The CRM of the examples for the tests of the command line: loaded once, one copy per test."""
+"""For the tests of the command line: the CRM of the examples, and a server whose pg_cron works elsewhere."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import psycopg
 import pytest
 
 from pg_grace import files
+from pg_grace.cluster import Cluster
 from tests.conftest import Database, _new_database
-from tests.server import Server
+from tests.server import CRON_SETTINGS, Server
 
 _CRM = f"crm_template_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
 
@@ -33,3 +34,16 @@ def crm(server: Server, crm_template: str) -> Iterator[Database]:
     """The CRM; leads and invoices, and what goes with them, are protected."""
     with _new_database(server, crm_template) as database:
         yield database
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[Database]:
+    """pg_cron works from database postgres, pg_grace is in another one."""
+    with Cluster({"fsync": "off", **CRON_SETTINGS}) as cluster:
+        with psycopg.connect(cluster.conninfo(), autocommit=True) as admin:
+            admin.execute("create database app")
+        database = Database(Server("local cluster", cluster.conninfo()), "app")
+        database.cli("install")
+        yield database
+        for connection in database.connections:
+            connection.close()

@@ -80,7 +80,8 @@ _RULES = """
     select r.*, r.target::text as table, period::text as period_in_words, notice::text as notice_in_words,
       case when r.schedule is not null then grace.schedule_in_words(r.schedule) end as in_words,
       case when r.schedule is not null and r.enabled then (select min(t) from grace.schedule_times(r.schedule, 1) t) end
-        as next_start
+        as next_start,
+      (select j.zone from grace.jobs() j where j.rule = r.name) as schedule_zone
     from grace.rules r
 """
 
@@ -131,6 +132,9 @@ _DEFINITION = (
     click.option("--pause", metavar="INTERVAL", help="Between the batches: none."),
     click.option("--max-duration", metavar="INTERVAL", help="Then a run stops, and the next one goes on."),
     click.option("--basis", metavar="TEXT", help="The law or contract that it follows from."),
+    click.option(
+        "--action", type=click.Choice(["delete", "keep"]), help="What it does: delete, unless said otherwise."
+    ),
 )
 
 
@@ -138,7 +142,6 @@ _DEFINITION = (
 @click.argument("name")
 @click.option("--table", metavar="TABLE", help="The table, for all its rows or those of --where.")
 @with_options(_DEFINITION)
-@click.option("--action", type=click.Choice(["delete", "keep"]), help="What it does.  [default: delete]")
 @click.option("--keep-until", is_flag=True, help="Says --action keep: until it is due no rule deletes the row.")
 @click.option("--final-by-due", is_flag=True, help="Acts so early that the buffer has run out, too, when a row is due.")
 @click.option("--four-eyes", is_flag=True, help="A run that waits is approved by another than who wrote the rule.")
@@ -150,7 +153,6 @@ def add(
     *,
     name: str,
     table: str | None,
-    action: str | None,
     keep_until: bool,
     final_by_due: bool,
     four_eyes: bool,
@@ -162,13 +164,13 @@ def add(
     --action delete moves what is due into the buffer, as any DELETE does; --action keep stops all rules from deleting
     a row, and what hangs on it, before it is due. Afterwards it says what the rule will do.
     """
-    if keep_until and action == "delete":
+    if keep_until and given["action"] == "delete":
         raise click.UsageError("--keep-until says --action keep")
     definition = {
         **_definition(connection, given),
         "name": name,
         "target": None if table is None else table_named(connection, table),
-        "action": "keep" if keep_until else action,
+        "action": "keep" if keep_until else given["action"],
         "final_by_due": final_by_due,
         "four_eyes": four_eyes,
     }
@@ -282,7 +284,7 @@ def _in_words(rule: dict[str, Any]) -> str:
         when += " (so early that they can't be restored any more by then)"
     turns = "only by hand: pg_grace rule run"
     if rule["schedule"]:
-        turns = f"{rule['in_words']} ({rule['zone']})"
+        turns = f"{rule['in_words']} ({rule['schedule_zone']})"
     if rule["next_start"]:
         turns += f", next {rule['next_start'].isoformat(sep=' ', timespec='minutes')}"
     announced = f" It acts only on what was announced {_age(rule, 'notice')} before." if rule["notice"] else ""
@@ -299,19 +301,29 @@ def _shown(rule: dict[str, Any]) -> dict[str, Any]:
     parts = {
         part: value
         for part, value in rule.items()
-        if part not in ("target", "table", "id", "period_in_words", "notice_in_words", "in_words", "next_start")
+        if part
+        not in (
+            "target",
+            "table",
+            "id",
+            "period_in_words",
+            "notice_in_words",
+            "in_words",
+            "next_start",
+            "schedule_zone",
+        )
     }
     ahead = {"name": rule["name"], "table": rule["table"]}
     at = list(parts).index("schedule") + 1
     items = list(parts.items())
-    words = {"in_words": rule["in_words"], "next_start": rule["next_start"]}
+    words = {part: rule[part] for part in ("in_words", "schedule_zone", "next_start")}
     return {**ahead, **dict(items[:at]), **words, **dict(items[at:])}
 
 
 _CLEARED = {
     "where": "predicate",
     "starts": "starts",
-    "activities": "activities",
+    "activity": "activities",
     "period": "period",
     "schedule": "schedule",
     "related-to": "related_to",
@@ -482,7 +494,7 @@ def run(
     with RunProgress(settings.target, before["id"], name):
         connection.execute("call grace.run(%s, %s, %s, %s)", (name, approve, expect, token))
     row = connection.execute(
-        "select id as run, status, row_count, coalesce((details ->> 'batches')::bigint, 0) as batches,"
+        "select id as run, status, row_count, batches,"
         " coalesce((details ->> 'failures')::bigint, 0) as failures, duration, details from grace.runs"
         " where id > %s and kind = 'rule' and rule = %s order by id limit 1",
         (before["id"], name),

@@ -42,8 +42,7 @@ _ON_TERMINAL = {
     "role": "by",
 }
 _RUNS = """
-    select r.*, r.target::text as table, (r.details ->> 'batches')::bigint as batches,
-      (r.details ->> 'failures')::bigint as failures
+    select r.*, r.target::text as table, (r.details ->> 'failures')::bigint as failures
     from grace.runs r
 """
 
