@@ -109,8 +109,14 @@ comment on table grace_internal.notice is 'What was announced: when which rule w
 
 create table grace_internal.hold (
   id bigint generated always as identity primary key,
-  protected_id integer not null references grace_internal.protected,
+  protected_id integer references grace_internal.protected on delete set null,
+  target_name text not null,
   key jsonb not null,
+  columns smallint [] not null,
+  names name [] not null,
+  types regtype [] not null,
+  "values" text [] not null,
+  is_live boolean not null,
   reason text not null,
   case_number text,
   until timestamptz,
@@ -127,7 +133,15 @@ create table grace_internal.hold (
 create index hold_protected on grace_internal.hold (protected_id) where released_at is null;
 
 comment on table grace_internal.hold is 'Not this record, on any path, until released: who says so and why, also of those that were released.';
-comment on column grace_internal.hold.key is 'The primary key, each value as text as it is stored in the row.';
+comment on column grace_internal.hold.key is 'As it is shown; what is compared are "values".';
+comment on column grace_internal.hold.columns is 'The primary key as it was then, by number; names and types (under their domains) are theirs.';
+comment on column grace_internal.hold."values" is 'The key''s values as text by the types'' output functions, with settings that are always the same.';
+comment on column grace_internal.hold.is_live is 'The record was in the table when it was held, so it has to be there still.';
+
+alter table grace_internal.capture add column kept boolean;
+
+comment on column grace_internal.capture.kept is
+'True: past the retention, and only there because of a hold; false: of a hold that was released. Rows and log no longer bear one mark then.';
 
 create table grace_internal.run_failure (
   run_id bigint not null references grace_internal.run on delete cascade,
@@ -158,3 +172,6 @@ create index run_rule on grace_internal.run (rule_id, id) where rule_id is not n
 alter table grace_internal.job add column rule_id integer unique references grace_internal.rule on delete cascade;
 
 comment on column grace_internal.job.rule_id is 'The rule that this job runs.';
+
+-- Functions whose parameters changed; the repeatable files create them anew.
+drop function if exists grace_internal.file_values(integer, text);
