@@ -680,7 +680,7 @@ create table grace_internal.hold (
   columns smallint [] not null,
   names name [] not null,
   types regtype [] not null,
-  "values" text [] not null,
+  key_values text [] not null,
   is_live boolean not null,
   reason text not null,
   case_number text,
@@ -698,9 +698,9 @@ create table grace_internal.hold (
 create index hold_protected on grace_internal.hold (protected_id) where released_at is null;
 
 comment on table grace_internal.hold is 'Not this record, on any path, until released: who says so and why, also of those that were released.';
-comment on column grace_internal.hold.key is 'As it is shown; what is compared are "values".';
+comment on column grace_internal.hold.key is 'As it is shown; what is compared are key_values.';
 comment on column grace_internal.hold.columns is 'The primary key as it was then, by number; names and types (under their domains) are theirs.';
-comment on column grace_internal.hold."values" is 'The key''s values as text by the types'' output functions, with settings that are always the same.';
+comment on column grace_internal.hold.key_values is 'The key''s values as text by the types'' output functions, with settings that are always the same.';
 comment on column grace_internal.hold.is_live is 'The record was in the table when it was held, so it has to be there still.';
 
 alter table grace_internal.capture add column kept boolean;
@@ -3498,7 +3498,7 @@ select
   h.columns,
   h.names,
   h.types,
-  h."values",
+  h.key_values,
   h.is_live
 from grace_internal.hold h
 where h.released_at is null and coalesce(h.until > statement_timestamp(), true);
@@ -3580,7 +3580,7 @@ as $$
   ) as n
   where p.id = hold.protected_id and not exists (
     select
-    from unnest(n.names, hold.types, hold."values") as k (name, type, value)
+    from unnest(n.names, hold.types, hold.key_values) as k (name, type, value)
     join pg_attribute a on a.attrelid = p.target and a.attname = k.name
     join pg_type t on t.oid = grace_internal.base_type(a.atttypid)
     where not grace_internal.reads_alike(k.type, t.oid)
@@ -3588,7 +3588,7 @@ as $$
   )
 $$;
 
--- The key of a row of the table (an alias, or a record in parentheses) as it is compared with a hold's "values".
+-- The key of a row of the table (an alias, or a record in parentheses) as it is compared with a hold's key_values.
 create or replace function grace_internal.live_key("row" text, target regclass, names name [])
 returns text
 language sql stable
@@ -3621,7 +3621,7 @@ as $$
 $$;
 
 -- A key as it is shown: numbers as numbers.
-create or replace function grace_internal.shown_key(names name [], types regtype [], "values" text [])
+create or replace function grace_internal.shown_key(names name [], types regtype [], key_values text [])
 returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
@@ -3633,7 +3633,7 @@ as $$
       else to_jsonb(k.value)
     end
   )
-  from unnest(names, types, "values") as k (name, type, value)
+  from unnest(names, types, key_values) as k (name, type, value)
 $$;
 
 -- What holds call the columns of a table after those were renamed, or have other numbers because a dump was loaded.
@@ -3643,7 +3643,7 @@ language sql
 set search_path = pg_catalog, pg_temp
 as $$
   update grace_internal.hold h
-  set columns = n.columns, names = n.names, key = grace_internal.shown_key(n.names, h.types, h."values")
+  set columns = n.columns, names = n.names, key = grace_internal.shown_key(n.names, h.types, h.key_values)
   from grace_internal.protected p
   cross join lateral (select h0.* from grace_internal.hold h0 where h0.protected_id = p.id and h0.released_at is null) as o
   cross join lateral (
@@ -3671,7 +3671,7 @@ as $$
     concat_ws(' cross join ', source, 'grace_internal.active_hold as h'), grace_internal.held_under(p.id),
     string_agg(
       case when k.is_only then '' else format('h.columns = %L::smallint[] and ', k.columns) end
-      || 'h.values = ' || grace_internal.live_key("row", p.target, k.names),
+      || 'h.key_values = ' || grace_internal.live_key("row", p.target, k.names),
       ' or '
     )
   )
@@ -3713,7 +3713,7 @@ begin
       );
   end if;
   return coalesce(
-    'select min(h.id), count(distinct h.values) ' || grace_internal.held_among(
+    'select min(h.id), count(distinct h.key_values) ' || grace_internal.held_among(
       protected_id,
       case when row_wise and operation = 'DELETE' then '($1)' else 'g' end,
       case
@@ -3779,7 +3779,8 @@ end
 $$;
 
 -- What the capture function of a table with holds does besides, once it has captured something; empty without any. It looks at the holds
--- themselves, so that nothing has to be written anew when one ends. Where a value of an enum may have been renamed it looks at that each time.
+-- themselves, so that nothing has to be written anew when one ends. Where a value of an enum may have been renamed it looks at that
+-- each time.
 create or replace function grace_internal.hold_check(protected_id integer, row_wise boolean)
 returns text
 language plpgsql
@@ -3813,7 +3814,7 @@ begin
     begin
       perform grace_internal.require_current_holds(%1$s);
       if %2$s then
-        select min(h.id), count(distinct h.values) into v_hold, v_records
+        select min(h.id), count(distinct h.key_values) into v_hold, v_records
         %3$s;
       else
         execute grace_internal.held_query(%4$s, tg_relid, tg_op, %5$L) into v_hold, v_records%6$s;
@@ -4682,7 +4683,7 @@ declare
 begin
   for v_hold in
     select
-      h.id, h.protected_id, h."values", grace_internal.hold_names(h.*) as names,
+      h.id, h.protected_id, h.key_values, grace_internal.hold_names(h.*) as names,
       bool_or(d.objid = p.target or (d.schema_name = 'grace_buffer' and d.object_name = p.buffer)) as is_whole,
       h.is_live and c.relkind = 'p' as may_be_gone
     from pg_event_trigger_dropped_objects() d
@@ -4690,11 +4691,11 @@ begin
     join grace_internal.protected p on p.id = h.protected_id
     left join pg_class c on c.oid = p.target
     where d.object_type = 'table'
-    group by h.id, h.protected_id, h."values", h.is_live, c.relkind, grace_internal.hold_names(h.*)
+    group by h.id, h.protected_id, h.key_values, h.is_live, c.relkind, grace_internal.hold_names(h.*)
   loop
     if v_hold.is_whole or (
       v_hold.may_be_gone and v_hold.names is not null
-      and grace_internal.find_live(v_hold.protected_id, v_hold.names, v_hold."values") is null
+      and grace_internal.find_live(v_hold.protected_id, v_hold.names, v_hold.key_values) is null
     ) then
       perform grace_internal.refuse_held(v_hold.id, 1);
     end if;
@@ -8929,7 +8930,7 @@ $$;
 
 -- The live row that has this key, as text: its key as it is written there, or null. What can be read from text safely is looked up as the
 -- index does it, the rest as text. Errors: GR010 when the table can't be read.
-create or replace function grace_internal.find_live(protected_id integer, names name [], "values" text [])
+create or replace function grace_internal.find_live(protected_id integer, names name [], key_values text [])
 returns text []
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -8965,7 +8966,7 @@ begin
     ' and '
   )
   into v_condition
-  from unnest(names, "values") as k (name, value)
+  from unnest(names, key_values) as k (name, value)
   join pg_attribute a on a.attrelid = v_target and a.attname = k.name
   left join lateral (
     select grace_internal.equality(i.indexrelid, u.position::integer) as operator
@@ -8984,7 +8985,7 @@ end
 $$;
 
 -- The same for the rows of the buffer that can be restored, the newest first.
-create or replace function grace_internal.find_buffered(protected_id integer, names name [], "values" text [])
+create or replace function grace_internal.find_buffered(protected_id integer, names name [], key_values text [])
 returns text []
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -9014,7 +9015,7 @@ begin
   from grace_internal.protected p
   join pg_index i on i.indrelid = p.target and i.indisprimary
   cross join lateral (
-    select c.attnum, a.attname as name, u.position, ("values")[array_position(names, a.attname)] as value
+    select c.attnum, a.attname as name, u.position, (key_values)[array_position(names, a.attname)] as value
     from unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
     join pg_attribute a on a.attrelid = p.target and a.attnum = u.attnum
     join grace_internal.protected_column c on c.protected_id = p.id and c.attname = a.attname and c.ended_at is null
@@ -9130,18 +9131,18 @@ begin
         detail = 'There is no such record, neither in the table nor, restorable, in its buffer.',
         hint = 'Nothing was held. Rows of tables that inherit from it are held as theirs.';
     end if;
-    v_found := v_found || jsonb_build_object('values', v_values, 'is_live', v_live is not null);
+    v_found := v_found || jsonb_build_object('key_values', v_values, 'is_live', v_live is not null);
   end loop;
 
   perform grace_internal.lock_for_hold(v_id, wait);
   with held as (
     insert into grace_internal.hold (
-      protected_id, target_name, key, columns, names, types, "values", is_live, reason, case_number, until, held_by, held_login
+      protected_id, target_name, key, columns, names, types, key_values, is_live, reason, case_number, until, held_by, held_login
     )
     select
-      v_id, grace_internal.qualified_name(v_protected.target), grace_internal.shown_key(v_names, y.types, w."values"), y.columns,
-      v_names, y.types, w."values", w.is_live, hold.reason, nullif(hold.case_number, ''), hold.until, grace_internal.caller(), session_user
-    from jsonb_to_recordset(v_found) as w ("values" text [], is_live boolean)
+      v_id, grace_internal.qualified_name(v_protected.target), grace_internal.shown_key(v_names, y.types, w.key_values), y.columns,
+      v_names, y.types, w.key_values, w.is_live, hold.reason, nullif(hold.case_number, ''), hold.until, grace_internal.caller(), session_user
+    from jsonb_to_recordset(v_found) as w (key_values text [], is_live boolean)
     cross join lateral (
       select
         array_agg(a.attnum order by n.position) as columns,
@@ -9303,7 +9304,7 @@ begin
     where p.id = v_hold.protected_id
     group by p.buffer
   )
-  using v_hold."values";
+  using v_hold.key_values;
 end
 $$;
 comment on function grace.held_rows(bigint) is
@@ -9312,11 +9313,11 @@ comment on function grace.held_rows(bigint) is
 -- For what decides by itself which records go: the holds on a table's records, their keys as text and by which columns (as they are called
 -- now; null when they are gone or have changed). A row's own is what grace_internal.live_key() says, under grace_internal.key_settings().
 create or replace function grace_internal.held_keys(protected_id integer)
-returns table (hold_id bigint, key jsonb, names name [], "values" text [])
+returns table (hold_id bigint, key jsonb, names name [], key_values text [])
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select h.id, h.key, grace_internal.hold_names(h.*), h."values"
+  select h.id, h.key, grace_internal.hold_names(h.*), h.key_values
   from grace_internal.active_hold h
   where h.protected_id = any (grace_internal.held_under(held_keys.protected_id))
 $$;
@@ -9360,7 +9361,7 @@ begin
     when count(k.expression) = count(*) and count(*) > 0 then format(
       'exists (select from grace_internal.active_hold h where (%s))',
       string_agg(
-        format('h.protected_id = %s and h.columns = %L::smallint[] and h.values = %s', k.protected_id, k.columns, k.expression), ' or '
+        format('h.protected_id = %s and h.columns = %L::smallint[] and h.key_values = %s', k.protected_id, k.columns, k.expression), ' or '
       )
     )
     when count(*) > 0 then 'true'
@@ -9459,8 +9460,8 @@ begin
 end
 $$;
 
--- What is past its retention and still there when a purge has removed the rest is kept for a hold: then the log says so, and how much it is.
--- Returns these deletions. Looks only where there ever was a hold.
+-- What is past its retention and still there when a purge has removed the rest is kept for a hold: then the log says so, and how much it
+-- is. Returns these deletions. Looks only where there ever was a hold.
 create or replace function grace_internal.settle_kept(protected_id integer, before timestamptz)
 returns bigint []
 language plpgsql
@@ -10050,7 +10051,9 @@ begin
   end if;
   if not v_active then
     perform grace_internal.follow_links(protected_id, repair => false);
-    if not exists (select from grace_internal.capture c where c.protected_id = prepare_buffer.protected_id) then
+    if not exists (select from grace_internal.capture c where c.protected_id = prepare_buffer.protected_id)
+      and not exists (select from grace_internal.active_hold h where h.protected_id = prepare_buffer.protected_id)
+    then
       perform grace_internal.drop_buffer(protected_id);
     end if;
     return false;
@@ -12449,7 +12452,7 @@ declare
   v_finding text;
 begin
   for v_hold in
-    select h.id, h.protected_id, h."values", h.key, h.is_live, p.target_name as name, grace_internal.hold_names(h.*) as names
+    select h.id, h.protected_id, h.key_values, h.key, h.is_live, p.target_name as name, grace_internal.hold_names(h.*) as names
     from grace_internal.active_hold h
     join grace_internal.protected p on p.id = h.protected_id
     order by h.id
@@ -12459,7 +12462,7 @@ begin
         when v_hold.names is null then
           format('hold %s on %s can''t be matched with its rows any more: nothing can be deleted from it', v_hold.id, v_hold.key)
         when v_hold.is_live
-          and grace_internal.find_live(v_hold.protected_id, v_hold.names, v_hold."values") is distinct from v_hold."values"
+          and grace_internal.find_live(v_hold.protected_id, v_hold.names, v_hold.key_values) is distinct from v_hold.key_values
         then format(
           'the record of hold %s, %s, is no longer in the table: its key was changed, its partition detached, or it went past pg_grace',
           v_hold.id, v_hold.key

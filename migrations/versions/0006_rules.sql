@@ -115,7 +115,7 @@ create table grace_internal.hold (
   columns smallint [] not null,
   names name [] not null,
   types regtype [] not null,
-  "values" text [] not null,
+  key_values text [] not null,
   is_live boolean not null,
   reason text not null,
   case_number text,
@@ -133,9 +133,9 @@ create table grace_internal.hold (
 create index hold_protected on grace_internal.hold (protected_id) where released_at is null;
 
 comment on table grace_internal.hold is 'Not this record, on any path, until released: who says so and why, also of those that were released.';
-comment on column grace_internal.hold.key is 'As it is shown; what is compared are "values".';
+comment on column grace_internal.hold.key is 'As it is shown; what is compared are key_values.';
 comment on column grace_internal.hold.columns is 'The primary key as it was then, by number; names and types (under their domains) are theirs.';
-comment on column grace_internal.hold."values" is 'The key''s values as text by the types'' output functions, with settings that are always the same.';
+comment on column grace_internal.hold.key_values is 'The key''s values as text by the types'' output functions, with settings that are always the same.';
 comment on column grace_internal.hold.is_live is 'The record was in the table when it was held, so it has to be there still.';
 
 alter table grace_internal.capture add column kept boolean;

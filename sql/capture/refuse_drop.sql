@@ -34,7 +34,7 @@ declare
 begin
   for v_hold in
     select
-      h.id, h.protected_id, h."values", grace_internal.hold_names(h.*) as names,
+      h.id, h.protected_id, h.key_values, grace_internal.hold_names(h.*) as names,
       bool_or(d.objid = p.target or (d.schema_name = 'grace_buffer' and d.object_name = p.buffer)) as is_whole,
       h.is_live and c.relkind = 'p' as may_be_gone
     from pg_event_trigger_dropped_objects() d
@@ -42,11 +42,11 @@ begin
     join grace_internal.protected p on p.id = h.protected_id
     left join pg_class c on c.oid = p.target
     where d.object_type = 'table'
-    group by h.id, h.protected_id, h."values", h.is_live, c.relkind, grace_internal.hold_names(h.*)
+    group by h.id, h.protected_id, h.key_values, h.is_live, c.relkind, grace_internal.hold_names(h.*)
   loop
     if v_hold.is_whole or (
       v_hold.may_be_gone and v_hold.names is not null
-      and grace_internal.find_live(v_hold.protected_id, v_hold.names, v_hold."values") is null
+      and grace_internal.find_live(v_hold.protected_id, v_hold.names, v_hold.key_values) is null
     ) then
       perform grace_internal.refuse_held(v_hold.id, 1);
     end if;

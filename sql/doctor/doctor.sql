@@ -518,7 +518,7 @@ declare
   v_finding text;
 begin
   for v_hold in
-    select h.id, h.protected_id, h."values", h.key, h.is_live, p.target_name as name, grace_internal.hold_names(h.*) as names
+    select h.id, h.protected_id, h.key_values, h.key, h.is_live, p.target_name as name, grace_internal.hold_names(h.*) as names
     from grace_internal.active_hold h
     join grace_internal.protected p on p.id = h.protected_id
     order by h.id
@@ -528,7 +528,7 @@ begin
         when v_hold.names is null then
           format('hold %s on %s can''t be matched with its rows any more: nothing can be deleted from it', v_hold.id, v_hold.key)
         when v_hold.is_live
-          and grace_internal.find_live(v_hold.protected_id, v_hold.names, v_hold."values") is distinct from v_hold."values"
+          and grace_internal.find_live(v_hold.protected_id, v_hold.names, v_hold.key_values) is distinct from v_hold.key_values
         then format(
           'the record of hold %s, %s, is no longer in the table: its key was changed, its partition detached, or it went past pg_grace',
           v_hold.id, v_hold.key

@@ -23,7 +23,7 @@ $$;
 
 -- The live row that has this key, as text: its key as it is written there, or null. What can be read from text safely is looked up as the
 -- index does it, the rest as text. Errors: GR010 when the table can't be read.
-create or replace function grace_internal.find_live(protected_id integer, names name [], "values" text [])
+create or replace function grace_internal.find_live(protected_id integer, names name [], key_values text [])
 returns text []
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -59,7 +59,7 @@ begin
     ' and '
   )
   into v_condition
-  from unnest(names, "values") as k (name, value)
+  from unnest(names, key_values) as k (name, value)
   join pg_attribute a on a.attrelid = v_target and a.attname = k.name
   left join lateral (
     select grace_internal.equality(i.indexrelid, u.position::integer) as operator
@@ -78,7 +78,7 @@ end
 $$;
 
 -- The same for the rows of the buffer that can be restored, the newest first.
-create or replace function grace_internal.find_buffered(protected_id integer, names name [], "values" text [])
+create or replace function grace_internal.find_buffered(protected_id integer, names name [], key_values text [])
 returns text []
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -108,7 +108,7 @@ begin
   from grace_internal.protected p
   join pg_index i on i.indrelid = p.target and i.indisprimary
   cross join lateral (
-    select c.attnum, a.attname as name, u.position, ("values")[array_position(names, a.attname)] as value
+    select c.attnum, a.attname as name, u.position, (key_values)[array_position(names, a.attname)] as value
     from unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
     join pg_attribute a on a.attrelid = p.target and a.attnum = u.attnum
     join grace_internal.protected_column c on c.protected_id = p.id and c.attname = a.attname and c.ended_at is null

@@ -10,7 +10,7 @@ as $$
     concat_ws(' cross join ', source, 'grace_internal.active_hold as h'), grace_internal.held_under(p.id),
     string_agg(
       case when k.is_only then '' else format('h.columns = %L::smallint[] and ', k.columns) end
-      || 'h.values = ' || grace_internal.live_key("row", p.target, k.names),
+      || 'h.key_values = ' || grace_internal.live_key("row", p.target, k.names),
       ' or '
     )
   )
@@ -52,7 +52,7 @@ begin
       );
   end if;
   return coalesce(
-    'select min(h.id), count(distinct h.values) ' || grace_internal.held_among(
+    'select min(h.id), count(distinct h.key_values) ' || grace_internal.held_among(
       protected_id,
       case when row_wise and operation = 'DELETE' then '($1)' else 'g' end,
       case
@@ -118,7 +118,8 @@ end
 $$;
 
 -- What the capture function of a table with holds does besides, once it has captured something; empty without any. It looks at the holds
--- themselves, so that nothing has to be written anew when one ends. Where a value of an enum may have been renamed it looks at that each time.
+-- themselves, so that nothing has to be written anew when one ends. Where a value of an enum may have been renamed it looks at that
+-- each time.
 create or replace function grace_internal.hold_check(protected_id integer, row_wise boolean)
 returns text
 language plpgsql
@@ -152,7 +153,7 @@ begin
     begin
       perform grace_internal.require_current_holds(%1$s);
       if %2$s then
-        select min(h.id), count(distinct h.values) into v_hold, v_records
+        select min(h.id), count(distinct h.key_values) into v_hold, v_records
         %3$s;
       else
         execute grace_internal.held_query(%4$s, tg_relid, tg_op, %5$L) into v_hold, v_records%6$s;

@@ -96,18 +96,18 @@ begin
         detail = 'There is no such record, neither in the table nor, restorable, in its buffer.',
         hint = 'Nothing was held. Rows of tables that inherit from it are held as theirs.';
     end if;
-    v_found := v_found || jsonb_build_object('values', v_values, 'is_live', v_live is not null);
+    v_found := v_found || jsonb_build_object('key_values', v_values, 'is_live', v_live is not null);
   end loop;
 
   perform grace_internal.lock_for_hold(v_id, wait);
   with held as (
     insert into grace_internal.hold (
-      protected_id, target_name, key, columns, names, types, "values", is_live, reason, case_number, until, held_by, held_login
+      protected_id, target_name, key, columns, names, types, key_values, is_live, reason, case_number, until, held_by, held_login
     )
     select
-      v_id, grace_internal.qualified_name(v_protected.target), grace_internal.shown_key(v_names, y.types, w."values"), y.columns,
-      v_names, y.types, w."values", w.is_live, hold.reason, nullif(hold.case_number, ''), hold.until, grace_internal.caller(), session_user
-    from jsonb_to_recordset(v_found) as w ("values" text [], is_live boolean)
+      v_id, grace_internal.qualified_name(v_protected.target), grace_internal.shown_key(v_names, y.types, w.key_values), y.columns,
+      v_names, y.types, w.key_values, w.is_live, hold.reason, nullif(hold.case_number, ''), hold.until, grace_internal.caller(), session_user
+    from jsonb_to_recordset(v_found) as w (key_values text [], is_live boolean)
     cross join lateral (
       select
         array_agg(a.attnum order by n.position) as columns,

@@ -9,7 +9,7 @@ select
   h.columns,
   h.names,
   h.types,
-  h."values",
+  h.key_values,
   h.is_live
 from grace_internal.hold h
 where h.released_at is null and coalesce(h.until > statement_timestamp(), true);
@@ -91,7 +91,7 @@ as $$
   ) as n
   where p.id = hold.protected_id and not exists (
     select
-    from unnest(n.names, hold.types, hold."values") as k (name, type, value)
+    from unnest(n.names, hold.types, hold.key_values) as k (name, type, value)
     join pg_attribute a on a.attrelid = p.target and a.attname = k.name
     join pg_type t on t.oid = grace_internal.base_type(a.atttypid)
     where not grace_internal.reads_alike(k.type, t.oid)
@@ -99,7 +99,7 @@ as $$
   )
 $$;
 
--- The key of a row of the table (an alias, or a record in parentheses) as it is compared with a hold's "values".
+-- The key of a row of the table (an alias, or a record in parentheses) as it is compared with a hold's key_values.
 create or replace function grace_internal.live_key("row" text, target regclass, names name [])
 returns text
 language sql stable
@@ -132,7 +132,7 @@ as $$
 $$;
 
 -- A key as it is shown: numbers as numbers.
-create or replace function grace_internal.shown_key(names name [], types regtype [], "values" text [])
+create or replace function grace_internal.shown_key(names name [], types regtype [], key_values text [])
 returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
@@ -144,7 +144,7 @@ as $$
       else to_jsonb(k.value)
     end
   )
-  from unnest(names, types, "values") as k (name, type, value)
+  from unnest(names, types, key_values) as k (name, type, value)
 $$;
 
 -- What holds call the columns of a table after those were renamed, or have other numbers because a dump was loaded.
@@ -154,7 +154,7 @@ language sql
 set search_path = pg_catalog, pg_temp
 as $$
   update grace_internal.hold h
-  set columns = n.columns, names = n.names, key = grace_internal.shown_key(n.names, h.types, h."values")
+  set columns = n.columns, names = n.names, key = grace_internal.shown_key(n.names, h.types, h.key_values)
   from grace_internal.protected p
   cross join lateral (select h0.* from grace_internal.hold h0 where h0.protected_id = p.id and h0.released_at is null) as o
   cross join lateral (

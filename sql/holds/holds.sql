@@ -70,7 +70,7 @@ begin
     where p.id = v_hold.protected_id
     group by p.buffer
   )
-  using v_hold."values";
+  using v_hold.key_values;
 end
 $$;
 comment on function grace.held_rows(bigint) is
@@ -79,11 +79,11 @@ comment on function grace.held_rows(bigint) is
 -- For what decides by itself which records go: the holds on a table's records, their keys as text and by which columns (as they are called
 -- now; null when they are gone or have changed). A row's own is what grace_internal.live_key() says, under grace_internal.key_settings().
 create or replace function grace_internal.held_keys(protected_id integer)
-returns table (hold_id bigint, key jsonb, names name [], "values" text [])
+returns table (hold_id bigint, key jsonb, names name [], key_values text [])
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select h.id, h.key, grace_internal.hold_names(h.*), h."values"
+  select h.id, h.key, grace_internal.hold_names(h.*), h.key_values
   from grace_internal.active_hold h
   where h.protected_id = any (grace_internal.held_under(held_keys.protected_id))
 $$;

@@ -13,7 +13,7 @@ begin
     when count(k.expression) = count(*) and count(*) > 0 then format(
       'exists (select from grace_internal.active_hold h where (%s))',
       string_agg(
-        format('h.protected_id = %s and h.columns = %L::smallint[] and h.values = %s', k.protected_id, k.columns, k.expression), ' or '
+        format('h.protected_id = %s and h.columns = %L::smallint[] and h.key_values = %s', k.protected_id, k.columns, k.expression), ' or '
       )
     )
     when count(*) > 0 then 'true'
@@ -112,8 +112,8 @@ begin
 end
 $$;
 
--- What is past its retention and still there when a purge has removed the rest is kept for a hold: then the log says so, and how much it is.
--- Returns these deletions. Looks only where there ever was a hold.
+-- What is past its retention and still there when a purge has removed the rest is kept for a hold: then the log says so, and how much it
+-- is. Returns these deletions. Looks only where there ever was a hold.
 create or replace function grace_internal.settle_kept(protected_id integer, before timestamptz)
 returns bigint []
 language plpgsql

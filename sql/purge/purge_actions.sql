@@ -259,7 +259,9 @@ begin
   end if;
   if not v_active then
     perform grace_internal.follow_links(protected_id, repair => false);
-    if not exists (select from grace_internal.capture c where c.protected_id = prepare_buffer.protected_id) then
+    if not exists (select from grace_internal.capture c where c.protected_id = prepare_buffer.protected_id)
+      and not exists (select from grace_internal.active_hold h where h.protected_id = prepare_buffer.protected_id)
+    then
       perform grace_internal.drop_buffer(protected_id);
     end if;
     return false;

@@ -9,7 +9,9 @@ declare
 begin
   perform pg_catalog.set_config('client_min_messages', 'warning', true);
   perform grace_internal.drop_triggers(null, interval '60 seconds');
-  perform grace_internal.require_no_holds(null, 'pg_grace was not uninstalled');
+  if to_regproc('grace_internal.require_no_holds') is not null then -- older versions have no holds
+    perform grace_internal.require_no_holds(null, 'pg_grace was not uninstalled');
+  end if;
 
   select string_agg(format('%s: %s', p.target_name, p.buffered_rows), ', ' order by p.target_name) into v_left
   from grace.protected p

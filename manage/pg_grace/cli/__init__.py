@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pg_grace import __version__
-from pg_grace.cli import demo, doctor, files, install, look, metrics, protect, purge, restore, schedule
+from pg_grace.cli import demo, doctor, files, hold, install, look, metrics, protect, purge, restore, schedule
 from pg_grace.cli.options import Settings
 from pg_grace.connection import Target
 
@@ -62,6 +62,7 @@ for command in (
     schedule.retention,
     schedule.capacity,
     schedule.ledger,
+    hold.hold,
     files.files,
     metrics.metrics,
 ):
