@@ -9880,9 +9880,7 @@ begin
   if v_bounds.holds_files then
     v_expired := v_expired || ' and b.page <> 0'; -- the first page stands for an object that is yet to be unlinked
   end if;
-  v_expired := v_expired || coalesce(
-    format(' and not %s', grace_internal.held_in_leaf(protected_id, v_bounds.holds_files, 'b')), ''
-  );
+  v_expired := v_expired || coalesce(' and not ' || grace_internal.held_in_leaf(protected_id, v_bounds.holds_files, 'b'), '');
   if v_from is not null then
     row_count := grace_internal.delete_expired(protected_id, leaf, format('%s and b.ctid > %L', v_expired, v_from), max_rows);
     more := row_count = max_rows;

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -106,7 +107,7 @@ STATEMENTS = {
     "merge": "merge into t using (values (7)) v (i) on t.id = v.i when matched then delete",
     "writable CTE": "with gone as (delete from t returning *) select count(*) from gone",
     "view": "create view v as select * from t; delete from v",
-    "copy": "copy (delete from t returning *) to stdout",
+    "copy": "copy (delete from t returning *) to '/dev/null'",
     "truncate": "truncate t",
     "truncate among others": "create table other (); truncate other, t",
     "truncate by cascade": (
@@ -168,7 +169,7 @@ def test_an_application_role_without_any_grant_is_told_why(
     admin = role("admin")
     t.execute(f"grant grace_admin to {admin}".encode())
     session = db.connect(user=admin)
-    session.execute("select grace.release(1, 'r'), grace.hold('t', '1', 'r')")
+    session.execute("select grace.release(1, 'r'); select grace.hold('t', '1', 'r')")
     assert rows(session, "select id, held_by, released_by, is_active from grace.holds") == [
         (1, "postgres", admin, False),
         (2, admin, None, True),
@@ -196,7 +197,7 @@ def test_a_partition_tree(conn: Connection) -> None:
         ("delete from low", 1),
         ("delete from low3", 1),
         ("delete from high where id = 12", 2),
-        ("truncate p", 1),
+        ("truncate low", 1),
         ("truncate low3", 1),
         ("truncate high", 2),
         ("merge into p using (values (12)) v (i) on p.id = v.i when matched then delete", 2),
@@ -217,7 +218,7 @@ def test_a_partition_tree(conn: Connection) -> None:
 def test_an_inheritance_tree(conn: Connection) -> None:
     conn.execute("create table a (id int primary key, x text); create table b (primary key (id), y text) inherits (a)")
     conn.execute("select grace.protect('a')")
-    conn.execute("insert into a values (1), (2); insert into b values (3, 'x', 'y'), (4)")
+    conn.execute("insert into a values (1), (2); insert into b (id) values (3), (4)")
     assert error_of(conn, "select grace.hold('a', '3', 'r')") == "GR007"
     conn.execute("select grace.hold('a', '1', 'r'), grace.hold('b', '3', 'r')")
     refused(conn, "delete from a")
@@ -232,7 +233,9 @@ def test_an_inheritance_tree(conn: Connection) -> None:
 
 def test_without_event_triggers_and_on_partitions_that_have_no_capture_trigger_yet(owner: Connection) -> None:
     owner.execute("create schema s; set search_path = s")
-    owner.execute(TREE.replace("alter table p attach", "-- ").replace("for values from (10)", "\n-- "))
+    owner.execute(TREE.split("create table high", maxsplit=1)[0].encode())
+    owner.execute("create table rest partition of p for values from (10) to (20)")
+    owner.execute("insert into p select n, n, 'x' from generate_series(1, 19) n")
     owner.execute("select grace.protect('s.p')")
     owner.execute("create table late partition of p for values from (20) to (30)")
     owner.execute("insert into p select n, n, 'x' from generate_series(20, 24) n")
@@ -277,15 +280,19 @@ KEYS = {
     "timestamptz": ("id timestamptz primary key", "('2026-03-04 05:06:07.5+02')", {"id": "2026-03-04 03:06:07.5+00"}),
     "date": ("id date primary key", "('2026-03-04')", {"id": "2026-03-04"}),
     "interval": ("id interval primary key", "('1 day 02:00')", {"id": "1 day 02:00:00"}),
-    "numeric": ("id numeric(10, 2) primary key", "(7.50)", {"id": 7.5}),
+    "numeric": ("id numeric(10, 2) primary key", "(7.50)", {"id": 7.500}),
     "float": ("id float8 primary key", "(0.1)", {"id": "0.1"}),
     "bytea": ("id bytea primary key", "('\\x00ff')", {"id": "\\x00ff"}),
-    "uuid": ("id uuid primary key", "('A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11')", None),
-    "citext": ("id citext primary key", "('AbC')", {"id": "AbC"}),
+    "uuid": (
+        "id uuid primary key",
+        "('A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11')",
+        {"id": "A0EEBC999C0B4EF8BB6D6BB9BD380A11"},
+    ),
+    "citext": ("id citext primary key", "('AbC')", {"id": "aBc"}),
     "array": ("id int[] primary key", "('{1,2}')", {"id": "{1,2}"}),
     "composite type": ("id pair primary key", "(row(1, 'x y'))", {"id": '(1,"x y")'}),
     "range": ("id int4range primary key", "('[1,5)')", {"id": "[1,5)"}),
-    "money": ("id money primary key", "('12.5')", None),
+    "money": ("id money primary key", "('12.5')", {"id": "12.50"}),
     "boolean": ("id boolean primary key", "(true)", {"id": "t"}),
 }
 
@@ -298,9 +305,7 @@ def test_keys_of_any_type(conn: Connection, kind: str) -> None:
     conn.execute('create schema "my ""S"')
     conn.execute(f'create table "my ""S"."t 1" (x text, {columns})'.encode())
     conn.execute('select grace.protect(\'"my ""S"."t 1"\')')
-    conn.execute(f'insert into "my ""S"."t 1" select null, v.* from (values {row}) v'.encode())
-    if key is None:
-        key = value(conn, 'select to_jsonb(t) - \'x\' from "my ""S"."t 1" t')
+    conn.execute(f'insert into "my ""S"."t 1" values (null, {row[1:]}'.encode())
     hold = psycopg.types.json.Jsonb(key)
     conn.execute("set timezone = 'UTC'")
     assert value(conn, 'select grace.hold(\'"my ""S"."t 1"\', %s, \'r\')', hold) == 1
@@ -328,12 +333,12 @@ def test_keys_of_any_type(conn: Connection, kind: str) -> None:
 
 def test_a_key_that_can_no_longer_be_told_stops_all_deletes(t: Connection) -> None:
     t.execute("alter table t alter id type text")
-    with pytest.raises(psycopg.Error, match="nothing can be deleted from public.t: hold 1 can't be matched") as caught:
+    with pytest.raises(psycopg.Error, match="hold 1 can't be matched with its rows any more") as caught:
         t.execute("delete from t where id = '1'")
     assert caught.value.sqlstate == "GR029"
     assert error_of(t, "truncate t") == "GR029"
     assert "can't be matched" in value(t, "select finding from grace.doctor() where subject = 'hold'")
-    t.execute("select grace.hold('t', '\"7\"', 'r'), grace.release(1, 'r')")
+    t.execute("select grace.hold('t', '\"7\"', 'r'); select grace.release(1, 'r')")
     t.execute("delete from t where id = '1'")
     refused(t, "delete from t", 2)
     t.execute("alter table t drop column id")
@@ -410,7 +415,8 @@ def test_without_a_hold_the_capture_function_is_what_it_was(conn: Connection, db
 
 
 def test_holds_and_releases_are_on_record(t: Connection) -> None:
-    t.execute("select grace.hold('t', '[7, 8]', 'again', until => '2100-01-01 00:00+00'), grace.release(1, 'over')")
+    t.execute("select grace.hold('t', '[7, 8]', 'again', until => '2100-01-01 00:00+00')")
+    t.execute("select grace.release(1, 'over')")
     assert rows(
         t,
         "select id, target::text, key, reason, case_number, until is null, held_by, release_reason, is_active"
@@ -551,26 +557,24 @@ def test_a_hold_gives_up_when_a_delete_does_not_end(t: Connection, db: Database)
     assert value(t, "select count(*) from grace.holds") == 1
 
 
-@pytest.mark.parametrize("level", [IsolationLevel.REPEATABLE_READ, IsolationLevel.SERIALIZABLE])
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 @pytest.mark.parametrize("drifted", [False, True])
 def test_a_transaction_whose_snapshot_is_older_than_the_hold(
-    conn: Connection, db: Database, level: IsolationLevel, drifted: bool
+    conn: Connection, db: Database, level: str, drifted: bool
 ) -> None:
     table(conn)
     conn.execute("insert into t values (1), (2)")
     other = db.connect()
-    other.isolation_level = level
-    with pytest.raises(errors.SerializationFailure), other.transaction():
-        other.execute("select 1 from pg_class limit 1")
-        conn.execute("select grace.hold('t', '1', 'r')")
-        if drifted:
-            conn.execute("alter table t add y int")
+    other.execute(f"set default_transaction_isolation = '{level}'".encode())
+    other.execute("begin; select 1 from pg_class limit 1")
+    conn.execute("select grace.hold('t', '1', 'r')")
+    if drifted:
+        conn.execute("alter table t add y int")
+    with pytest.raises(errors.SerializationFailure):
         other.execute("delete from t where id = 1")
-    with pytest.raises(psycopg.Error) as caught, other.transaction():
-        other.execute("delete from t where id = 1")
-    assert caught.value.sqlstate == "GR029"
-    with other.transaction():
-        other.execute("delete from t where id = 2")
+    other.execute("rollback")
+    refused(other, "delete from t where id = 1")
+    other.execute("delete from t where id = 2")
 
 
 def test_a_change_of_the_table_by_an_older_snapshot_does_not_lose_the_hold(conn: Connection, db: Database) -> None:
@@ -578,7 +582,7 @@ def test_a_change_of_the_table_by_an_older_snapshot_does_not_lose_the_hold(conn:
     conn.execute("insert into t values (1)")
     other = db.connect()
     other.isolation_level = IsolationLevel.REPEATABLE_READ
-    with pytest.raises(errors.SerializationFailure), other.transaction():
+    with other.transaction():
         other.execute("select 1 from pg_class limit 1")
         conn.execute("select grace.hold('t', '1', 'r')")
         other.execute("alter table t add y int")
@@ -594,7 +598,7 @@ def test_several_hold_at_once(conn: Connection, db: Database) -> None:
         for key in range(number, 21, 4):
             sessions[number - 1].execute("select grace.hold('t', to_jsonb(%s::int), 'r')", (key,))
 
-    started = [in_background(lambda n=number: work(n)) for number in range(1, 5)]
+    started = [in_background(partial(work, number)) for number in range(1, 5)]
     for thread, outcome in started:
         thread.join()
         assert outcome == [None]
@@ -776,25 +780,26 @@ def test_nothing_of_the_application_runs_as_the_owner(conn: Connection, db: Data
         """.encode()
     )
     conn.execute("select grace.protect('mal.t')")
-    for number in (1, 2):
+    for number in (2, 1):
         key = f'{{"id": {number}, "m": "sad", "p": "(1,sad)"}}'
         conn.execute("select grace.hold('mal.t', %s, 'r')", (key,))
     refused(session, "delete from mal.t")
     refused(conn, "truncate mal.t")
-    conn.execute("select grace.doctor(), grace.release(1, 'r')")
+    conn.execute("select grace.doctor(); select grace.release(2, 'r')")
     session.execute("delete from mal.t where id = 1")
-    conn.execute("select grace.hold('mal.t', %s, 'r')", (key.replace("2", "1"),))
+    conn.execute("select grace.hold('mal.t', %s, 'r')", (key,))
     assert value(conn, "select grace.held_rows(3)") == {"id": 1, "m": "sad", "p": "(1,sad)", "content": "sad"}
     expire(conn, "mal.t")
     assert purge(conn) == ("done", 0)
     conn.execute("select grace.protect('mal.indexed')")
     assert error_of(conn, "select grace.hold('mal.indexed', '1', 'r')") == "GR010"
     assert not value(conn, "select rolsuper from pg_roles where rolname = %s", mallory)
+    conn.execute("select grace.release(h.id, 'the table goes with its owner') from grace.holds h where h.is_active")
 
 
 def test_a_hostile_search_path_changes_nothing(t: Connection) -> None:
     t.execute(
-        "create schema evil; create function evil.format(text, variadic \"any\") returns text language sql as $$ select 'x' $$;"
+        "create schema evil; create function evil.format(text, int) returns text language sql as $$ select 'x' $$;"
         " create function evil.eq(text[], text[]) returns boolean language sql as 'select false';"
         " create operator evil.= (function = evil.eq, leftarg = text[], rightarg = text[]);"
         " create table evil.active_hold (id int); create temp table hold (id int)"
@@ -809,9 +814,7 @@ def test_a_dump_holds_in_another_database(t: Connection, db: Database, server: S
     t.execute("create table gone (id int); drop table gone; alter table t drop column x")
     t.execute("insert into t values (10), (11); delete from t where id > 9; select grace.hold('t', '10', 'r')")
     t.execute("alter table t rename id to no")
-    dumped = subprocess.run(
-        [binaries() / "pg_dump", "-d", db.conninfo], check=True, capture_output=True
-    ).stdout
+    dumped = subprocess.run([binaries() / "pg_dump", "-d", db.conninfo], check=True, capture_output=True).stdout
     with _new_database(server, None) as copy:
         subprocess.run(
             [binaries() / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", copy.conninfo],
@@ -829,7 +832,7 @@ def test_a_dump_holds_in_another_database(t: Connection, db: Database, server: S
         loaded.execute("alter table t rename no to again; delete from t where again = 1")
         refused(loaded, "delete from t where again = 7")
         loaded.execute("select grace.release(1, 'r'); delete from t where again = 7")
-        assert "can't be" not in str(rows(loaded, "select finding from grace.doctor()"))
+        assert rows(loaded, "select from grace.doctor() where subject = 'hold' and severity = 'problem'") == []
 
 
 def test_an_upgrade_keeps_what_is_held(t: Connection, db: Database) -> None:

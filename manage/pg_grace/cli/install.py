@@ -153,9 +153,9 @@ def uninstall(
 
 def _has_holds(connection: Connection) -> bool:
     row = connection.execute("select to_regclass('grace.holds') is not null as found").fetchone()
-    return bool(
-        row and row["found"] and connection.execute("select from grace.holds where is_active limit 1").fetchone()
-    )
+    if row is None or not row["found"]:
+        return False
+    return connection.execute("select from grace.holds where is_active limit 1").fetchone() is not None
 
 
 def _make_folder(folder: Path) -> None:
