@@ -130,7 +130,7 @@ create table grace_internal.hold (
   constraint hold_has_a_reason check (reason <> '')
 );
 
-create index hold_protected on grace_internal.hold (protected_id) where released_at is null;
+create index hold_protected on grace_internal.hold (protected_id, key_values) where released_at is null;
 
 comment on table grace_internal.hold is 'Not this record, on any path, until released: who says so and why, also of those that were released.';
 comment on column grace_internal.hold.key is 'As it is shown; what is compared are key_values.';

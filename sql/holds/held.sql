@@ -1,30 +1,45 @@
--- What finds held rows of a table among those that go, which is what the capture function is given while there are holds. FROM and WHERE:
--- "row" is an alias in source, or a record (then source is null); the hold is h.
-create or replace function grace_internal.held_among(protected_id integer, "row" text, source text)
+-- What finds held rows of a table among those that go, which is what the capture function is given while there are holds: FROM and WHERE;
+-- k is the key. "row" is an alias in source, or a record (then source is null). For few rows each is looked for by the index, for many the
+-- holds are hashed: "offset 0" and "is true" leave no choice to PostgreSQL, which has no statistics on either side.
+create or replace function grace_internal.held_among(protected_id integer, "row" text, source text, is_bulk boolean)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select format(
-    'from %s where h.protected_id = any (%L::integer[]) and (%s)',
-    concat_ws(' cross join ', source, 'grace_internal.active_hold as h'), grace_internal.held_under(p.id),
-    string_agg(
-      case when k.is_only then '' else format('h.columns = %L::smallint[] and ', k.columns) end
-      || 'h.key_values = ' || grace_internal.live_key("row", p.target, k.names),
-      ' or '
-    )
+    case
+      when is_bulk then 'from %s where ((k.key, k.columns) in (select h.key_values, h.columns '
+        'from grace_internal.active_hold h where h.protected_id = any (%L::integer[]))) is true'
+      else 'from %s where exists (select from grace_internal.active_hold h '
+        'where h.protected_id = any (%L::integer[]) and h.key_values = k.key and h.columns = k.columns offset 0)'
+    end,
+    concat_ws(' cross join lateral ', source, format(
+      '(values %s) as k (key, columns)',
+      string_agg(format('(%s, %L::smallint[])', grace_internal.live_key("row", p.target, k.names), k.columns), ', ')
+    )),
+    grace_internal.held_under(p.id)
   )
   from grace_internal.protected p
   cross join lateral (
-    select a.columns, a.names, count(*) over () = 1 as is_only
-    from (
-      select distinct h.columns, grace_internal.hold_names(h.*) as names
-      from grace_internal.active_hold h
-      where h.protected_id = any (grace_internal.held_under(p.id))
-    ) as a
+    select distinct h.columns, grace_internal.hold_names(h.*) as names
+    from grace_internal.active_hold h
+    where h.protected_id = any (grace_internal.held_under(p.id))
   ) as k
   where p.id = held_among.protected_id
   group by p.id
+$$;
+
+-- The first hold of those on what was found, and on how many records there are any; "of" is what held_among() says.
+create or replace function grace_internal.first_held(protected_id integer, into_variables text, of text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'select min((select min(h.id) from grace_internal.active_hold h '
+    'where h.protected_id = any (%L::integer[]) and h.key_values = k.key)), count(distinct k.key)%s %s',
+    grace_internal.held_under(first_held.protected_id), ' into ' || into_variables, of
+  )
 $$;
 
 -- The same where the table may have changed since the capture function was written: for a statement (the leaf's rows when it is
@@ -52,14 +67,15 @@ begin
       );
   end if;
   return coalesce(
-    'select min(h.id), count(distinct h.key_values) ' || grace_internal.held_among(
+    grace_internal.first_held(protected_id, null, grace_internal.held_among(
       protected_id,
       case when row_wise and operation = 'DELETE' then '($1)' else 'g' end,
       case
         when operation = 'TRUNCATE' then format('only %s as g', grace_internal.qualified_name(relation))
         when not row_wise then 'grace_gone as g'
-      end
-    ),
+      end,
+      operation = 'TRUNCATE' or not row_wise
+    )),
     'select null::bigint, 0::bigint'
   );
 end
@@ -118,8 +134,8 @@ end
 $$;
 
 -- What the capture function of a table with holds does besides, once it has captured something; empty without any. It looks at the holds
--- themselves, so that nothing has to be written anew when one ends. Where a value of an enum may have been renamed it looks at that
--- each time.
+-- themselves, so that nothing has to be written anew when one ends. Where many rows go, or a value of an enum may have been renamed, the
+-- statement is made each time.
 create or replace function grace_internal.hold_check(protected_id integer, row_wise boolean)
 returns text
 language plpgsql
@@ -153,7 +169,6 @@ begin
     begin
       perform grace_internal.require_current_holds(%1$s);
       if %2$s then
-        select min(h.id), count(distinct h.key_values) into v_hold, v_records
         %3$s;
       else
         execute grace_internal.held_query(%4$s, tg_relid, tg_op, %5$L) into v_hold, v_records%6$s;
@@ -165,12 +180,12 @@ begin
   end if;
 $body$,
     v_newest,
-    case when v_is_static then 'v_unchanged' else 'false' end,
+    case when v_is_static then 'v_unchanged and v_rows < 100' else 'false' end,
     case
-      when v_is_static then grace_internal.held_among(
-        protected_id, case when row_wise then 'old' else 'g' end, case when not row_wise then 'grace_gone as g' end
-      )
-      else 'where false'
+      when v_is_static then grace_internal.first_held(protected_id, 'v_hold, v_records', grace_internal.held_among(
+        protected_id, case when row_wise then 'old' else 'g' end, case when not row_wise then 'grace_gone as g' end, false
+      ))
+      else 'null'
     end,
     protected_id, row_wise, case when row_wise then ' using old' else '' end
   );

@@ -179,7 +179,7 @@ begin
   end if;
   execute format(
     'select exists (select from %s b where b.grace_deletion > $1 and not exists (select from grace_internal.capture c '
-    'where c.protected_id = $2 and c.deletion = b.grace_deletion and c.xmin = b.xmin))', grace_internal.qualified_name(leaf)
+    'where c.protected_id = $2 and c.deletion = b.grace_deletion and (c.xmin = b.xmin or c.kept is not null)))', grace_internal.qualified_name(leaf)
   )
   into v_result using v_protected.unmarked_to, protected_id;
   return v_result;
