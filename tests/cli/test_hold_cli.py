@@ -25,7 +25,17 @@ def held(conn: Connection, db: Database) -> Database:
 
 def test_add_holds_all_keys_and_shows_the_holds(held: Database, conn: Connection) -> None:
     result = held.cli(
-        *("--format", "json", "hold", "add", "crm.item", "--key", "invoice=1,line=1", "--key", '{"invoice": 1, "line": 2}'),
+        *(
+            "--format",
+            "json",
+            "hold",
+            "add",
+            "crm.item",
+            "--key",
+            "invoice=1,line=1",
+            "--key",
+            '{"invoice": 1, "line": 2}',
+        ),
         *("--reason", "why", "--until", "2100-01-01 00:00+00"),
     )
     found = json.loads(result.stdout)
