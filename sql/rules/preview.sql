@@ -90,6 +90,11 @@ begin
       'where n.rule_id = $1 and n.key = k.key and n.announced_at <= clock_timestamp() - $2)', v_records
     ) into not_announced using rule.id, rule.notice;
   end if;
+  if exists (select from grace_internal.active_hold) then
+    execute format(
+      'select count(*) from %s where grace_internal.hold_on(%L, k.key) is not null', v_records, rule.target::oid::regclass
+    ) into held;
+  end if;
   select count(distinct k.key) into kept
   from grace_internal.kept_records(
     rule,
