@@ -15,6 +15,7 @@ from benchmarks.picking import million, picks
 from benchmarks.pieces import pieces
 from benchmarks.purging import purge
 from benchmarks.restoring import restore
+from benchmarks.ruling import rules
 from benchmarks.versions import versions
 from pg_grace import migrate
 from pg_grace.cluster import Cluster
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, _Benchmark] = {
     "picks": lambda connection, rounds, _: picks(connection, rounds),
     "purge": lambda connection, rounds, _: purge(connection, rounds),
     "load": lambda connection, _, cluster: load(connection, cluster),
+    "rules": lambda connection, rounds, _: rules(connection, rounds),
     "pieces": lambda connection, rounds, _: pieces(connection, rounds),
 }
 
