@@ -11,6 +11,7 @@ from pg_grace.cli import (
     exempt,
     files,
     filter,
+    hold,
     install,
     look,
     metrics,
@@ -82,6 +83,7 @@ for command in (
     schedule.retention,
     schedule.capacity,
     schedule.ledger,
+    hold.hold,
     files.files,
     metrics.metrics,
 ):
