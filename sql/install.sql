@@ -12548,24 +12548,34 @@ $$;
 -- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's table;
 -- left out, they are those of the only foreign key there is.
 create or replace function grace_internal.read_activity(
-  target regclass, activity text, path text, out source regclass, out moment name, out link name [], out expression text
+  target regclass, activity text, path text, out source regclass, out moment name, out link name [], out expression text, out condition text
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_parts text [] := regexp_match(activity, '^\s*(.+?)(?:\s+via\s+(.+?))?(?:\s+where\s+(.+?))?\s*$', 'i');
+  v_head text := regexp_replace(activity, '\s+where\s.*$', '', 'i');
+  v_parts text [] := regexp_match(v_head, '^\s*(.+?)(?:\s+via\s+(.+?))?\s*$', 'i');
   v_names text [];
   v_condition text;
 begin
+  condition := nullif(regexp_replace(substr(activity, length(v_head) + 1), '^\s+where\s+', '', 'i'), '');
   v_names := parse_ident(v_parts[1]);
   moment := v_names[cardinality(v_names)];
   source := grace_internal.table_under(path, v_names[:cardinality(v_names) - 1]);
+  if not exists (
+    select
+    from pg_attribute a
+    where a.attrelid = source and a.attname = moment and a.attnum > 0 and not a.attisdropped
+      and grace_internal.is_moment(a.atttypid)
+  ) then
+    raise exception '% has no column % that says when', source, quote_ident(moment) using errcode = 'invalid_parameter_value';
+  end if;
   select l.columns, l.condition into link, v_condition
   from grace_internal.link_between(source, target, v_parts[2]) l;
   expression := format(
     '(select max(%I.%I) from %s where %s%s)',
-    grace_internal.alias_of(source), moment, grace_internal.source_of(source), v_condition, ' and (' || v_parts[3] || e'\n)'
+    grace_internal.alias_of(source), moment, grace_internal.source_of(source), v_condition, ' and (' || condition || e'\n)'
   );
 exception when invalid_parameter_value or undefined_table then
   raise exception 'not an activity: %', activity
@@ -12641,6 +12651,23 @@ begin
 end
 $$;
 
+create or replace function grace_internal.is_moment(type oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.base_type(is_moment.type) in ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
+$$;
+
+-- What a period starts with, without the words before it; what it is becomes a moment by a cast, and a text would, too.
+create or replace function grace_internal.start_without_words(starts text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select regexp_replace(starts, '^\s*end\s+of\s+(?:the\s+)?(?:calendar\s+)?(?:year|quarter|month)\s+of\s+', '', 'i')
+$$;
+
 -- From when the period counts, as text: "end of year of COLUMN" in words, else an expression.
 create or replace function grace_internal.start_in_words(starts text)
 returns text
@@ -12671,6 +12698,21 @@ as $$
     select a.position, (grace_internal.read_activity(target, a.activity, path)).expression || '::timestamptz'
     from jsonb_array_elements_text(activities) with ordinality as a (activity, position)
   ) as p
+$$;
+
+-- The conditions that come to stand beside others, each as a condition of the table's that holds it between brackets of another kind: what
+-- would get out of its parentheses, as "true) or (true" does, does not fit there.
+create or replace function grace_internal.lone_conditions(target regclass, definition jsonb, path text)
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(e'true = all (array[%s\n])', definition ->> 'predicate') where definition ->> 'predicate' is not null
+  union all
+  select format(e'exists (select from %s where true = all (array[%s\n]))', grace_internal.source_of(r.source), r.condition)
+  from jsonb_array_elements_text(definition -> 'activities') a (activity)
+  cross join lateral grace_internal.read_activity(target, a.activity, path) r
+  where r.condition is not null
 $$;
 
 -- The expressions of a rule, still as text, to be checked with the caller's rights before they are read and kept.
@@ -13921,12 +13963,6 @@ begin
       'delete moves records into the buffer; keep says that no rule may delete them before they are due.'
     );
   end if;
-  if v_has_start and start_type not in ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype) then
-    perform grace_internal.refuse_rule(
-      format('a period can''t start with %s', d ->> 'starts'), format('It is of type %s.', start_type),
-      'Give a column or expression of type date, timestamp or timestamp with time zone.'
-    );
-  end if;
   if v_has_start and d ->> 'period' is null then
     perform grace_internal.refuse_rule(
       'a rule that has a start needs a period', 'What the start is for can''t be told.', 'Give a period, for example 12 months; 0 for none.'
@@ -13978,6 +14014,7 @@ declare
   v_filter grace_internal.filter;
   v_texts record;
   v_condition grace_internal.expression;
+  v_bare text;
   v_start grace_internal.expression;
   v_query grace_internal.rule_query;
   v_code text;
@@ -14024,8 +14061,21 @@ begin
   v_new.path := path;
 
   perform grace_internal.ensure_runner(v_new.run_as);
+  perform grace_internal.check_as(v_new.run_as, v_texts.source, c, path)
+  from grace_internal.lone_conditions(v_new.target, definition, path) c;
   perform grace_internal.check_as(v_new.run_as, v_texts.source, v_texts.condition, path);
   v_condition := grace_internal.read_expression(v_new.target, v_texts.condition, path);
+  if v_new.starts is not null then
+    v_bare := grace_internal.start_without_words(v_new.starts);
+    perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_bare), path);
+    v_start := grace_internal.read_expression(v_new.target, v_bare, path);
+    if not grace_internal.is_moment(v_start.type) then
+      perform grace_internal.refuse_rule(
+        format('a period can''t start with %s', v_new.starts), format('It is of type %s.', v_start.type),
+        'Give a column or expression of type date, timestamp or timestamp with time zone.'
+      );
+    end if;
+  end if;
   if v_texts.starts is not null then
     perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_texts.starts), path);
     v_start := grace_internal.read_expression(v_new.target, v_texts.starts, path);

@@ -79,7 +79,15 @@ def test_kein_interesse_goes_every_month_as_the_branch_offices_role(crm: Databas
     assert in_graz and elsewhere
 
     shown = crm.cli(
-        "filter", "add", "Kein Interesse", "--table", "crm.lead", "--is", "status=no_interest", "--columns", "last_name,town"
+        "filter",
+        "add",
+        "Kein Interesse",
+        "--table",
+        "crm.lead",
+        "--is",
+        "status=no_interest",
+        "--columns",
+        "last_name,town",
     ).output
     assert "lead.status = 'no_interest'" in shown
     assert f"{len(in_graz | elsewhere)}" in shown
@@ -163,7 +171,9 @@ def test_leads_without_contact_for_a_year_go_and_their_mails_before_them(crm: Da
         " values ('new@mail', 'incoming', %s, 'a@example.org', '{b@example.org}', 'Angebot?', 'Guten Tag', now())",
         (second,),
     )
-    (seen,) = json.loads(crm.cli("--format", "json", "rule", "planned", "--table", "crm.lead", "--key", str(second)).stdout)
+    (seen,) = json.loads(
+        crm.cli("--format", "json", "rule", "planned", "--table", "crm.lead", "--key", str(second)).stdout
+    )
     assert seen["due"] > value(conn, "select to_jsonb(now() + interval '11 months') #>> '{}'")
 
     before = last_run(conn)
