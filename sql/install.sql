@@ -14664,12 +14664,22 @@ as $$
   group by k.key
 $$;
 
+-- The hold on a record, in words; null when there is none. A delete asks the holds themselves: this is for what is only shown.
 create or replace function grace_internal.hold_on(target regclass, key jsonb)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select null::text
+begin
+  return (
+    select format('%s (hold %s)', h.reason, h.id)
+    from grace_internal.protected p
+    cross join lateral grace_internal.held_keys(p.id) k
+    join grace_internal.hold h on h.id = k.hold_id
+    where p.target = coalesce(pg_partition_root(hold_on.target), hold_on.target) and k.key = hold_on.key
+    limit 1
+  );
+end
 $$;
 
 -- rules/leave_out.sql
@@ -15649,6 +15659,11 @@ begin
       'select count(*) from %s where not exists (select from grace_internal.notice n '
       'where n.rule_id = $1 and n.key = k.key and n.announced_at <= clock_timestamp() - $2)', v_records
     ) into not_announced using rule.id, rule.notice;
+  end if;
+  if exists (select from grace_internal.active_hold) then
+    execute format(
+      'select count(*) from %s where grace_internal.hold_on(%L, k.key) is not null', v_records, rule.target::oid::regclass
+    ) into held;
   end if;
   select count(distinct k.key) into kept
   from grace_internal.kept_records(
