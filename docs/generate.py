@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -58,13 +59,17 @@ def sql_reference(connection: Connection) -> str:
 def cli_reference() -> str:
     """Return the help of the command and of all its subcommands."""
     lines = ["# Command-line reference", "", "Generated from `--help`.", ""]
-    context = click.Context(main, info_name="pg_grace", terminal_width=100)
-    commands: list[tuple[str, click.Command]] = [("pg_grace", main)]
-    commands += [(f"pg_grace {name}", command) for name, command in main.commands.items()]
-    for name, command in commands:
-        own = context if command is main else click.Context(command, info_name=name, terminal_width=100)
-        lines += [f"## {name}", "", "```", command.get_help(own), "```", ""]
+    for name, command in _commands("pg_grace", main):
+        context = click.Context(command, info_name=name, terminal_width=100)
+        lines += [f"## {name}", "", "```", command.get_help(context), "```", ""]
     return "\n".join(lines)
+
+
+def _commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        for own, subcommand in command.commands.items():
+            yield from _commands(f"{name} {own}", subcommand)
 
 
 def documents(connection: Connection) -> dict[str, str]:

@@ -681,8 +681,14 @@ comment on table grace_internal.notice is 'What was announced: when which rule w
 
 create table grace_internal.hold (
   id bigint generated always as identity primary key,
-  protected_id integer not null references grace_internal.protected,
+  protected_id integer references grace_internal.protected on delete set null,
+  target_name text not null,
   key jsonb not null,
+  columns smallint [] not null,
+  names name [] not null,
+  types regtype [] not null,
+  key_values text [] not null,
+  is_live boolean not null,
   reason text not null,
   case_number text,
   until timestamptz,
@@ -696,10 +702,18 @@ create table grace_internal.hold (
   constraint hold_has_a_reason check (reason <> '')
 );
 
-create index hold_protected on grace_internal.hold (protected_id) where released_at is null;
+create index hold_protected on grace_internal.hold (protected_id, key_values) where released_at is null;
 
 comment on table grace_internal.hold is 'Not this record, on any path, until released: who says so and why, also of those that were released.';
-comment on column grace_internal.hold.key is 'The primary key, each value as text as it is stored in the row.';
+comment on column grace_internal.hold.key is 'As it is shown; what is compared are key_values.';
+comment on column grace_internal.hold.columns is 'The primary key as it was then, by number; names and types (under their domains) are theirs.';
+comment on column grace_internal.hold.key_values is 'The key''s values as text by the types'' output functions, with settings that are always the same.';
+comment on column grace_internal.hold.is_live is 'The record was in the table when it was held, so it has to be there still.';
+
+alter table grace_internal.capture add column kept boolean;
+
+comment on column grace_internal.capture.kept is
+'True: past the retention, and only there because of a hold; false: of a hold that was released. Rows and log no longer bear one mark then.';
 
 create table grace_internal.run_failure (
   run_id bigint not null references grace_internal.run on delete cascade,
@@ -735,6 +749,8 @@ comment on column grace_internal.job.rule_id is 'The rule that this job runs.';
 
 -- Functions whose results changed; the repeatable files create them anew.
 drop function if exists grace.jobs();
+-- Functions whose parameters changed; the repeatable files create them anew.
+drop function if exists grace_internal.file_values(integer, text);
 
 
 UPDATE grace.alembic_version SET version_num='0006' WHERE grace.alembic_version.version_num = '0005';
@@ -1433,7 +1449,7 @@ begin
     using v_deletion.deletion, v_deletion.deleted_at%4$s;
   end if;
   get diagnostics v_rows = row_count;
-
+%7$s
   if v_rows > 0 then
     insert into grace_internal.capture (
       deletion, deleted_at, protected_id, row_count, operation,
@@ -1476,13 +1492,14 @@ $body$,
           'v_unchanged and pg_partition_root(tg_relid) is not distinct from %s::regclass;', v_protected.target::oid
         )
       )
-    end
+    end,
+    grace_internal.hold_check(protected_id, v_protected.row_wise)
   );
   execute format(
     'create or replace function grace_internal.%1$I() returns trigger language plpgsql '
     'security definer ' -- the role that deletes needs no right on the buffer
-    'set search_path = pg_catalog, pg_temp as %2$L',
-    'capture_' || protected_id, v_body
+    'set search_path = pg_catalog, pg_temp%3$s as %2$L',
+    'capture_' || protected_id, v_body, grace_internal.hold_settings(protected_id)
   );
   execute format('revoke all on function grace_internal.%I() from public', 'capture_' || protected_id);
   execute format(
@@ -1599,6 +1616,8 @@ begin
   ), case when c.ended_at is null then c.attnum else 0 end)
   where c.protected_id = renumber_columns.protected_id;
 
+  perform grace_internal.rename_holds(protected_id, moved => true);
+
   update grace_internal.protected p
   set
     relation = p.target,
@@ -1708,6 +1727,7 @@ begin
   from pg_attribute a
   where c.protected_id = v_protected.id
     and a.attrelid = v_protected.target and a.attnum = c.attnum and a.attname <> c.attname;
+  perform grace_internal.rename_holds(v_protected.id, moved => false);
   update grace_internal.protected p
   set
     target_name = grace_internal.qualified_name(p.target),
@@ -2385,14 +2405,14 @@ as $$
   end
 $$;
 
--- All values of a buffered row b in such columns, as an expression of type oid[] or text[]; null without such columns.
-create or replace function grace_internal.file_values(protected_id integer, wanted_kind text)
+-- All values of a buffered row in such columns, as an expression of type oid[] or text[]; null without such columns.
+create or replace function grace_internal.file_values(protected_id integer, wanted_kind text, alias text default 'b')
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select format(
-    'array[%s]::%s[]', string_agg(format('b.%I', c.buffer_column), ', '),
+    'array[%s]::%s[]', string_agg(format('%s.%I', alias, c.buffer_column), ', '),
     case wanted_kind when 'path' then 'pg_catalog.text' else 'pg_catalog.oid' end
   )
   from grace_internal.file_columns(protected_id, wanted_kind) c
@@ -3495,6 +3515,473 @@ begin
 end
 $$;
 
+-- holds/hold_keys.sql
+-- A record is known by its primary key, as text: comparing it, or reading it from text, as the values that it is made of could run code of
+-- the application's (a domain's check, a cast) with the rights of the owner of pg_grace.
+
+create or replace view grace_internal.active_hold as
+select
+  h.id,
+  h.protected_id,
+  h.key,
+  h.columns,
+  h.names,
+  h.types,
+  h.key_values,
+  h.is_live
+from grace_internal.hold h
+where h.released_at is null and coalesce(h.until > statement_timestamp(), true);
+
+comment on view grace_internal.active_hold is 'Holds that hold: neither released nor past their time.';
+
+-- Under which numbers holds on records of a table may stand: its own, those of partitions that were protected before they became its, and,
+-- for the buffer that is left of such a partition, that of the whole.
+create or replace function grace_internal.held_under(protected_id integer)
+returns integer []
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(o.id order by o.id)
+  from grace_internal.protected p
+  join grace_internal.protected o
+    on o.id = p.id or pg_partition_root(o.target) = p.target or pg_partition_root(p.target) = o.target
+  where p.id = protected_id
+$$;
+
+-- A key column's value as text, by the type's output function. Of a number without zeroes at its end and of a char(n) without blanks, which
+-- a new precision or length would add.
+create or replace function grace_internal.key_text("column" text, type oid)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case grace_internal.base_type(type)
+    when 'numeric'::regtype then format('trim_scale(%s)::text', "column")
+    when 'bpchar'::regtype then format('%s::text', "column")
+    else grace_internal.as_text("column")
+  end
+$$;
+
+-- The SET clauses under which the same value is always written alike.
+create or replace function grace_internal.key_settings()
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select ' set datestyle = ''ISO'' set intervalstyle = ''postgres'' set extra_float_digits = 1 set bytea_output = ''hex'''
+    ' set timezone = ''UTC'' set lc_monetary = ''C'''
+$$;
+
+-- Whether text can be read as a value of this type without running anything but PostgreSQL's own and superusers' code.
+create or replace function grace_internal.is_safe_to_read(type oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select t.typtype = 'e' or (t.typtype = 'b' and (t.typcategory <> 'A' or t.typnamespace = 'pg_catalog'::regnamespace))
+  from pg_type t
+  where t.oid = grace_internal.base_type(type)
+$$;
+
+-- Whether values are written alike after one type has become the other.
+create or replace function grace_internal.reads_alike(former oid, type oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select former = type
+    or (former = any (n.numbers) and type = any (n.numbers))
+    or (former = any (n.texts) and type = any (n.texts))
+  from (select '{int2,int4,int8,numeric}'::regtype [] as numbers, '{text,varchar}'::regtype [] as texts) as n
+$$;
+
+-- A hold's columns as the table calls them now; null when its record can no longer be told from others: a column is gone, or has another
+-- type, or what the key says is no longer one of an enum's values.
+create or replace function grace_internal.hold_names(hold grace_internal.active_hold)
+returns name []
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select n.names
+  from grace_internal.protected p
+  cross join lateral (
+    select grace_internal.names_now(p.target, hold.columns, hold.names, grace_internal.has_moved(p.*)) as names
+  ) as n
+  where p.id = hold.protected_id and not exists (
+    select
+    from unnest(n.names, hold.types, hold.key_values) as k (name, type, value)
+    join pg_attribute a on a.attrelid = p.target and a.attname = k.name
+    join pg_type t on t.oid = grace_internal.base_type(a.atttypid)
+    where not grace_internal.reads_alike(k.type, t.oid)
+      or (t.typtype = 'e' and not exists (select from pg_enum e where e.enumtypid = t.oid and e.enumlabel = k.value))
+  )
+$$;
+
+-- The key of a row of the table (an alias, or a record in parentheses) as it is compared with a hold's key_values.
+create or replace function grace_internal.live_key("row" text, target regclass, names name [])
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'array[%s]', string_agg(grace_internal.key_text(format('%s.%I', "row", a.attname), a.atttypid), ', ' order by k.position)
+  )
+  from unnest(names) with ordinality as k (name, position)
+  join pg_attribute a on a.attrelid = target and a.attname = k.name
+$$;
+
+-- The key of a row of the buffer, in whichever columns it has been; null when one of them is in none.
+create or replace function grace_internal.buffered_key_text(protected_id integer, columns smallint [], alias text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when count(v.expression) = cardinality(columns) then
+    format('array[%s]', string_agg(v.expression, ', ' order by k.position))
+  end
+  from unnest(columns) with ordinality as k (attnum, position)
+  cross join lateral (
+    select 'coalesce(' || string_agg(
+      grace_internal.key_text(format('%s.%I', alias, c.buffer_column), c.type), ', ' order by c.ended_at desc nulls first
+    ) || ')' as expression
+    from grace_internal.protected_column c
+    where c.protected_id = buffered_key_text.protected_id and c.attnum = k.attnum
+  ) as v
+$$;
+
+-- A key as it is shown: numbers as numbers.
+create or replace function grace_internal.shown_key(names name [], types regtype [], key_values text [])
+returns jsonb
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_object_agg(
+    k.name,
+    case
+      when k.type = any ('{int2,int4,int8,numeric,oid}'::regtype []) and k.value ~ '^-?[0-9]+([.][0-9]+)?$' then k.value::jsonb
+      else to_jsonb(k.value)
+    end
+  )
+  from unnest(names, types, key_values) as k (name, type, value)
+$$;
+
+-- What holds call the columns of a table after those were renamed, or have other numbers because a dump was loaded.
+create or replace function grace_internal.rename_holds(protected_id integer, moved boolean)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  update grace_internal.hold h
+  set columns = n.columns, names = n.names, key = grace_internal.shown_key(n.names, h.types, h.key_values)
+  from grace_internal.protected p
+  cross join lateral (select h0.* from grace_internal.hold h0 where h0.protected_id = p.id and h0.released_at is null) as o
+  cross join lateral (
+    select
+      array_agg(case when moved then coalesce(a.attnum, -1::smallint) else k.attnum end order by k.position) as columns,
+      array_agg(coalesce(a.attname, k.name) order by k.position) as names
+    from unnest(o.columns, o.names) with ordinality as k (attnum, name, position)
+    left join pg_attribute a
+      on a.attrelid = p.target and a.attnum > 0 and not a.attisdropped
+      and case when moved then a.attname = k.name else a.attnum = k.attnum end
+  ) as n
+  where p.id = rename_holds.protected_id and h.id = o.id and (n.columns <> h.columns or n.names <> h.names)
+$$;
+
+-- holds/held.sql
+-- What finds held rows of a table among those that go, which is what the capture function is given while there are holds: FROM and WHERE;
+-- k is the key. "row" is an alias in source, or a record (then source is null). For few rows each is looked for by the index, for many the
+-- holds are hashed: "offset 0" and "is true" leave no choice to PostgreSQL, which has no statistics on either side.
+create or replace function grace_internal.held_among(protected_id integer, "row" text, source text, is_bulk boolean)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    case
+      when is_bulk then 'from %s where ((k.key, k.columns) in (select h.key_values, h.columns '
+        'from grace_internal.active_hold h where h.protected_id = any (%L::integer[]))) is true'
+      else 'from %s where exists (select from grace_internal.active_hold h '
+        'where h.protected_id = any (%L::integer[]) and h.key_values = k.key and h.columns = k.columns offset 0)'
+    end,
+    concat_ws(' cross join lateral ', source, format(
+      '(values %s) as k (key, columns)',
+      string_agg(format('(%s, %L::smallint[])', grace_internal.live_key("row", p.target, k.names), k.columns), ', ')
+    )),
+    grace_internal.held_under(p.id)
+  )
+  from grace_internal.protected p
+  cross join lateral (
+    select distinct h.columns, grace_internal.hold_names(h.*) as names
+    from grace_internal.active_hold h
+    where h.protected_id = any (grace_internal.held_under(p.id))
+  ) as k
+  where p.id = held_among.protected_id
+  group by p.id
+$$;
+
+-- The first hold of those on what was found, and on how many records there are any; "of" is what held_among() says.
+create or replace function grace_internal.first_held(protected_id integer, into_variables text, of text)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(
+    'select min((select min(h.id) from grace_internal.active_hold h '
+    'where h.protected_id = any (%L::integer[]) and h.key_values = k.key)), count(distinct k.key)%s %s',
+    grace_internal.held_under(first_held.protected_id), ' into ' || into_variables, of
+  )
+$$;
+
+-- The same where the table may have changed since the capture function was written: for a statement (the leaf's rows when it is
+-- TRUNCATE) or, row by row, for $1. Errors: GR029 when a hold's record can no longer be told from others, for it may be any of them.
+create or replace function grace_internal.held_query(protected_id integer, relation oid, operation text, row_wise boolean)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_hold record;
+begin
+  select h.id, p.target_name into v_hold
+  from grace_internal.active_hold h
+  join grace_internal.protected p on p.id = h.protected_id
+  where h.protected_id = any (grace_internal.held_under(held_query.protected_id)) and grace_internal.hold_names(h.*) is null
+  order by h.id
+  limit 1;
+  if found then
+    raise exception 'nothing can be deleted from %: hold % can''t be matched with its rows any more', v_hold.target_name, v_hold.id
+      using errcode = 'GR029',
+      detail = 'A column of the primary key that it names was dropped or has changed its type, or an enum lacks the value.',
+      hint = format(
+        'Hold the record again as it is now: select grace.hold(…); then: select grace.release(%s, ''reason'');', v_hold.id
+      );
+  end if;
+  return coalesce(
+    grace_internal.first_held(protected_id, null, grace_internal.held_among(
+      protected_id,
+      case when row_wise and operation = 'DELETE' then '($1)' else 'g' end,
+      case
+        when operation = 'TRUNCATE' then format('only %s as g', grace_internal.qualified_name(relation))
+        when not row_wise then 'grace_gone as g'
+      end,
+      operation = 'TRUNCATE' or not row_wise
+    )),
+    'select null::bigint, 0::bigint'
+  );
+end
+$$;
+
+-- The newest hold that a table's capture function knows of: a function is always called as it is now, whatever the snapshot.
+create or replace function grace_internal.newest_hold(protected_id integer)
+returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (regexp_match(
+    pg_get_functiondef(to_regproc(format('grace_internal.%I', 'capture_' || protected_id))), 'require_current_holds[(]([0-9]+)[)]'
+  ))[1]::bigint
+$$;
+
+-- Above READ COMMITTED a hold that was placed after the transaction began can't be seen.
+create or replace function grace_internal.require_current_holds(newest_hold bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('transaction_isolation') <> 'read committed'
+    and not exists (select from grace_internal.hold h where h.id = newest_hold)
+  then
+    raise exception 'could not serialize access: hold % was placed after this transaction began', newest_hold
+      using errcode = 'serialization_failure',
+      detail = 'Whether what is deleted is held can''t be told from what this transaction sees.',
+      hint = 'Run the transaction again.';
+  end if;
+end
+$$;
+
+-- Errors: GR029, always.
+create or replace function grace_internal.refuse_held(hold_id bigint, records bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_hold grace_internal.hold;
+begin
+  select h.* into strict v_hold from grace_internal.hold h where h.id = hold_id;
+  raise exception '% % %: % (hold %)',
+    coalesce((select p.target_name from grace_internal.protected p where p.id = v_hold.protected_id), v_hold.target_name), v_hold.key,
+    case when records > 1 then format('and %s more are held', records - 1) else 'is held' end, v_hold.reason,
+    concat_ws(', case ', v_hold.id, v_hold.case_number)
+    using errcode = 'GR029',
+    detail = format(
+      'Held by %s since %s, until %s.', v_hold.held_by, to_char(v_hold.held_at, 'YYYY-MM-DD HH24:MI TZ'),
+      coalesce(to_char(v_hold.until, 'YYYY-MM-DD HH24:MI TZ'), 'it is released')
+    ),
+    hint = format('Leave it out. Or, as a member of grace_admin: select grace.release(%s, ''reason'');', v_hold.id);
+end
+$$;
+
+-- What the capture function of a table with holds does besides, once it has captured something; empty without any. It looks at the holds
+-- themselves, so that nothing has to be written anew when one ends. Where many rows go, or a value of an enum may have been renamed, the
+-- statement is made each time.
+create or replace function grace_internal.hold_check(protected_id integer, row_wise boolean)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $generate$
+declare
+  v_newest bigint := grace_internal.newest_hold(protected_id);
+  v_is_static boolean;
+begin
+  if v_newest is not null then
+    perform grace_internal.require_current_holds(v_newest);
+  end if;
+  select
+    max(h.id),
+    bool_and(
+      grace_internal.hold_names(h.*) is not null
+      and not exists (select from unnest(h.types) t join pg_type e on e.oid = t and e.typtype = 'e')
+    )
+  into v_newest, v_is_static
+  from grace_internal.active_hold h
+  where h.protected_id = any (grace_internal.held_under(hold_check.protected_id));
+  if v_newest is null then
+    return '';
+  end if;
+  return format(
+    $body$
+  if v_rows > 0 then
+    declare
+      v_hold bigint;
+      v_records bigint;
+    begin
+      perform grace_internal.require_current_holds(%1$s);
+      if %2$s then
+        %3$s;
+      else
+        execute grace_internal.held_query(%4$s, tg_relid, tg_op, %5$L) into v_hold, v_records%6$s;
+      end if;
+      if v_records > 0 then
+        perform grace_internal.refuse_held(v_hold, v_records);
+      end if;
+    end;
+  end if;
+$body$,
+    v_newest,
+    case when v_is_static then 'v_unchanged and v_rows < 100' else 'false' end,
+    case
+      when v_is_static then grace_internal.first_held(protected_id, 'v_hold, v_records', grace_internal.held_among(
+        protected_id, case when row_wise then 'old' else 'g' end, case when not row_wise then 'grace_gone as g' end, false
+      ))
+      else 'null'
+    end,
+    protected_id, row_wise, case when row_wise then ' using old' else '' end
+  );
+end
+$generate$;
+
+-- SET clauses that the capture function of a table with holds needs.
+create or replace function grace_internal.hold_settings(protected_id integer)
+returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce((
+    select grace_internal.key_settings()
+    from grace_internal.active_hold h
+    join grace_internal.protected p on p.id = hold_settings.protected_id
+    where h.protected_id = any (grace_internal.held_under(p.id))
+      and grace_internal.output_settings(
+        p.target, grace_internal.numbers_of(p.target, coalesce(grace_internal.hold_names(h.*), h.names))
+      ) <> ''
+    limit 1
+  ), '')
+$$;
+
+-- Rows that go otherwise than by a statement that the capture function sees whole. Errors: GR029.
+create or replace function grace_internal.require_unheld_row(protected_id integer, "row" record)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set timezone = 'UTC'
+set lc_monetary = 'C'
+as $$
+declare
+  v_newest bigint := grace_internal.newest_hold(protected_id);
+  v_hold bigint;
+  v_records bigint;
+begin
+  if v_newest is not null then
+    perform grace_internal.require_current_holds(v_newest);
+    execute grace_internal.held_query(protected_id, null, 'DELETE', true) into v_hold, v_records using "row";
+    if v_records > 0 then
+      perform grace_internal.refuse_held(v_hold, v_records);
+    end if;
+  end if;
+end
+$$;
+
+create or replace function grace_internal.require_unheld_rows(protected_id integer, leaf oid, tids tid [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set timezone = 'UTC'
+set lc_monetary = 'C'
+as $$
+declare
+  v_newest bigint := grace_internal.newest_hold(protected_id);
+  v_hold bigint;
+  v_records bigint;
+begin
+  if v_newest is not null then
+    perform grace_internal.require_current_holds(v_newest);
+    execute grace_internal.held_query(protected_id, leaf, 'TRUNCATE', false) || ' and g.ctid = any ($1)' into v_hold, v_records using tids;
+    if v_records > 0 then
+      perform grace_internal.refuse_held(v_hold, v_records);
+    end if;
+  end if;
+end
+$$;
+
+-- Capture functions that look for holds although none is left: those of a hold's time that has passed. Whoever changes such a function has
+-- the table's row in the registry first.
+create or replace function grace_internal.forget_ended_holds()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id integer;
+begin
+  for v_id in
+    select p.id
+    from grace_internal.protected p
+    join pg_proc f on f.pronamespace = 'grace_internal'::regnamespace and f.proname = 'capture_' || p.id
+    join pg_class c on c.oid = p.target
+    where f.prosrc like '%require_current_holds%'
+      and not exists (select from grace_internal.active_hold h where h.protected_id = any (grace_internal.held_under(p.id)))
+  loop
+    perform from grace_internal.protected p where p.id = v_id for no key update skip locked;
+    if found and not exists (
+      select from grace_internal.active_hold h where h.protected_id = any (grace_internal.held_under(v_id))
+    ) then
+      perform grace_internal.generate_capture(v_id);
+      update grace_internal.capture c set kept = false where c.protected_id = v_id and c.kept;
+    end if;
+  end loop;
+end
+$$;
+
 -- links/follow_links.sql
 create or replace function grace_internal.has_link_trigger(link_id integer, relation oid)
 returns boolean
@@ -3805,6 +4292,7 @@ declare
 begin
   execute grace_internal.capture_statement(v_id, tg_relid, tg_op, true)
   using v_deletion.deletion, v_deletion.deleted_at, old;
+  perform grace_internal.require_unheld_row(v_id, old);
   insert into grace_internal.capture (
     deletion, deleted_at, protected_id, row_count, operation,
     role, login, application_name, client_addr, reason
@@ -3944,6 +4432,7 @@ begin
     ) t;
   end if;
   perform grace_internal.follow_table(v_root_id, repair => true);
+  perform grace_internal.generate_capture(v_root_id); -- what was held stays held
 end
 $$;
 
@@ -4221,6 +4710,43 @@ as $$
   where l.child is not null and not exists (select from pg_class c where c.oid = l.child);
 $$;
 
+-- What is held is not dropped even so. Errors: GR029.
+create or replace function grace_internal.refuse_drop_of_held()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO' -- as held keys are written
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set timezone = 'UTC'
+set lc_monetary = 'C'
+as $$
+declare
+  v_hold record;
+begin
+  for v_hold in
+    select
+      h.id, h.protected_id, h.key_values, grace_internal.hold_names(h.*) as names,
+      bool_or(d.objid = p.target or (d.schema_name = 'grace_buffer' and d.object_name = p.buffer)) as is_whole,
+      h.is_live and c.relkind = 'p' as may_be_gone
+    from pg_event_trigger_dropped_objects() d
+    cross join grace_internal.active_hold h
+    join grace_internal.protected p on p.id = h.protected_id
+    left join pg_class c on c.oid = p.target
+    where d.object_type = 'table'
+    group by h.id, h.protected_id, h.key_values, h.is_live, c.relkind, grace_internal.hold_names(h.*)
+  loop
+    if v_hold.is_whole or (
+      v_hold.may_be_gone and v_hold.names is not null
+      and grace_internal.find_live(v_hold.protected_id, v_hold.names, v_hold.key_values) is null
+    ) then
+      perform grace_internal.refuse_held(v_hold.id, 1);
+    end if;
+  end loop;
+end
+$$;
+
 -- Event trigger: a protected table, or a partition of one, is not dropped by mistake, for nothing captures the rows that go
 -- with it; nor is a buffer, nor does DROP TYPE … CASCADE take columns out of one. Errors: GR021, unless a member of grace_admin has set
 -- grace.allow_drop.
@@ -4269,6 +4795,7 @@ begin
   if not found or (
     v_allowed in ('on', 'true', 'yes', '1') and pg_has_role(grace_internal.caller(), 'grace_admin', 'member')
   ) then
+    perform grace_internal.refuse_drop_of_held();
     perform grace_internal.forget_dropped();
     return;
   end if;
@@ -4814,6 +5341,7 @@ begin
       hint = format('Unprotect that first: select grace.unprotect(%L);', v_parent);
   end if;
 
+  perform grace_internal.require_no_holds(v_id, target || ' can''t be unprotected');
   perform grace_internal.drop_triggers(v_id, wait);
   perform grace_internal.drop_guard(v_id);
   update grace_internal.protected p set active = false where p.id = v_id;
@@ -4830,7 +5358,7 @@ begin
 end
 $$;
 comment on function grace.unprotect(regclass, text, interval) is
-'Stops capturing what is deleted from a table. buffer: ''keep'' leaves what was deleted restorable until it expires, ''discard'' removes it at once and for good. wait: how long to try for the lock. Errors: GR001, GR006, 22023, 42501.';
+'Stops capturing what is deleted from a table. buffer: ''keep'' leaves what was deleted restorable until it expires, ''discard'' removes it at once and for good. wait: how long to try for the lock. Errors: GR001, GR006, GR029 while records of it are held, 22023, 42501.';
 
 create or replace function grace_internal.drop_buffer(protected_id integer)
 returns void
@@ -5159,13 +5687,19 @@ comment on column grace.file_outbox.claimed_until is 'Somebody is deleting it; f
 comment on column grace.file_outbox.attempts is 'How often it has been claimed.';
 comment on column grace.file_outbox.error is 'Why it could not be deleted the last time.';
 
--- Which of these files a row of any protected table still refers to, live or restorable.
+-- Which of these files a row of any protected table still refers to, live, restorable or held.
 create or replace function grace_internal.referenced_files(files text [])
 returns text []
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set row_security = off
 set constraint_exclusion = off -- it evaluates the tables' checks while planning
+set datestyle = 'ISO' -- as held keys are written
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set timezone = 'UTC'
+set lc_monetary = 'C'
 as $$
 declare
   v_source record;
@@ -5173,16 +5707,18 @@ declare
   v_result text [] := array[]::text [];
 begin
   for v_source in
-    select 'only ' || grace_internal.qualified_name(c.oid) as relation, a.attname as column_name, null::timestamptz as since, c.oid
+    select 'only ' || grace_internal.qualified_name(c.oid) as relation, a.attname as column_name, null::timestamptz as since, c.oid,
+      null as held
     from grace_internal.protected p
     cross join lateral grace_internal.partition_tree(p.target) as t (relation)
     join pg_class c on c.oid = t.relation and c.relkind = 'r'
     join pg_attribute a on a.attrelid = p.target and a.attnum = any (grace_internal.file_numbers(p.*)) and not a.attisdropped
     where grace_internal.file_kind(a.atttypid) = 'path'
     union all
-    select format('grace_buffer.%I', p.buffer), c.buffer_column, grace._expired_before(p.id), null
+    select format('grace_buffer.%I', p.buffer), c.buffer_column, grace._expired_before(p.id), null, h.held
     from grace_internal.protected p
     cross join lateral grace_internal.file_columns(p.id, 'path') c
+    cross join lateral (select grace_internal.held_in_leaf(p.id, false, 't') as held) as h
   loop
     if v_source.oid is not null then
       perform grace_internal.require_trusted_code(
@@ -5192,7 +5728,10 @@ begin
     execute format(
       'select array_agg(distinct t.%1$I::text) from %2$s t where t.%1$I::text = any ($1)%3$s',
       v_source.column_name, v_source.relation,
-      case when v_source.since is not null then ' and t.grace_deleted_at > $2' else '' end
+      case
+        when v_source.since is not null then format(' and (t.grace_deleted_at > $2 or %s)', coalesce(v_source.held, 'false'))
+        else ''
+      end
     )
     into v_found using files, v_source.since;
     v_result := v_result || coalesce(v_found, '{}');
@@ -5245,7 +5784,7 @@ begin
 end
 $$;
 comment on function grace.claim_files(integer, interval) is
-'Takes files out of grace.file_outbox to be deleted by the caller, those that were tried least first; nobody else gets them before the lease is over. A file that a row still refers to, live or restorable, is taken off the list instead. Report each with grace.file_deleted. Errors: 22023.';
+'Takes files out of grace.file_outbox to be deleted by the caller, those that were tried least first; nobody else gets them before the lease is over. A file that a row still refers to, live, restorable or held, is taken off the list instead. Report each with grace.file_deleted. Errors: 22023.';
 
 create or replace function grace.file_deleted(id bigint, error text default null)
 returns void
@@ -6978,7 +7517,7 @@ as $$
 $$;
 
 -- May the caller have these rows overwritten? Capturing them reads the table as the owner of pg_grace, so it demands what reading and
--- overwriting by hand would. Errors: GR010, 42501.
+-- overwriting by hand would; what is held nobody may. Errors: GR010, GR029, 42501.
 create or replace function grace._check_overwriting(plan grace._restore_plan)
 returns void
 language plpgsql stable
@@ -7015,6 +7554,9 @@ begin
     perform grace_internal.require_trusted_code(
       v_live.leaf, 'Delete the rows that stand in the way first; that is captured as any delete.'
     );
+    perform grace_internal.require_unheld_rows(grace_internal.protected_id(v_live.root), v_live.leaf, array(
+      select l.tid from unnest(plan.live_leaves, plan.live_tids) as l (leaf, tid) where l.leaf = v_live.leaf
+    ));
   end loop;
 end
 $$;
@@ -7051,7 +7593,7 @@ $$;
 comment on function grace._find_overwritten(grace._restore_plan) is 'Internal: the live rows that a restore would overwrite.';
 
 -- Captures the live rows that a restore is about to overwrite, as if they were deleted, so that this can be undone, too.
--- Errors: GR010, 42501.
+-- Errors: GR010, GR029, 42501.
 create or replace function grace._keep_overwritten(plan grace._restore_plan)
 returns bigint
 language plpgsql
@@ -9585,6 +10127,424 @@ as $$
   order by e.referencing::regclass::text, e.name
 $$;
 
+-- holds/find_record.sql
+-- A row's key as text, read where the row stands (alias r), under settings that are always the same. STABLE: with the snapshot in which
+-- it was found.
+create or replace function grace_internal.written_key(relation oid, tid tid, expression text)
+returns text []
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set constraint_exclusion = off -- it evaluates the table's checks while planning
+set datestyle = 'ISO'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set timezone = 'UTC'
+set lc_monetary = 'C'
+as $$
+declare
+  v_result text [];
+begin
+  execute format('select %s from only %s r where r.ctid = $1', expression, grace_internal.qualified_name(relation))
+  into v_result using tid;
+  return v_result;
+end
+$$;
+
+-- The live row that has this key, as text: its key as it is written there, or null. What can be read from text safely is looked up as the
+-- index does it, the rest as text. Errors: GR010 when the table can't be read.
+create or replace function grace_internal.find_live(protected_id integer, names name [], key_values text [])
+returns text []
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set constraint_exclusion = off
+as $$
+declare
+  v_target regclass;
+  v_is_tree boolean;
+  v_condition text;
+  v_result text [];
+begin
+  select p.target, c.relkind = 'p' into v_target, v_is_tree
+  from grace_internal.protected p
+  join pg_class c on c.oid = p.target
+  where p.id = protected_id;
+  if not found then
+    return null;
+  end if;
+  perform grace_internal.require_trusted_code(v_target, 'Let a superuser own the function: alter function … owner to …;');
+  if row_security_active(v_target) then
+    raise exception 'records of % can''t be looked up', v_target
+      using errcode = 'GR010',
+      detail = 'It has FORCE ROW LEVEL SECURITY, which hides rows from the owner of pg_grace.',
+      hint = format('Give role %I BYPASSRLS.', current_user);
+  end if;
+  select string_agg(
+    case
+      when e.operator is not null and grace_internal.is_safe_to_read(a.atttypid) then format(
+        't.%I %s %L::%s', a.attname, e.operator, k.value, format_type(grace_internal.base_type(a.atttypid), -1)
+      )
+      else format('%s = %L', grace_internal.key_text(format('t.%I', a.attname), a.atttypid), k.value)
+    end,
+    ' and '
+  )
+  into v_condition
+  from unnest(names, key_values) as k (name, value)
+  join pg_attribute a on a.attrelid = v_target and a.attname = k.name
+  left join lateral (
+    select grace_internal.equality(i.indexrelid, u.position::integer) as operator
+    from pg_index i
+    cross join lateral unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
+    where i.indrelid = v_target and i.indisprimary and u.attnum = a.attnum
+  ) as e on true;
+  execute format(
+    'select grace_internal.written_key(t.tableoid, t.ctid, %L) from %s%s t where %s limit 1',
+    grace_internal.live_key('r', v_target, names), case when v_is_tree then '' else 'only ' end,
+    grace_internal.qualified_name(v_target), v_condition
+  )
+  into v_result;
+  return v_result;
+end
+$$;
+
+-- The same for the rows of the buffer that can be restored, the newest first.
+create or replace function grace_internal.find_buffered(protected_id integer, names name [], key_values text [])
+returns text []
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_columns smallint [];
+  v_condition text;
+  v_result text [];
+begin
+  select
+    array_agg(k.attnum order by k.position),
+    string_agg('(' || (
+      select string_agg(
+        case
+          when c.ended_at is null and grace_internal.is_safe_to_read(c.type) then format(
+            'b.%I %s %L::%s', c.buffer_column, grace_internal.equality(i.indexrelid, k.position::integer), k.value, format_type(c.type, -1)
+          )
+          else format('%s = %L', grace_internal.key_text(format('b.%I', c.buffer_column), c.type), k.value)
+        end,
+        ' or '
+      )
+      from grace_internal.protected_column c
+      cross join lateral grace_internal.base_type(c.type) as y (type)
+      where c.protected_id = p.id and c.attname = k.name
+    ) || ')', ' and ')
+  into v_columns, v_condition
+  from grace_internal.protected p
+  join pg_index i on i.indrelid = p.target and i.indisprimary
+  cross join lateral (
+    select c.attnum, a.attname as name, u.position, (key_values)[array_position(names, a.attname)] as value
+    from unnest(i.indkey::smallint []) with ordinality as u (attnum, position)
+    join pg_attribute a on a.attrelid = p.target and a.attnum = u.attnum
+    join grace_internal.protected_column c on c.protected_id = p.id and c.attname = a.attname and c.ended_at is null
+  ) as k
+  where p.id = protected_id;
+  execute format(
+    'select grace_internal.written_key(b.tableoid, b.ctid, %L) from grace_buffer.%I b '
+    'where b.grace_deleted_at > grace._expired_before(%s) and %s order by b.grace_deleted_at desc limit 1',
+    grace_internal.buffered_key_text(protected_id, v_columns, 'r'),
+    (select p.buffer from grace_internal.protected p where p.id = protected_id), protected_id, v_condition
+  )
+  into v_result;
+  return v_result;
+end
+$$;
+
+-- holds/hold.sql
+create or replace function grace_internal.check_hold(reason text, until timestamptz)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if coalesce(btrim(reason) = '', true) then
+    raise exception 'no reason given'
+      using errcode = 'invalid_parameter_value',
+      detail = 'Whoever is refused a delete, or asks years later, is told it.',
+      hint = 'Give it as reason => ''tax audit 2025''.';
+  end if;
+  if until <= clock_timestamp() then
+    raise exception 'until is in the past'
+      using errcode = 'invalid_parameter_value',
+      detail = format('It is %s.', to_char(until, 'YYYY-MM-DD HH24:MI:SS TZ')),
+      hint = 'Give a moment that is to come, or leave until out: then the hold lasts until it is released.';
+  end if;
+end
+$$;
+
+-- The table against those who write to it, and then how it is protected, for which nobody may be kept waiting long.
+create or replace function grace_internal.lock_for_hold(protected_id integer, max_wait interval)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_target regclass := (select p.target from grace_internal.protected p where p.id = protected_id);
+  v_before text := current_setting('lock_timeout');
+begin
+  perform grace_internal.lock_for_ddl(array[v_target], 'share row exclusive', max_wait);
+  begin
+    perform set_config('lock_timeout', '100ms', true);
+    perform from grace_internal.protected p where p.id = protected_id for no key update;
+    perform set_config('lock_timeout', v_before, true);
+  exception when lock_not_available then
+    raise exception 'how % is protected is being changed', v_target
+      using errcode = 'GR006',
+      detail = 'Another transaction that does so has not ended yet.',
+      hint = 'Nothing was held. Try again when it has ended.';
+  end;
+end
+$$;
+
+-- Every delete that began before this has ended, and every later one is checked: it waits for the table's writers, as making triggers
+-- does. Before that nothing is locked but the holds, against a purge.
+create or replace function grace.hold(
+  target regclass, key jsonb, reason text, case_number text default null, until timestamptz default null,
+  wait interval default '60 seconds'
+)
+returns setof bigint
+language plpgsql
+security definer -- the registry is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id integer := grace_internal.protected_id(target);
+  v_protected grace_internal.protected;
+  v_key jsonb;
+  v_names name [];
+  v_values text [];
+  v_live text [];
+  v_found jsonb := jsonb_build_array();
+  v_holds bigint [];
+begin
+  perform grace_internal.check_hold(reason, until);
+  select p.* into v_protected from grace_internal.protected p where p.id = v_id;
+  if not v_protected.active then
+    raise exception 'table % is not protected', target
+      using errcode = 'GR001',
+      detail = 'It was unprotected, so nothing stops its deletes.',
+      hint = format('Protect it with: select * from grace.protect(%L);', target);
+  end if;
+  lock table grace_internal.hold in row exclusive mode; -- a purge has what it looks at to itself
+  if grace_internal.columns_differ(v_id) then
+    perform grace_internal.lock_for_hold(v_id, wait);
+    perform grace_internal.sync_columns(v_id);
+    perform grace_internal.generate_capture(v_id);
+  end if;
+  select grace_internal.column_names(i.indrelid, i.indkey::smallint []) into v_names
+  from pg_index i
+  where i.indrelid = v_protected.target and i.indisprimary;
+  for v_key in select k from jsonb_array_elements(grace_internal.normal_keys(v_id, key)) k loop
+    select array_agg(v_key ->> n.name order by n.position) into v_values from unnest(v_names) with ordinality as n (name, position);
+    begin
+      v_live := grace_internal.find_live(v_id, v_names, v_values);
+      v_values := coalesce(v_live, grace_internal.find_buffered(v_id, v_names, v_values));
+    exception when data_exception then
+      raise exception 'key % can''t be read', v_key
+        using errcode = 'GR008', detail = sqlerrm, hint = 'Give each value as the column''s type reads it.';
+    end;
+    if v_values is null then
+      raise exception '% % can''t be held', target, v_key
+        using errcode = 'GR007',
+        detail = 'There is no such record, neither in the table nor, restorable, in its buffer.',
+        hint = 'Nothing was held. Rows of tables that inherit from it are held as theirs.';
+    end if;
+    v_found := v_found || jsonb_build_object('key_values', v_values, 'is_live', v_live is not null);
+  end loop;
+
+  perform grace_internal.lock_for_hold(v_id, wait);
+  with held as (
+    insert into grace_internal.hold (
+      protected_id, target_name, key, columns, names, types, key_values, is_live, reason, case_number, until, held_by, held_login
+    )
+    select
+      v_id, grace_internal.qualified_name(v_protected.target), grace_internal.shown_key(v_names, y.types, w.key_values), y.columns,
+      v_names, y.types, w.key_values, w.is_live, hold.reason, nullif(hold.case_number, ''), hold.until, grace_internal.caller(), session_user
+    from jsonb_to_recordset(v_found) as w (key_values text [], is_live boolean)
+    cross join lateral (
+      select
+        array_agg(a.attnum order by n.position) as columns,
+        array_agg(grace_internal.base_type(a.atttypid)::regtype order by n.position) as types
+      from unnest(v_names) with ordinality as n (name, position)
+      join pg_attribute a on a.attrelid = v_protected.target and a.attname = n.name
+    ) as y
+    returning id
+  )
+  select array_agg(h.id order by h.id) into v_holds from held h;
+  perform grace_internal.generate_capture(v_id);
+  insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
+  values (
+    'hold', v_protected.target, 'done', clock_timestamp(), cardinality(v_holds),
+    jsonb_build_object('action', 'hold', 'holds', v_holds), grace_internal.caller(), session_user
+  );
+  return query select unnest(v_holds);
+end
+$$;
+comment on function grace.hold(regclass, jsonb, text, text, timestamptz, interval) is
+'Holds a record of a protected table: until it is released, or until the time given, nothing deletes it, by whatever statement, nothing overwrites it, TRUNCATE is refused, and what is buffered of it is not purged. key: its primary key, {"id": 7} or, for a one-column key, 7; or an array of keys, for a hold on each: all of them, or none. reason, case_number: what whoever is refused is told. wait: how long to try for the lock that makes sure that no delete is under way; it lasts until the transaction ends. What hangs on the record is held only if it is named, too. Returns the holds'' ids. Errors: GR001, GR006, GR007 when there is no such record, GR008, GR009, GR010, 22023.';
+
+create or replace function grace.release(hold bigint, reason text)
+returns void
+language plpgsql
+security definer -- the registry is granted to nobody
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_hold grace_internal.hold;
+begin
+  perform grace_internal.check_hold(reason, null);
+  select h.* into v_hold from grace_internal.hold h where h.id = hold for update;
+  if not found or v_hold.released_at is not null then
+    raise exception 'there is no hold % to be released', coalesce(hold::text, 'null')
+      using errcode = 'invalid_parameter_value',
+      detail = case
+        when v_hold.id is null then 'No hold has this number.'
+        else format('It was released by %s at %s.', v_hold.released_by, to_char(v_hold.released_at, 'YYYY-MM-DD HH24:MI TZ'))
+      end,
+      hint = 'Look at what is held: select * from grace.holds where is_active;';
+  end if;
+  update grace_internal.hold h
+  set
+    released_at = clock_timestamp(), released_by = grace_internal.caller(), released_login = session_user,
+    release_reason = release.reason
+  where h.id = v_hold.id;
+  perform from grace_internal.protected p where p.id = v_hold.protected_id for no key update;
+  -- What is kept and no longer held is due with the next purge.
+  update grace_internal.capture c set kept = false where c.protected_id = v_hold.protected_id and c.kept;
+  perform grace_internal.forget_ended_holds();
+  insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
+  values (
+    'hold', (select p.target from grace_internal.protected p where p.id = v_hold.protected_id), 'done', clock_timestamp(), 1,
+    jsonb_build_object('action', 'release', 'holds', array[v_hold.id]), grace_internal.caller(), session_user
+  );
+end
+$$;
+comment on function grace.release(bigint, text) is
+'Ends a hold. The record can be deleted again, and what is buffered of it and past its retention goes with the next purge, unless another hold is on it. The hold stays on record. Errors: 22023 when there is no such hold, or it has been released, or no reason is given.';
+
+-- Errors: GR029 when a table has active holds (null: any table).
+create or replace function grace_internal.require_no_holds(only_id integer, what text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_hold record;
+begin
+  select h.id, p.target_name, h.key, count(*) over () as holds into v_hold
+  from grace_internal.active_hold h
+  join grace_internal.protected p on p.id = h.protected_id
+  where only_id is null or h.protected_id = any (grace_internal.held_under(only_id))
+  order by h.id
+  limit 1;
+  if found then
+    raise exception '%: records are held', what
+      using errcode = 'GR029',
+      detail = format(
+        'Hold %s is on %s %s%s.', v_hold.id, v_hold.target_name, v_hold.key,
+        case when v_hold.holds > 1 then format('; %s more', v_hold.holds - 1) end
+      ),
+      hint = 'See select * from grace.holds where is_active; and release them: select grace.release(…, ''reason'');';
+  end if;
+end
+$$;
+
+-- holds/holds.sql
+create or replace view grace.holds as
+select
+  h.id,
+  p.target,
+  h.key,
+  h.reason,
+  h.case_number,
+  h.until,
+  h.held_at,
+  h.held_by,
+  h.released_at,
+  h.released_by,
+  h.release_reason,
+  h.released_at is null and coalesce(h.until > statement_timestamp(), true) as is_active,
+  coalesce(p.target_name, h.target_name) as target_name
+from grace_internal.hold h
+left join grace_internal.protected p on p.id = h.protected_id;
+
+comment on view grace.holds is
+'Every hold, also those that were released or whose time has passed: which record, why, by whom, until when.';
+comment on column grace.holds.target is 'Null when the table, or its protection, is gone.';
+comment on column grace.holds.key is 'The record''s primary key.';
+comment on column grace.holds.until is 'From then on it no longer holds; null: until it is released.';
+comment on column grace.holds.is_active is 'It holds now.';
+
+create or replace function grace.held_rows(hold bigint)
+returns setof jsonb
+language plpgsql stable
+security definer -- what has expired is shown to nobody otherwise
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO'
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set timezone = 'UTC'
+set lc_monetary = 'C'
+as $$
+declare
+  v_hold grace_internal.active_hold;
+  v_key text;
+begin
+  select h.* into v_hold from grace_internal.active_hold h where h.id = hold;
+  if not found then
+    raise exception 'no hold % is active', coalesce(hold::text, 'null')
+      using errcode = 'invalid_parameter_value',
+      detail = 'There is none with this number, or it was released, or its time has passed.',
+      hint = 'Look at what is held: select * from grace.holds where is_active;';
+  end if;
+  v_key := grace_internal.buffered_key_text(v_hold.protected_id, v_hold.columns, 'b');
+  if v_key is null then
+    return; -- all of the buffer is kept, and which row it is can't be told
+  end if;
+  -- to_jsonb() of a value of the application's type could run its code.
+  return query execute (
+    select format(
+      'select to_jsonb(r.*) from (select %s from grace_buffer.%I b where %s = $1 order by b.grace_deleted_at desc, b.grace_deletion desc) r',
+      string_agg(
+        case
+          when grace_internal.belongs_to_application(a.atttypid) then
+            format('%s as %I', grace_internal.as_text(format('b.%I', c.buffer_column)), c.buffer_column)
+          else format('b.%I', c.buffer_column)
+        end,
+        ', ' order by a.attnum
+      ),
+      p.buffer, v_key
+    )
+    from grace_internal.protected p
+    join grace_internal.protected_column c on c.protected_id = p.id
+    join pg_attribute a on a.attrelid = format('grace_buffer.%I', p.buffer)::regclass and a.attname = c.buffer_column
+    where p.id = v_hold.protected_id
+    group by p.buffer
+  )
+  using v_hold.key_values;
+end
+$$;
+comment on function grace.held_rows(bigint) is
+'What the buffer holds of a held record, also past its retention, when nothing else shows it any more: each version as jsonb, the newest first. Nothing while the record has never been deleted. Errors: 22023 when the hold is not active.';
+
+-- For what decides by itself which records go: the holds on a table's records, their keys as text and by which columns (as they are called
+-- now; null when they are gone or have changed). A row's own is what grace_internal.live_key() says, under grace_internal.key_settings().
+create or replace function grace_internal.held_keys(protected_id integer)
+returns table (hold_id bigint, key jsonb, names name [], key_values text [])
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select h.id, h.key, grace_internal.hold_names(h.*), h.key_values
+  from grace_internal.active_hold h
+  where h.protected_id = any (grace_internal.held_under(held_keys.protected_id))
+$$;
+
 -- purge/leaves.sql
 -- The leaves of a buffer, and of what is kept of its files, with the time they cover: both null for a default partition. All or
 -- part of that time may be past the retention.
@@ -9606,6 +10566,165 @@ as $$
   from (select grace._expired_before(leaves.protected_id) as expired_before) e
   cross join (values ('b'), ('f')) as s (kind)
   cross join lateral grace_internal.stem_leaves(s.kind || leaves.protected_id) l
+$$;
+
+-- holds/keep_held.sql
+-- Which rows of a buffer's leaves (an alias) are held, or which pieces of files belong to one, as a condition; null where nothing is. All
+-- are, where a hold's record can't be told from others any more. Read under grace_internal.key_settings().
+create or replace function grace_internal.held_in_leaf(protected_id integer, holds_files boolean, alias text)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_rows text := case when holds_files then 'r' else alias end;
+  v_condition text;
+begin
+  select case
+    when count(k.expression) = count(*) and count(*) > 0 then format(
+      'exists (select from grace_internal.active_hold h where (%s))',
+      string_agg(
+        format('h.protected_id = %s and h.columns = %L::smallint[] and h.key_values = %s', k.protected_id, k.columns, k.expression), ' or '
+      )
+    )
+    when count(*) > 0 then 'true'
+  end
+  into v_condition
+  from (
+    select a.protected_id, a.columns, grace_internal.buffered_key_text(p.id, a.here, v_rows) as expression
+    from grace_internal.protected p
+    cross join lateral (
+      select distinct
+        h.protected_id, h.columns,
+        case
+          when h.protected_id = p.id then h.columns
+          else coalesce(grace_internal.numbers_of(p.target, grace_internal.hold_names(h.*)), '{-1}')
+        end as here
+      from grace_internal.active_hold h
+      where h.protected_id = any (grace_internal.held_under(p.id))
+    ) as a
+    where p.id = held_in_leaf.protected_id
+  ) as k;
+  if holds_files and v_condition is not null then
+    v_condition := (
+      select format(
+        'exists (select from grace_buffer.%1$I r where r.grace_deletion = %2$s.grace_deletion '
+        'and r.grace_deleted_at = %2$s.grace_deleted_at and %2$s.loid = any (%3$s) and %4$s)',
+        p.buffer, alias, grace_internal.file_values(p.id, 'large object', v_rows), v_condition
+      )
+      from grace_internal.protected p
+      where p.id = held_in_leaf.protected_id and grace_internal.file_values(p.id, 'large object', v_rows) is not null
+    );
+  end if;
+  return v_condition;
+end
+$$;
+
+-- Of a leaf that has expired all goes but what is held; returns how many rows went, null when nothing of it is held. The leaf is read
+-- before it is locked: nothing is written to it any more.
+create or replace function grace_internal.keep_held(protected_id integer, leaf oid)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO' -- as held keys are written
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set timezone = 'UTC'
+set lc_monetary = 'C'
+as $$
+declare
+  v_leaf text := grace_internal.qualified_name(leaf);
+  v_bounds record;
+  v_held text;
+  v_kept text := 'grace_internal.kept';
+  v_tids tid [];
+  v_has_held boolean;
+  v_others bigint;
+  v_rows bigint;
+begin
+  select l.* into v_bounds from grace_internal.leaves(protected_id) l where l.leaf = keep_held.leaf and l.is_expired;
+  v_held := grace_internal.held_in_leaf(protected_id, v_bounds.holds_files, 'b');
+  if v_held is null then
+    return null;
+  end if;
+  execute format(
+    'select bool_or(b.held), array_agg(b.ctid) filter (where b.held or b.waits), count(*) filter (where not (b.held or b.waits)) '
+    'from (select b.ctid, %s as held, %s as waits from %s b) b',
+    v_held,
+    case when v_bounds.holds_files then 'b.page = 0' else 'false' end, -- the first page stands for an object that is yet to be unlinked
+    v_leaf
+  )
+  into v_has_held, v_tids, v_others;
+  if v_has_held is not true then
+    return null;
+  end if;
+  if v_others = 0 then
+    return 0;
+  end if;
+  execute format('lock table %s in access exclusive mode', v_leaf);
+  if not exists (select from grace_internal.leaves(protected_id) l where l.leaf = keep_held.leaf and l.is_expired) then
+    return 0; -- the retention was raised meanwhile
+  end if;
+  execute format('create table %s (like %s including storage)', v_kept, v_leaf);
+  execute format('insert into %s select * from %s b where b.ctid = any ($1)', v_kept, v_leaf) using v_tids;
+  get diagnostics v_rows = row_count;
+  if v_rows <> cardinality(v_tids) then
+    execute format('drop table %s', v_kept); -- once more
+    return 0;
+  end if;
+  if not v_bounds.holds_files then
+    perform grace_internal.post_files(protected_id, format('from %s b where b.ctid <> all (%L::tid[])', v_leaf, v_tids));
+  end if;
+  execute format('truncate %s', v_leaf);
+  execute format('insert into %s select * from %s', v_leaf, v_kept);
+  execute format('drop table %s', v_kept);
+  return case when v_bounds.holds_files then 0 else v_others end;
+end
+$$;
+
+-- What is past its retention and still there when a purge has removed the rest is kept for a hold: then the log says so, and how much it
+-- is. Returns these deletions. Looks only where there ever was a hold.
+create or replace function grace_internal.settle_kept(protected_id integer, before timestamptz)
+returns bigint []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_deletion bigint;
+  v_rows bigint;
+  v_result bigint [] := array[]::bigint [];
+begin
+  if not exists (
+    select from grace_internal.hold h where h.protected_id = any (grace_internal.held_under(settle_kept.protected_id))
+  ) then
+    return v_result;
+  end if;
+  for v_deletion, v_rows in execute format(
+    'select b.grace_deletion, count(*) from grace_buffer.%I b where b.grace_deleted_at <= $1 group by 1',
+    (select p.buffer from grace_internal.protected p where p.id = settle_kept.protected_id)
+  ) using before
+  loop
+    v_result := v_result || v_deletion;
+    if (
+      select count(*) filter (where c.kept) = 1 and count(*) = 1 and min(c.row_count) = v_rows
+      from grace_internal.capture c
+      where c.protected_id = settle_kept.protected_id and c.deletion = v_deletion
+    ) then
+      continue;
+    end if;
+    delete from grace_internal.capture c
+    where c.protected_id = settle_kept.protected_id and c.deletion = v_deletion and c.ctid > (
+      select min(o.ctid)
+      from grace_internal.capture o
+      where o.protected_id = settle_kept.protected_id and o.deletion = v_deletion
+    );
+    update grace_internal.capture c
+    set row_count = v_rows, kept = true
+    where c.protected_id = settle_kept.protected_id and c.deletion = v_deletion;
+  end loop;
+  return v_result;
+end
 $$;
 
 -- schedule/watch.sql
@@ -9743,6 +10862,7 @@ begin
   perform grace_internal.note_failed_jobs();
   perform grace_internal.note_missed_turns();
   perform grace_internal.announce_all();
+  perform grace_internal.forget_ended_holds();
   select r.* into v_last from grace_internal.run r where r.kind = 'purge' and r.job is not null order by r.id desc limit 1;
   if not coalesce(
     v_last.status in ('incomplete', 'aborted')
@@ -9905,9 +11025,14 @@ declare
   v_leaf text := grace_internal.qualified_name(leaf);
   v_bounds record;
   v_files_left boolean := false;
+  v_rows bigint;
 begin
   if pg_relation_size(leaf) = 0 then
     return 0;
+  end if;
+  v_rows := grace_internal.keep_held(protected_id, leaf);
+  if v_rows is not null then
+    return v_rows;
   end if;
   execute format('lock table %s in access exclusive mode', v_leaf); -- what is posted is what goes
   -- Asked again in the slice, and once nobody reads the leaf: the retention may have been raised since.
@@ -9953,6 +11078,12 @@ create or replace function grace_internal.clear_leaf(
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO' -- as held keys are written
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set timezone = 'UTC'
+set lc_monetary = 'C'
 as $$
 declare
   v_leaf text := grace_internal.qualified_name(leaf);
@@ -9973,6 +11104,7 @@ begin
   if v_bounds.holds_files then
     v_expired := v_expired || ' and b.page <> 0'; -- the first page stands for an object that is yet to be unlinked
   end if;
+  v_expired := v_expired || coalesce(' and not ' || grace_internal.held_in_leaf(protected_id, v_bounds.holds_files, 'b'), '');
   if v_from is not null then
     row_count := grace_internal.delete_expired(protected_id, leaf, format('%s and b.ctid > %L', v_expired, v_from), max_rows);
     more := row_count = max_rows;
@@ -10063,7 +11195,7 @@ begin
   end if;
   execute format(
     'select exists (select from %s b where b.grace_deletion > $1 and not exists (select from grace_internal.capture c '
-    'where c.protected_id = $2 and c.deletion = b.grace_deletion and c.xmin = b.xmin))', grace_internal.qualified_name(leaf)
+    'where c.protected_id = $2 and c.deletion = b.grace_deletion and (c.xmin = b.xmin or c.kept is not null)))', grace_internal.qualified_name(leaf)
   )
   into v_result using v_protected.unmarked_to, protected_id;
   return v_result;
@@ -10141,7 +11273,9 @@ begin
   end if;
   if not v_active then
     perform grace_internal.follow_links(protected_id, repair => false);
-    if not exists (select from grace_internal.capture c where c.protected_id = prepare_buffer.protected_id) then
+    if not exists (select from grace_internal.capture c where c.protected_id = prepare_buffer.protected_id)
+      and not exists (select from grace_internal.active_hold h where h.protected_id = prepare_buffer.protected_id)
+    then
       perform grace_internal.drop_buffer(protected_id);
     end if;
     return false;
@@ -10163,17 +11297,20 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_before timestamptz;
+  v_kept bigint [];
   v_rows bigint;
 begin
   select least(grace._expired_before(p.id), greatest(as_of - p.span, p.evicted_to)) into v_before
   from grace_internal.protected p
   where p.id = protected_id;
+  v_kept := grace_internal.settle_kept(protected_id, v_before);
   delete from grace_internal.capture c
   where c.ctid = any (array(
     select e.ctid
     from grace_internal.capture e
     where e.protected_id = trim_log.protected_id
       and e.deleted_at <= v_before
+      and e.deletion <> all (v_kept)
     limit max_rows
     for update skip locked
   ));
@@ -10461,6 +11598,7 @@ begin
   insert into grace_internal.run (kind, job, target, role, login)
   values ('purge', case when target is null then 'purge' end, target, grace_internal.caller(), session_user)
   returning id into v_run;
+  perform grace_internal.forget_ended_holds();
   if target is null then
     begin
       perform grace_internal.evict();
@@ -10533,6 +11671,9 @@ begin
       hint = 'call grace.purge();';
   end if;
   begin
+    if item.action in ('empty', 'clear', 'log') then
+      lock table grace_internal.hold in share mode; -- what is held now is all that is held
+    end if;
     case item.action
       when 'empty' then v_rows := grace_internal.empty_leaf(item.protected_id, item.leaf);
       when 'drop' then perform grace_internal.drop_expired_leaf(item.protected_id, item.leaf);
@@ -10665,7 +11806,10 @@ cross join lateral (
     sum(k.row_count) as row_count,
     min(k.deleted_at) as oldest
   from grace_internal.capture k
-  where k.protected_id = p.id and k.deleted_at <= greatest(statement_timestamp() - p.span, p.evicted_to)
+  where
+      k.protected_id = p.id
+      and k.deleted_at <= greatest(statement_timestamp() - p.span, p.evicted_to)
+      and k.kept is not true
 ) as c
 cross join lateral (
   select (c.row_count - coalesce(sum(r.row_count), 0))::bigint as row_count
@@ -10675,7 +11819,7 @@ cross join lateral (
 where e.row_count > 0;
 
 comment on view grace.expired is
-'Per table: rows that are past their retention and that the next purge removes. They can be neither seen nor restored.';
+'Per table: rows that are past their retention and that the next purge removes. They can be neither seen nor restored. Without those that the last purge has kept because they are held.';
 
 -- filters/read_expression.sql
 do $$
@@ -11448,24 +12592,34 @@ $$;
 -- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's table;
 -- left out, they are those of the only foreign key there is.
 create or replace function grace_internal.read_activity(
-  target regclass, activity text, path text, out source regclass, out moment name, out link name [], out expression text
+  target regclass, activity text, path text, out source regclass, out moment name, out link name [], out expression text, out condition text
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_parts text [] := regexp_match(activity, '^\s*(.+?)(?:\s+via\s+(.+?))?(?:\s+where\s+(.+?))?\s*$', 'i');
+  v_head text := regexp_replace(activity, '\s+where\s.*$', '', 'i');
+  v_parts text [] := regexp_match(v_head, '^\s*(.+?)(?:\s+via\s+(.+?))?\s*$', 'i');
   v_names text [];
   v_condition text;
 begin
+  condition := nullif(regexp_replace(substr(activity, length(v_head) + 1), '^\s+where\s+', '', 'i'), '');
   v_names := parse_ident(v_parts[1]);
   moment := v_names[cardinality(v_names)];
   source := grace_internal.table_under(path, v_names[:cardinality(v_names) - 1]);
+  if not exists (
+    select
+    from pg_attribute a
+    where a.attrelid = source and a.attname = moment and a.attnum > 0 and not a.attisdropped
+      and grace_internal.is_moment(a.atttypid)
+  ) then
+    raise exception '% has no column % that says when', source, quote_ident(moment) using errcode = 'invalid_parameter_value';
+  end if;
   select l.columns, l.condition into link, v_condition
   from grace_internal.link_between(source, target, v_parts[2]) l;
   expression := format(
     '(select max(%I.%I) from %s where %s%s)',
-    grace_internal.alias_of(source), moment, grace_internal.source_of(source), v_condition, ' and (' || v_parts[3] || e'\n)'
+    grace_internal.alias_of(source), moment, grace_internal.source_of(source), v_condition, ' and (' || condition || e'\n)'
   );
 exception when invalid_parameter_value or undefined_table then
   raise exception 'not an activity: %', activity
@@ -11541,6 +12695,23 @@ begin
 end
 $$;
 
+create or replace function grace_internal.is_moment(type oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.base_type(is_moment.type) in ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
+$$;
+
+-- What a period starts with, without the words before it; what it is becomes a moment by a cast, and a text would, too.
+create or replace function grace_internal.start_without_words(starts text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select regexp_replace(starts, '^\s*end\s+of\s+(?:the\s+)?(?:calendar\s+)?(?:year|quarter|month)\s+of\s+', '', 'i')
+$$;
+
 -- From when the period counts, as text: "end of year of COLUMN" in words, else an expression.
 create or replace function grace_internal.start_in_words(starts text)
 returns text
@@ -11571,6 +12742,21 @@ as $$
     select a.position, (grace_internal.read_activity(target, a.activity, path)).expression || '::timestamptz'
     from jsonb_array_elements_text(activities) with ordinality as a (activity, position)
   ) as p
+$$;
+
+-- The conditions that come to stand beside others, each as a condition of the table's that holds it between brackets of another kind: what
+-- would get out of its parentheses, as "true) or (true" does, does not fit there.
+create or replace function grace_internal.lone_conditions(target regclass, definition jsonb, path text)
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(e'true = all (array[%s\n])', definition ->> 'predicate') where definition ->> 'predicate' is not null
+  union all
+  select format(e'exists (select from %s where true = all (array[%s\n]))', grace_internal.source_of(r.source), r.condition)
+  from jsonb_array_elements_text(definition -> 'activities') a (activity)
+  cross join lateral grace_internal.read_activity(target, a.activity, path) r
+  where r.condition is not null
 $$;
 
 -- The expressions of a rule, still as text, to be checked with the caller's rights before they are read and kept.
@@ -12815,16 +14001,15 @@ begin
   if new_rule.name = '' then
     perform grace_internal.refuse_rule('a rule needs a name', 'The name is empty.', 'Give a name that says what goes.');
   end if;
+  if new_rule.action = 'anonymize' then
+    raise exception 'rules can''t anonymize yet'
+      using errcode = 'feature_not_supported', detail = 'There are no masks that say what becomes of a column.',
+      hint = 'Use delete, or keep.';
+  end if;
   if new_rule.action not in ('delete', 'keep') then
     perform grace_internal.refuse_rule(
       format('there is no action %s', quote_literal(new_rule.action)), 'Actions: delete, keep.',
       'delete moves records into the buffer; keep says that no rule may delete them before they are due.'
-    );
-  end if;
-  if v_has_start and start_type not in ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype) then
-    perform grace_internal.refuse_rule(
-      format('a period can''t start with %s', d ->> 'starts'), format('It is of type %s.', start_type),
-      'Give a column or expression of type date, timestamp or timestamp with time zone.'
     );
   end if;
   if v_has_start and d ->> 'period' is null then
@@ -12878,6 +14063,7 @@ declare
   v_filter grace_internal.filter;
   v_texts record;
   v_condition grace_internal.expression;
+  v_bare text;
   v_start grace_internal.expression;
   v_query grace_internal.rule_query;
   v_code text;
@@ -12924,8 +14110,21 @@ begin
   v_new.path := path;
 
   perform grace_internal.ensure_runner(v_new.run_as);
+  perform grace_internal.check_as(v_new.run_as, v_texts.source, c, path)
+  from grace_internal.lone_conditions(v_new.target, definition, path) c;
   perform grace_internal.check_as(v_new.run_as, v_texts.source, v_texts.condition, path);
   v_condition := grace_internal.read_expression(v_new.target, v_texts.condition, path);
+  if v_new.starts is not null then
+    v_bare := grace_internal.start_without_words(v_new.starts);
+    perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_bare), path);
+    v_start := grace_internal.read_expression(v_new.target, v_bare, path);
+    if not grace_internal.is_moment(v_start.type) then
+      perform grace_internal.refuse_rule(
+        format('a period can''t start with %s', v_new.starts), format('It is of type %s.', v_start.type),
+        'Give a column or expression of type date, timestamp or timestamp with time zone.'
+      );
+    end if;
+  end if;
   if v_texts.starts is not null then
     perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_texts.starts), path);
     v_start := grace_internal.read_expression(v_new.target, v_texts.starts, path);
@@ -13514,12 +14713,22 @@ as $$
   group by k.key
 $$;
 
+-- The hold on a record, in words; null when there is none. A delete asks the holds themselves: this is for what is only shown.
 create or replace function grace_internal.hold_on(target regclass, key jsonb)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select null::text
+begin
+  return (
+    select format('%s (hold %s)', h.reason, h.id)
+    from grace_internal.protected p
+    cross join lateral grace_internal.held_keys(p.id) k
+    join grace_internal.hold h on h.id = k.hold_id
+    where p.target = coalesce(pg_partition_root(hold_on.target), hold_on.target) and k.key = hold_on.key
+    limit 1
+  );
+end
 $$;
 
 -- rules/leave_out.sql
@@ -14473,7 +15682,8 @@ $$;
 
 -- How many of the rows that are due would be left out, by what stands in the way.
 create or replace function grace_internal.count_left_out_of(
-  rule grace_internal.rule, due text, out exempt bigint, out held bigint, out kept bigint, out not_announced bigint
+  rule grace_internal.rule, due text, max_kept integer,
+  out exempt bigint, out held bigint, out kept bigint, out not_announced bigint, out kept_records jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -14500,13 +15710,24 @@ begin
       'where n.rule_id = $1 and n.key = k.key and n.announced_at <= clock_timestamp() - $2)', v_records
     ) into not_announced using rule.id, rule.notice;
   end if;
-  select count(distinct k.key) into kept
-  from grace_internal.kept_records(
-    rule,
-    grace_internal.as_role(
-      rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, due), v_query.key_columns
-    )
-  ) k;
+  if exists (select from grace_internal.active_hold) then
+    execute format(
+      'select count(*) from %s where grace_internal.hold_on(%L, k.key) is not null', v_records, rule.target::oid::regclass
+    ) into held;
+  end if;
+  select
+    count(*), jsonb_agg(jsonb_build_object('key', k.key, 'reason', k.reason)) filter (where k.number <= max_kept)
+  into kept, kept_records
+  from (
+    select r.key, min(r.reason) as reason, row_number() over () as number
+    from grace_internal.kept_records(
+      rule,
+      grace_internal.as_role(
+        rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, due), v_query.key_columns
+      )
+    ) r
+    group by r.key
+  ) as k;
 end
 $$;
 
@@ -14525,6 +15746,7 @@ declare
   v_due text;
   v_plan jsonb;
   v_rows bigint;
+  v_kept jsonb;
 begin
   perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
   v_query := grace_internal.rule_query(v_rule);
@@ -14553,9 +15775,9 @@ begin
   ) into v_result.sample;
   end if;
   if details then
-    select c.exempt, c.held, c.kept, c.not_announced
-    into v_result.exempt, v_result.held, v_result.kept, v_result.not_announced
-    from grace_internal.count_left_out_of(v_rule, v_due) c;
+    select c.exempt, c.held, c.kept, c.not_announced, c.kept_records
+    into v_result.exempt, v_result.held, v_result.kept, v_result.not_announced, v_kept
+    from grace_internal.count_left_out_of(v_rule, v_due, 100) c;
     select c.cascades, c.blocked, c.rows into v_result.cascades, v_result.blocked, v_rows
     from grace_internal.preview_closure(
       v_rule.target,
@@ -14564,6 +15786,7 @@ begin
       ),
       100
     ) c;
+    v_result.blocked := coalesce(v_kept || v_result.blocked, v_kept, v_result.blocked);
     v_result.takes := grace_internal.estimated_duration(v_rule.target, v_result.row_count + coalesce(v_rows, 0));
   end if;
   return v_result;
@@ -14621,7 +15844,7 @@ begin
 end
 $$;
 comment on function grace.preview(text, text, integer, boolean) is
-'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; exempt, held, kept, not_announced: how many of the rows would be left out; sample: the first ones as users know them; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: the first hundred records that a foreign key keeps, with the reason. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
+'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; exempt, held, kept, not_announced: how many of the rows would be left out; sample: the first ones as users know them; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
 
 -- rules/rules.sql
 create or replace function grace._rule_problem(rule_id integer)
@@ -14732,14 +15955,16 @@ as $$
       d.protected_id,
       sum(d.row_count) filter (where not d.is_expired) as buffered_rows,
       min(d.deleted_at) filter (where not d.is_expired) as oldest,
-      sum(d.row_count) filter (where d.is_expired) as expired_rows,
-      min(d.deleted_at) filter (where d.is_expired) as oldest_expired
+      sum(d.row_count) filter (where d.is_expired and not d.is_kept) as expired_rows,
+      min(d.deleted_at) filter (where d.is_expired and not d.is_kept) as oldest_expired
     from (
       select
-        c.protected_id, c.deleted_at, c.row_count - coalesce(r.row_count, 0) as row_count,
+        c.protected_id, c.deleted_at, c.is_kept, c.row_count - coalesce(r.row_count, 0) as row_count,
         c.deleted_at <= greatest(statement_timestamp() - p.span, p.evicted_to) as is_expired -- _expired_before(), for all at once
       from (
-        select k.protected_id, k.deletion, min(k.deleted_at) as deleted_at, sum(k.row_count) as row_count
+        select
+          k.protected_id, k.deletion, min(k.deleted_at) as deleted_at, sum(k.row_count) as row_count,
+          coalesce(bool_or(k.kept), false) as is_kept
         from grace_internal.capture k
         group by k.protected_id, k.deletion
       ) as c
@@ -14782,7 +16007,7 @@ as $$
         'pg_grace_expired_early', 'Whether rows have expired before their retention was over, because of a capacity.',
         coalesce(p.evicted_to > statement_timestamp() - p.span, false)::integer
       ),
-      ('pg_grace_expired_rows', 'Rows that have expired and wait for the purge.', coalesce(l.expired_rows, 0)),
+      ('pg_grace_expired_rows', 'Rows that have expired and wait for the purge, without held ones.', coalesce(l.expired_rows, 0)),
       (
         'pg_grace_purge_overdue_seconds', 'For how long the oldest expired row has been past its retention.',
         coalesce(greatest(extract(epoch from statement_timestamp() - p.span - l.oldest_expired), 0), 0)
@@ -15064,6 +16289,10 @@ begin
         from buffered b
         left join logged l on l.deletion = b.deletion and l.mark = b.mark
         where b.row_count > coalesce(l.row_count, 0)
+          and not exists (
+            select from grace_internal.capture k
+            where k.protected_id = %2$s and k.deletion = b.deletion and k.kept is not null
+          )
           and (b.deletion > $2 or not exists (select from logged o where o.deletion = b.deletion))
         group by b.deletion
         union all
@@ -15711,6 +16940,60 @@ as $$
   from grace.verify_ledger() v
 $$;
 
+-- Holds that don't find their record any more, and what they keep past its retention.
+create or replace function grace_internal.check_holds()
+returns setof grace.finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO' -- as held keys are written
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set timezone = 'UTC'
+set lc_monetary = 'C'
+as $$
+declare
+  v_hold record;
+  v_finding text;
+begin
+  for v_hold in
+    select h.id, h.protected_id, h.key_values, h.key, h.is_live, p.target_name as name, grace_internal.hold_names(h.*) as names
+    from grace_internal.active_hold h
+    join grace_internal.protected p on p.id = h.protected_id
+    order by h.id
+  loop
+    begin
+      v_finding := case
+        when v_hold.names is null then
+          format('hold %s on %s can''t be matched with its rows any more: nothing can be deleted from it', v_hold.id, v_hold.key)
+        when v_hold.is_live
+          and grace_internal.find_live(v_hold.protected_id, v_hold.names, v_hold.key_values) is distinct from v_hold.key_values
+        then format(
+          'the record of hold %s, %s, is no longer in the table: its key was changed, its partition detached, or it went past pg_grace',
+          v_hold.id, v_hold.key
+        )
+      end;
+    exception when sqlstate 'GR010' then
+      v_finding := format('whether the record of hold %s is still there can''t be looked up: %s', v_hold.id, sqlerrm);
+    end;
+    if v_finding is not null then
+      return next row(
+        'problem', 'hold', v_hold.name, v_finding,
+        format('Hold the record as it is now: select grace.hold(…); then: select grace.release(%s, ''reason'');', v_hold.id), false
+      )::grace.finding;
+    end if;
+  end loop;
+  return query
+    select
+      'note', 'hold', p.target_name, format('holds keep %s rows of it in the buffer past their retention', sum(c.row_count)),
+      'As it has to be. To see them: select grace.held_rows(id) from grace.holds where is_active;', false
+    from grace_internal.capture c
+    join grace_internal.protected p on p.id = c.protected_id
+    where c.kept and c.deleted_at <= grace._expired_before(p.id)
+    group by p.id;
+end
+$$;
+
 create or replace function grace.doctor()
 returns setof grace.finding
 language sql stable
@@ -15735,6 +17018,8 @@ as $$
     union all
     select * from grace_internal.examine_personal_columns()
     union all
+    select * from grace_internal.check_holds()
+    union all
     select * from grace_internal.check_server()
     union all
     select * from grace_internal.check_indexes()
@@ -15742,7 +17027,7 @@ as $$
   order by f.severity desc, f.subject, f.object
 $$;
 comment on function grace.doctor() is
-'Looks for what keeps pg_grace from doing its work, and says what to do: triggers disabled or missing, columns that have changed, tables that lose rows unprotected, foreign keys without an index, session_replication_role, pg_cron, partitions, rights, publications; filters and rules that no longer say what was meant, wait for approval, lack an index or contradict each other; columns that look personal and have no rule. Reads the catalog only. grace.sync() does what is fixable. Notes are no problems. For rows changed by hand see grace.verify_buffer().';
+'Looks for what keeps pg_grace from doing its work, and says what to do: triggers disabled or missing, columns that have changed, tables that lose rows unprotected, foreign keys without an index, session_replication_role, pg_cron, partitions, rights, publications, holds that don''t find their record; filters and rules that no longer say what was meant, wait for approval, lack an index or contradict each other; columns that look personal and have no rule. Reads the catalog only, and what is held. grace.sync() does what is fixable. Notes are no problems. For rows changed by hand see grace.verify_buffer().';
 
 -- capture/refresh.sql
 -- What this version makes otherwise, for tables that are protected already: the generated functions, no statistics on columns of
@@ -15793,7 +17078,7 @@ do $$ begin perform grace_internal.grant_links(); end $$;
 grant usage on schema grace to grace_admin, grace_operator, grace_auditor;
 grant usage on schema grace_buffer to grace_operator, grace_auditor;
 
-grant select on grace.deletions, grace.protected, grace.runs, grace.expired, grace.ledger, grace.metrics
+grant select on grace.deletions, grace.protected, grace.runs, grace.expired, grace.ledger, grace.metrics, grace.holds
 to grace_operator, grace_auditor;
 grant select on grace.alembic_version to grace_operator, grace_auditor;
 grant execute on function grace.doctor() to grace_operator, grace_auditor;
@@ -15867,6 +17152,9 @@ grant execute on function grace.file_deleted(bigint, text) to grace_admin;
 grant execute on function grace.unprotect(regclass, text, interval) to grace_admin;
 grant execute on function grace.set_retention(regclass, interval, boolean, boolean) to grace_admin;
 grant execute on function grace.set_capacity(text, regclass, boolean) to grace_admin;
+grant execute on function grace.hold(regclass, jsonb, text, text, timestamptz, interval) to grace_admin;
+grant execute on function grace.release(bigint, text) to grace_admin;
+grant execute on function grace.held_rows(bigint) to grace_admin;
 grant execute on function grace.set_schedule(text, text) to grace_admin;
 grant execute on function grace._tick_claim() to grace_admin;
 grant execute on function grace._watch() to grace_admin;

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"```console\n(.*?)```\n", re.DOTALL)
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 _VARIABLE = (
-    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)?([+-]\d\d(:\d\d)?)?( \([\w/]+\))?"), "TIME"),
+    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d(\.\d+)?)?([+-]\d\d(:\d\d)?)?( \([\w/]+\))?"), "TIME"),
     (re.compile(r"\b\d+\.\d{3} s\b"), "DURATION"),
 )
 

@@ -32,6 +32,19 @@ _HINTS = {
     "GR011": "Remove what stands in the way, select less, or say --on-conflict skip or replace.",
     "GR016": "Look at pg_grace deletions and say --deletion ID, or --key, --from, --by, --where with a table.",
 }
+# Where a hint names what to call, this command has a way to say it, too.
+_CALLS = (
+    (r"select \* from grace\.(filter|rule)s;", r"pg_grace \1 list"),
+    (r"select \* from grace\.exemptions where is_active;", "pg_grace exempt list"),
+    (r"select \* from grace\.preview\(…\);", "pg_grace rule preview NAME"),
+    (r"select \* from grace\.planned\(…\);", "pg_grace rule planned"),
+    (r"select grace\.enable_rule\((.*)\);", r"pg_grace rule enable \1"),
+    (r"call grace\.run\((.*), approve => true\);", r"pg_grace rule run \1 --approve"),
+    (r"select grace\.alter_rule\(…, '\{\"notice\".*\);", "pg_grace rule alter NAME --notice '14 days'"),
+    (r"select grace\.alter_rule\(('.*'), '.*'\);", r"pg_grace rule alter \1 --starts … --where …"),
+    (r"select grace\.drop_(filter|rule)\(…\);", r"pg_grace \1 drop NAME"),
+    (r"\(grace\.(alter|drop)_rule\)", r"(pg_grace rule \1)"),
+)
 _SQL = re.compile("select |=>")
 _JSON_KEY = re.compile(r"\{(.*: .*)\}")
 _UNDEFINED = ("3F000", "42P01", "42883")
@@ -54,6 +67,8 @@ def describe(error: psycopg.Error, *, hint: str | None = None) -> str:
     if diagnostics.message_detail:
         lines.append(f"DETAIL:  {diagnostics.message_detail}")
     server_hint = diagnostics.message_hint or ""
+    for call, command in _CALLS:
+        server_hint = re.sub(call, command, server_hint)
     if error.sqlstate in _HINTS and _SQL.search(server_hint):
         server_hint = _HINTS[error.sqlstate]
     if error.sqlstate == "GR008":

@@ -112,6 +112,22 @@ def print_rows(
             click.echo("\t".join(_plain(row[column]) for column in columns))
 
 
+def print_record(record: Row, output_format: str) -> None:
+    """Print one thing: a line for each of its parts that has a value, as JSON an object with all of them."""
+    if output_format == "json":
+        click.echo(to_json(dict(record), indent=2))
+        return
+    print_rows(
+        [
+            {"what": what.replace("_", " "), "value": _text(value) if isinstance(value, int) else value}
+            for what, value in record.items()
+            if value not in (None, [])
+        ],
+        ("what", "value"),
+        output_format,
+    )
+
+
 def _csv_value(value: Any) -> Any:
     if isinstance(value, datetime.datetime):
         return value.isoformat()

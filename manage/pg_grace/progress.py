@@ -1,11 +1,13 @@
-"""A progress bar for restores that take longer than a second, and what Ctrl-C makes of them."""
+"""A progress bar for restores and runs that take longer than a second, and what Ctrl-C makes of them."""
 
 from __future__ import annotations
 
+import abc
 import sys
 import threading
 import time
 from types import TracebackType
+from typing import Any, ClassVar, Self
 
 import psycopg
 from rich.console import Console
@@ -36,21 +38,19 @@ class _RateColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:,.0f} rows/s", style="progress.data.speed")
 
 
-class RestoreProgress:
-    """Show on stderr how many rows a restore has inserted, while it is in this context; on a terminal only.
+class _Progress(abc.ABC):
+    """Show on stderr how many rows are done, while something is in this context; on a terminal only."""
 
-    The rows of an open transaction can't be seen from outside, but the restore counts them with a sequence, and a
-    sequence can. Its total is shared by all restores that run at the same time.
-    """
+    doing: ClassVar[str]
 
-    def __init__(self, target: Target, total: int | None) -> None:
+    def __init__(self, target: Target, total: int | None = None) -> None:
         self._target = target
         self._total = total
         self._done = threading.Event()
         self._start = time.monotonic()
         self._thread: threading.Thread | None = None
 
-    def __enter__(self) -> RestoreProgress:
+    def __enter__(self) -> Self:
         """Start watching."""
         self._start = time.monotonic()
         if sys.stderr.isatty():
@@ -59,7 +59,7 @@ class RestoreProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Stop watching and take the bar away; raises CommandError with what became of the restore after Ctrl-C."""
+        """Stop watching and take the bar away; raises CommandError with what was done up to a Ctrl-C."""
         self._done.set()
         if self._thread is not None:
             self._thread.join()
@@ -68,11 +68,11 @@ class RestoreProgress:
 
     def _watch(self) -> None:
         with connect(self._target) as connection:
-            start = _count(connection)
+            start = self._count(connection)
             if self._done.wait(_SECONDS_BEFORE_SHOWN):
                 return
             with Progress(
-                TextColumn("restoring"),
+                TextColumn(self.doing),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("rows"),
@@ -82,12 +82,35 @@ class RestoreProgress:
                 console=Console(stderr=True),
                 transient=True,
             ) as bar:
-                task = bar.add_task("restoring", total=self._total)
+                task = bar.add_task(self.doing, total=self._total)
                 while not self._done.wait(_SECONDS_BETWEEN_LOOKS):
-                    bar.update(task, completed=_count(connection) - start)
+                    completed = self._count(connection) - start
+                    bar.update(task, completed=completed, total=self._total)
+
+    @abc.abstractmethod
+    def _count(self, connection: Connection) -> int:
+        """Return how many rows are done, counted from anywhere."""
+
+    @abc.abstractmethod
+    def _outcome(self) -> str:
+        """Say what was done: the statement is cancelled by now, or it was faster than that."""
+
+
+class RestoreProgress(_Progress):
+    """The progress of a restore.
+
+    The rows of an open transaction can't be seen from outside, but the restore counts them with a sequence, and a
+    sequence can. Its total is shared by all restores that run at the same time.
+    """
+
+    doing = "restoring"
+
+    def _count(self, connection: Connection) -> int:
+        row = connection.execute("select grace._restore_progress() as count").fetchone()
+        assert row is not None
+        return int(row["count"])
 
     def _outcome(self) -> str:
-        """Say whether anything is restored: the statement is cancelled by now, or it was faster than that."""
         elapsed = time.monotonic() - self._start
         try:
             with connect(self._target) as connection:
@@ -103,7 +126,35 @@ class RestoreProgress:
         return f"interrupted, but run {row['run']} was done meanwhile"
 
 
-def _count(connection: Connection) -> int:
-    row = connection.execute("select grace._restore_progress() as count").fetchone()
-    assert row is not None
-    return int(row["count"])
+class RunProgress(_Progress):
+    """The progress of a rule's run, the first one after the run of that number: it writes down each batch."""
+
+    doing = "deleting"
+
+    def __init__(self, target: Target, after: int, rule: str) -> None:
+        super().__init__(target)
+        self._which = (after, rule)
+
+    def _run(self, connection: Connection) -> dict[str, Any] | None:
+        return connection.execute(
+            "select id, status, row_count, (details ->> 'matched')::bigint as matched from grace.runs"
+            " where id > %s and kind = 'rule' and rule = %s order by id limit 1",
+            self._which,
+        ).fetchone()
+
+    def _count(self, connection: Connection) -> int:
+        row = self._run(connection)
+        if row is None:
+            return 0
+        self._total = row["matched"]
+        return int(row["row_count"])
+
+    def _outcome(self) -> str:
+        try:
+            with connect(self._target) as connection:
+                row = self._run(connection)
+        except psycopg.Error:
+            return "interrupted; how far the run has come is in pg_grace runs"
+        if row is None:
+            return "interrupted: nothing was deleted"
+        return f"interrupted: run {row['id']} had deleted {row['row_count']} of {row['matched']} rows; the next goes on"

@@ -116,8 +116,14 @@ comment on table grace_internal.notice is 'What was announced: when which rule w
 
 create table grace_internal.hold (
   id bigint generated always as identity primary key,
-  protected_id integer not null references grace_internal.protected,
+  protected_id integer references grace_internal.protected on delete set null,
+  target_name text not null,
   key jsonb not null,
+  columns smallint [] not null,
+  names name [] not null,
+  types regtype [] not null,
+  key_values text [] not null,
+  is_live boolean not null,
   reason text not null,
   case_number text,
   until timestamptz,
@@ -131,10 +137,18 @@ create table grace_internal.hold (
   constraint hold_has_a_reason check (reason <> '')
 );
 
-create index hold_protected on grace_internal.hold (protected_id) where released_at is null;
+create index hold_protected on grace_internal.hold (protected_id, key_values) where released_at is null;
 
 comment on table grace_internal.hold is 'Not this record, on any path, until released: who says so and why, also of those that were released.';
-comment on column grace_internal.hold.key is 'The primary key, each value as text as it is stored in the row.';
+comment on column grace_internal.hold.key is 'As it is shown; what is compared are key_values.';
+comment on column grace_internal.hold.columns is 'The primary key as it was then, by number; names and types (under their domains) are theirs.';
+comment on column grace_internal.hold.key_values is 'The key''s values as text by the types'' output functions, with settings that are always the same.';
+comment on column grace_internal.hold.is_live is 'The record was in the table when it was held, so it has to be there still.';
+
+alter table grace_internal.capture add column kept boolean;
+
+comment on column grace_internal.capture.kept is
+'True: past the retention, and only there because of a hold; false: of a hold that was released. Rows and log no longer bear one mark then.';
 
 create table grace_internal.run_failure (
   run_id bigint not null references grace_internal.run on delete cascade,
@@ -170,3 +184,5 @@ comment on column grace_internal.job.rule_id is 'The rule that this job runs.';
 
 -- Functions whose results changed; the repeatable files create them anew.
 drop function if exists grace.jobs();
+-- Functions whose parameters changed; the repeatable files create them anew.
+drop function if exists grace_internal.file_values(integer, text);

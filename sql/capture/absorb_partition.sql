@@ -32,5 +32,6 @@ begin
     ) t;
   end if;
   perform grace_internal.follow_table(v_root_id, repair => true);
+  perform grace_internal.generate_capture(v_root_id); -- what was held stays held
 end
 $$;

@@ -38,7 +38,7 @@ begin
     using v_deletion.deletion, v_deletion.deleted_at%4$s;
   end if;
   get diagnostics v_rows = row_count;
-
+%7$s
   if v_rows > 0 then
     insert into grace_internal.capture (
       deletion, deleted_at, protected_id, row_count, operation,
@@ -81,13 +81,14 @@ $body$,
           'v_unchanged and pg_partition_root(tg_relid) is not distinct from %s::regclass;', v_protected.target::oid
         )
       )
-    end
+    end,
+    grace_internal.hold_check(protected_id, v_protected.row_wise)
   );
   execute format(
     'create or replace function grace_internal.%1$I() returns trigger language plpgsql '
     'security definer ' -- the role that deletes needs no right on the buffer
-    'set search_path = pg_catalog, pg_temp as %2$L',
-    'capture_' || protected_id, v_body
+    'set search_path = pg_catalog, pg_temp%3$s as %2$L',
+    'capture_' || protected_id, v_body, grace_internal.hold_settings(protected_id)
   );
   execute format('revoke all on function grace_internal.%I() from public', 'capture_' || protected_id);
   execute format(

@@ -108,6 +108,7 @@ declare
 begin
   execute grace_internal.capture_statement(v_id, tg_relid, tg_op, true)
   using v_deletion.deletion, v_deletion.deleted_at, old;
+  perform grace_internal.require_unheld_row(v_id, old);
   insert into grace_internal.capture (
     deletion, deleted_at, protected_id, row_count, operation,
     role, login, application_name, client_addr, reason

@@ -17,6 +17,43 @@ as $$
   where l.child is not null and not exists (select from pg_class c where c.oid = l.child);
 $$;
 
+-- What is held is not dropped even so. Errors: GR029.
+create or replace function grace_internal.refuse_drop_of_held()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO' -- as held keys are written
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set timezone = 'UTC'
+set lc_monetary = 'C'
+as $$
+declare
+  v_hold record;
+begin
+  for v_hold in
+    select
+      h.id, h.protected_id, h.key_values, grace_internal.hold_names(h.*) as names,
+      bool_or(d.objid = p.target or (d.schema_name = 'grace_buffer' and d.object_name = p.buffer)) as is_whole,
+      h.is_live and c.relkind = 'p' as may_be_gone
+    from pg_event_trigger_dropped_objects() d
+    cross join grace_internal.active_hold h
+    join grace_internal.protected p on p.id = h.protected_id
+    left join pg_class c on c.oid = p.target
+    where d.object_type = 'table'
+    group by h.id, h.protected_id, h.key_values, h.is_live, c.relkind, grace_internal.hold_names(h.*)
+  loop
+    if v_hold.is_whole or (
+      v_hold.may_be_gone and v_hold.names is not null
+      and grace_internal.find_live(v_hold.protected_id, v_hold.names, v_hold.key_values) is null
+    ) then
+      perform grace_internal.refuse_held(v_hold.id, 1);
+    end if;
+  end loop;
+end
+$$;
+
 -- Event trigger: a protected table, or a partition of one, is not dropped by mistake, for nothing captures the rows that go
 -- with it; nor is a buffer, nor does DROP TYPE … CASCADE take columns out of one. Errors: GR021, unless a member of grace_admin has set
 -- grace.allow_drop.
@@ -65,6 +102,7 @@ begin
   if not found or (
     v_allowed in ('on', 'true', 'yes', '1') and pg_has_role(grace_internal.caller(), 'grace_admin', 'member')
   ) then
+    perform grace_internal.refuse_drop_of_held();
     perform grace_internal.forget_dropped();
     return;
   end if;

@@ -19,6 +19,8 @@ begin
   ), case when c.ended_at is null then c.attnum else 0 end)
   where c.protected_id = renumber_columns.protected_id;
 
+  perform grace_internal.rename_holds(protected_id, moved => true);
+
   update grace_internal.protected p
   set
     relation = p.target,

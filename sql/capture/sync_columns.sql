@@ -91,6 +91,7 @@ begin
   from pg_attribute a
   where c.protected_id = v_protected.id
     and a.attrelid = v_protected.target and a.attnum = c.attnum and a.attname <> c.attname;
+  perform grace_internal.rename_holds(v_protected.id, moved => false);
   update grace_internal.protected p
   set
     target_name = grace_internal.qualified_name(p.target),

@@ -36,6 +36,7 @@ begin
       hint = format('Unprotect that first: select grace.unprotect(%L);', v_parent);
   end if;
 
+  perform grace_internal.require_no_holds(v_id, target || ' can''t be unprotected');
   perform grace_internal.drop_triggers(v_id, wait);
   perform grace_internal.drop_guard(v_id);
   update grace_internal.protected p set active = false where p.id = v_id;
@@ -52,7 +53,7 @@ begin
 end
 $$;
 comment on function grace.unprotect(regclass, text, interval) is
-'Stops capturing what is deleted from a table. buffer: ''keep'' leaves what was deleted restorable until it expires, ''discard'' removes it at once and for good. wait: how long to try for the lock. Errors: GR001, GR006, 22023, 42501.';
+'Stops capturing what is deleted from a table. buffer: ''keep'' leaves what was deleted restorable until it expires, ''discard'' removes it at once and for good. wait: how long to try for the lock. Errors: GR001, GR006, GR029 while records of it are held, 22023, 42501.';
 
 create or replace function grace_internal.drop_buffer(protected_id integer)
 returns void

@@ -470,6 +470,60 @@ as $$
   from grace.verify_ledger() v
 $$;
 
+-- Holds that don't find their record any more, and what they keep past its retention.
+create or replace function grace_internal.check_holds()
+returns setof grace.finding
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO' -- as held keys are written
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set timezone = 'UTC'
+set lc_monetary = 'C'
+as $$
+declare
+  v_hold record;
+  v_finding text;
+begin
+  for v_hold in
+    select h.id, h.protected_id, h.key_values, h.key, h.is_live, p.target_name as name, grace_internal.hold_names(h.*) as names
+    from grace_internal.active_hold h
+    join grace_internal.protected p on p.id = h.protected_id
+    order by h.id
+  loop
+    begin
+      v_finding := case
+        when v_hold.names is null then
+          format('hold %s on %s can''t be matched with its rows any more: nothing can be deleted from it', v_hold.id, v_hold.key)
+        when v_hold.is_live
+          and grace_internal.find_live(v_hold.protected_id, v_hold.names, v_hold.key_values) is distinct from v_hold.key_values
+        then format(
+          'the record of hold %s, %s, is no longer in the table: its key was changed, its partition detached, or it went past pg_grace',
+          v_hold.id, v_hold.key
+        )
+      end;
+    exception when sqlstate 'GR010' then
+      v_finding := format('whether the record of hold %s is still there can''t be looked up: %s', v_hold.id, sqlerrm);
+    end;
+    if v_finding is not null then
+      return next row(
+        'problem', 'hold', v_hold.name, v_finding,
+        format('Hold the record as it is now: select grace.hold(…); then: select grace.release(%s, ''reason'');', v_hold.id), false
+      )::grace.finding;
+    end if;
+  end loop;
+  return query
+    select
+      'note', 'hold', p.target_name, format('holds keep %s rows of it in the buffer past their retention', sum(c.row_count)),
+      'As it has to be. To see them: select grace.held_rows(id) from grace.holds where is_active;', false
+    from grace_internal.capture c
+    join grace_internal.protected p on p.id = c.protected_id
+    where c.kept and c.deleted_at <= grace._expired_before(p.id)
+    group by p.id;
+end
+$$;
+
 create or replace function grace.doctor()
 returns setof grace.finding
 language sql stable
@@ -494,6 +548,8 @@ as $$
     union all
     select * from grace_internal.examine_personal_columns()
     union all
+    select * from grace_internal.check_holds()
+    union all
     select * from grace_internal.check_server()
     union all
     select * from grace_internal.check_indexes()
@@ -501,4 +557,4 @@ as $$
   order by f.severity desc, f.subject, f.object
 $$;
 comment on function grace.doctor() is
-'Looks for what keeps pg_grace from doing its work, and says what to do: triggers disabled or missing, columns that have changed, tables that lose rows unprotected, foreign keys without an index, session_replication_role, pg_cron, partitions, rights, publications; filters and rules that no longer say what was meant, wait for approval, lack an index or contradict each other; columns that look personal and have no rule. Reads the catalog only. grace.sync() does what is fixable. Notes are no problems. For rows changed by hand see grace.verify_buffer().';
+'Looks for what keeps pg_grace from doing its work, and says what to do: triggers disabled or missing, columns that have changed, tables that lose rows unprotected, foreign keys without an index, session_replication_role, pg_cron, partitions, rights, publications, holds that don''t find their record; filters and rules that no longer say what was meant, wait for approval, lack an index or contradict each other; columns that look personal and have no rule. Reads the catalog only, and what is held. grace.sync() does what is fixable. Notes are no problems. For rows changed by hand see grace.verify_buffer().';

@@ -63,6 +63,10 @@ begin
         from buffered b
         left join logged l on l.deletion = b.deletion and l.mark = b.mark
         where b.row_count > coalesce(l.row_count, 0)
+          and not exists (
+            select from grace_internal.capture k
+            where k.protected_id = %2$s and k.deletion = b.deletion and k.kept is not null
+          )
           and (b.deletion > $2 or not exists (select from logged o where o.deletion = b.deletion))
         group by b.deletion
         union all

@@ -29,14 +29,14 @@ as $$
   end
 $$;
 
--- All values of a buffered row b in such columns, as an expression of type oid[] or text[]; null without such columns.
-create or replace function grace_internal.file_values(protected_id integer, wanted_kind text)
+-- All values of a buffered row in such columns, as an expression of type oid[] or text[]; null without such columns.
+create or replace function grace_internal.file_values(protected_id integer, wanted_kind text, alias text default 'b')
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select format(
-    'array[%s]::%s[]', string_agg(format('b.%I', c.buffer_column), ', '),
+    'array[%s]::%s[]', string_agg(format('%s.%I', alias, c.buffer_column), ', '),
     case wanted_kind when 'path' then 'pg_catalog.text' else 'pg_catalog.oid' end
   )
   from grace_internal.file_columns(protected_id, wanted_kind) c

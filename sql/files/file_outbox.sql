@@ -26,13 +26,19 @@ comment on column grace.file_outbox.claimed_until is 'Somebody is deleting it; f
 comment on column grace.file_outbox.attempts is 'How often it has been claimed.';
 comment on column grace.file_outbox.error is 'Why it could not be deleted the last time.';
 
--- Which of these files a row of any protected table still refers to, live or restorable.
+-- Which of these files a row of any protected table still refers to, live, restorable or held.
 create or replace function grace_internal.referenced_files(files text [])
 returns text []
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set row_security = off
 set constraint_exclusion = off -- it evaluates the tables' checks while planning
+set datestyle = 'ISO' -- as held keys are written
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set timezone = 'UTC'
+set lc_monetary = 'C'
 as $$
 declare
   v_source record;
@@ -40,16 +46,18 @@ declare
   v_result text [] := array[]::text [];
 begin
   for v_source in
-    select 'only ' || grace_internal.qualified_name(c.oid) as relation, a.attname as column_name, null::timestamptz as since, c.oid
+    select 'only ' || grace_internal.qualified_name(c.oid) as relation, a.attname as column_name, null::timestamptz as since, c.oid,
+      null as held
     from grace_internal.protected p
     cross join lateral grace_internal.partition_tree(p.target) as t (relation)
     join pg_class c on c.oid = t.relation and c.relkind = 'r'
     join pg_attribute a on a.attrelid = p.target and a.attnum = any (grace_internal.file_numbers(p.*)) and not a.attisdropped
     where grace_internal.file_kind(a.atttypid) = 'path'
     union all
-    select format('grace_buffer.%I', p.buffer), c.buffer_column, grace._expired_before(p.id), null
+    select format('grace_buffer.%I', p.buffer), c.buffer_column, grace._expired_before(p.id), null, h.held
     from grace_internal.protected p
     cross join lateral grace_internal.file_columns(p.id, 'path') c
+    cross join lateral (select grace_internal.held_in_leaf(p.id, false, 't') as held) as h
   loop
     if v_source.oid is not null then
       perform grace_internal.require_trusted_code(
@@ -59,7 +67,10 @@ begin
     execute format(
       'select array_agg(distinct t.%1$I::text) from %2$s t where t.%1$I::text = any ($1)%3$s',
       v_source.column_name, v_source.relation,
-      case when v_source.since is not null then ' and t.grace_deleted_at > $2' else '' end
+      case
+        when v_source.since is not null then format(' and (t.grace_deleted_at > $2 or %s)', coalesce(v_source.held, 'false'))
+        else ''
+      end
     )
     into v_found using files, v_source.since;
     v_result := v_result || coalesce(v_found, '{}');
@@ -112,7 +123,7 @@ begin
 end
 $$;
 comment on function grace.claim_files(integer, interval) is
-'Takes files out of grace.file_outbox to be deleted by the caller, those that were tried least first; nobody else gets them before the lease is over. A file that a row still refers to, live or restorable, is taken off the list instead. Report each with grace.file_deleted. Errors: 22023.';
+'Takes files out of grace.file_outbox to be deleted by the caller, those that were tried least first; nobody else gets them before the lease is over. A file that a row still refers to, live, restorable or held, is taken off the list instead. Report each with grace.file_deleted. Errors: 22023.';
 
 create or replace function grace.file_deleted(id bigint, error text default null)
 returns void

@@ -30,14 +30,16 @@ as $$
       d.protected_id,
       sum(d.row_count) filter (where not d.is_expired) as buffered_rows,
       min(d.deleted_at) filter (where not d.is_expired) as oldest,
-      sum(d.row_count) filter (where d.is_expired) as expired_rows,
-      min(d.deleted_at) filter (where d.is_expired) as oldest_expired
+      sum(d.row_count) filter (where d.is_expired and not d.is_kept) as expired_rows,
+      min(d.deleted_at) filter (where d.is_expired and not d.is_kept) as oldest_expired
     from (
       select
-        c.protected_id, c.deleted_at, c.row_count - coalesce(r.row_count, 0) as row_count,
+        c.protected_id, c.deleted_at, c.is_kept, c.row_count - coalesce(r.row_count, 0) as row_count,
         c.deleted_at <= greatest(statement_timestamp() - p.span, p.evicted_to) as is_expired -- _expired_before(), for all at once
       from (
-        select k.protected_id, k.deletion, min(k.deleted_at) as deleted_at, sum(k.row_count) as row_count
+        select
+          k.protected_id, k.deletion, min(k.deleted_at) as deleted_at, sum(k.row_count) as row_count,
+          coalesce(bool_or(k.kept), false) as is_kept
         from grace_internal.capture k
         group by k.protected_id, k.deletion
       ) as c
@@ -80,7 +82,7 @@ as $$
         'pg_grace_expired_early', 'Whether rows have expired before their retention was over, because of a capacity.',
         coalesce(p.evicted_to > statement_timestamp() - p.span, false)::integer
       ),
-      ('pg_grace_expired_rows', 'Rows that have expired and wait for the purge.', coalesce(l.expired_rows, 0)),
+      ('pg_grace_expired_rows', 'Rows that have expired and wait for the purge, without held ones.', coalesce(l.expired_rows, 0)),
       (
         'pg_grace_purge_overdue_seconds', 'For how long the oldest expired row has been past its retention.',
         coalesce(greatest(extract(epoch from statement_timestamp() - p.span - l.oldest_expired), 0), 0)

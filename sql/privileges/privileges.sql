@@ -11,7 +11,7 @@ do $$ begin perform grace_internal.grant_links(); end $$;
 grant usage on schema grace to grace_admin, grace_operator, grace_auditor;
 grant usage on schema grace_buffer to grace_operator, grace_auditor;
 
-grant select on grace.deletions, grace.protected, grace.runs, grace.expired, grace.ledger, grace.metrics
+grant select on grace.deletions, grace.protected, grace.runs, grace.expired, grace.ledger, grace.metrics, grace.holds
 to grace_operator, grace_auditor;
 grant select on grace.alembic_version to grace_operator, grace_auditor;
 grant execute on function grace.doctor() to grace_operator, grace_auditor;
@@ -85,6 +85,9 @@ grant execute on function grace.file_deleted(bigint, text) to grace_admin;
 grant execute on function grace.unprotect(regclass, text, interval) to grace_admin;
 grant execute on function grace.set_retention(regclass, interval, boolean, boolean) to grace_admin;
 grant execute on function grace.set_capacity(text, regclass, boolean) to grace_admin;
+grant execute on function grace.hold(regclass, jsonb, text, text, timestamptz, interval) to grace_admin;
+grant execute on function grace.release(bigint, text) to grace_admin;
+grant execute on function grace.held_rows(bigint) to grace_admin;
 grant execute on function grace.set_schedule(text, text) to grace_admin;
 grant execute on function grace._tick_claim() to grace_admin;
 grant execute on function grace._watch() to grace_admin;

@@ -10,7 +10,10 @@ cross join lateral (
     sum(k.row_count) as row_count,
     min(k.deleted_at) as oldest
   from grace_internal.capture k
-  where k.protected_id = p.id and k.deleted_at <= greatest(statement_timestamp() - p.span, p.evicted_to)
+  where
+      k.protected_id = p.id
+      and k.deleted_at <= greatest(statement_timestamp() - p.span, p.evicted_to)
+      and k.kept is not true
 ) as c
 cross join lateral (
   select (c.row_count - coalesce(sum(r.row_count), 0))::bigint as row_count
@@ -20,4 +23,4 @@ cross join lateral (
 where e.row_count > 0;
 
 comment on view grace.expired is
-'Per table: rows that are past their retention and that the next purge removes. They can be neither seen nor restored.';
+'Per table: rows that are past their retention and that the next purge removes. They can be neither seen nor restored. Without those that the last purge has kept because they are held.';

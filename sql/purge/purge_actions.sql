@@ -9,9 +9,14 @@ declare
   v_leaf text := grace_internal.qualified_name(leaf);
   v_bounds record;
   v_files_left boolean := false;
+  v_rows bigint;
 begin
   if pg_relation_size(leaf) = 0 then
     return 0;
+  end if;
+  v_rows := grace_internal.keep_held(protected_id, leaf);
+  if v_rows is not null then
+    return v_rows;
   end if;
   execute format('lock table %s in access exclusive mode', v_leaf); -- what is posted is what goes
   -- Asked again in the slice, and once nobody reads the leaf: the retention may have been raised since.
@@ -57,6 +62,12 @@ create or replace function grace_internal.clear_leaf(
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set datestyle = 'ISO' -- as held keys are written
+set intervalstyle = 'postgres'
+set extra_float_digits = 1
+set bytea_output = 'hex'
+set timezone = 'UTC'
+set lc_monetary = 'C'
 as $$
 declare
   v_leaf text := grace_internal.qualified_name(leaf);
@@ -77,6 +88,7 @@ begin
   if v_bounds.holds_files then
     v_expired := v_expired || ' and b.page <> 0'; -- the first page stands for an object that is yet to be unlinked
   end if;
+  v_expired := v_expired || coalesce(' and not ' || grace_internal.held_in_leaf(protected_id, v_bounds.holds_files, 'b'), '');
   if v_from is not null then
     row_count := grace_internal.delete_expired(protected_id, leaf, format('%s and b.ctid > %L', v_expired, v_from), max_rows);
     more := row_count = max_rows;
@@ -167,7 +179,7 @@ begin
   end if;
   execute format(
     'select exists (select from %s b where b.grace_deletion > $1 and not exists (select from grace_internal.capture c '
-    'where c.protected_id = $2 and c.deletion = b.grace_deletion and c.xmin = b.xmin))', grace_internal.qualified_name(leaf)
+    'where c.protected_id = $2 and c.deletion = b.grace_deletion and (c.xmin = b.xmin or c.kept is not null)))', grace_internal.qualified_name(leaf)
   )
   into v_result using v_protected.unmarked_to, protected_id;
   return v_result;
@@ -245,7 +257,9 @@ begin
   end if;
   if not v_active then
     perform grace_internal.follow_links(protected_id, repair => false);
-    if not exists (select from grace_internal.capture c where c.protected_id = prepare_buffer.protected_id) then
+    if not exists (select from grace_internal.capture c where c.protected_id = prepare_buffer.protected_id)
+      and not exists (select from grace_internal.active_hold h where h.protected_id = prepare_buffer.protected_id)
+    then
       perform grace_internal.drop_buffer(protected_id);
     end if;
     return false;
@@ -267,17 +281,20 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_before timestamptz;
+  v_kept bigint [];
   v_rows bigint;
 begin
   select least(grace._expired_before(p.id), greatest(as_of - p.span, p.evicted_to)) into v_before
   from grace_internal.protected p
   where p.id = protected_id;
+  v_kept := grace_internal.settle_kept(protected_id, v_before);
   delete from grace_internal.capture c
   where c.ctid = any (array(
     select e.ctid
     from grace_internal.capture e
     where e.protected_id = trim_log.protected_id
       and e.deleted_at <= v_before
+      and e.deletion <> all (v_kept)
     limit max_rows
     for update skip locked
   ));

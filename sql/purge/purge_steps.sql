@@ -34,6 +34,7 @@ begin
   insert into grace_internal.run (kind, job, target, role, login)
   values ('purge', case when target is null then 'purge' end, target, grace_internal.caller(), session_user)
   returning id into v_run;
+  perform grace_internal.forget_ended_holds();
   if target is null then
     begin
       perform grace_internal.evict();
@@ -106,6 +107,9 @@ begin
       hint = 'call grace.purge();';
   end if;
   begin
+    if item.action in ('empty', 'clear', 'log') then
+      lock table grace_internal.hold in share mode; -- what is held now is all that is held
+    end if;
     case item.action
       when 'empty' then v_rows := grace_internal.empty_leaf(item.protected_id, item.leaf);
       when 'drop' then perform grace_internal.drop_expired_leaf(item.protected_id, item.leaf);

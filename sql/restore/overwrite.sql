@@ -24,7 +24,7 @@ as $$
 $$;
 
 -- May the caller have these rows overwritten? Capturing them reads the table as the owner of pg_grace, so it demands what reading and
--- overwriting by hand would. Errors: GR010, 42501.
+-- overwriting by hand would; what is held nobody may. Errors: GR010, GR029, 42501.
 create or replace function grace._check_overwriting(plan grace._restore_plan)
 returns void
 language plpgsql stable
@@ -61,6 +61,9 @@ begin
     perform grace_internal.require_trusted_code(
       v_live.leaf, 'Delete the rows that stand in the way first; that is captured as any delete.'
     );
+    perform grace_internal.require_unheld_rows(grace_internal.protected_id(v_live.root), v_live.leaf, array(
+      select l.tid from unnest(plan.live_leaves, plan.live_tids) as l (leaf, tid) where l.leaf = v_live.leaf
+    ));
   end loop;
 end
 $$;
@@ -97,7 +100,7 @@ $$;
 comment on function grace._find_overwritten(grace._restore_plan) is 'Internal: the live rows that a restore would overwrite.';
 
 -- Captures the live rows that a restore is about to overwrite, as if they were deleted, so that this can be undone, too.
--- Errors: GR010, 42501.
+-- Errors: GR010, GR029, 42501.
 create or replace function grace._keep_overwritten(plan grace._restore_plan)
 returns bigint
 language plpgsql

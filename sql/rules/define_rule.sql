@@ -1,24 +1,34 @@
 -- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's table;
 -- left out, they are those of the only foreign key there is.
 create or replace function grace_internal.read_activity(
-  target regclass, activity text, path text, out source regclass, out moment name, out link name [], out expression text
+  target regclass, activity text, path text, out source regclass, out moment name, out link name [], out expression text, out condition text
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_parts text [] := regexp_match(activity, '^\s*(.+?)(?:\s+via\s+(.+?))?(?:\s+where\s+(.+?))?\s*$', 'i');
+  v_head text := regexp_replace(activity, '\s+where\s.*$', '', 'i');
+  v_parts text [] := regexp_match(v_head, '^\s*(.+?)(?:\s+via\s+(.+?))?\s*$', 'i');
   v_names text [];
   v_condition text;
 begin
+  condition := nullif(regexp_replace(substr(activity, length(v_head) + 1), '^\s+where\s+', '', 'i'), '');
   v_names := parse_ident(v_parts[1]);
   moment := v_names[cardinality(v_names)];
   source := grace_internal.table_under(path, v_names[:cardinality(v_names) - 1]);
+  if not exists (
+    select
+    from pg_attribute a
+    where a.attrelid = source and a.attname = moment and a.attnum > 0 and not a.attisdropped
+      and grace_internal.is_moment(a.atttypid)
+  ) then
+    raise exception '% has no column % that says when', source, quote_ident(moment) using errcode = 'invalid_parameter_value';
+  end if;
   select l.columns, l.condition into link, v_condition
   from grace_internal.link_between(source, target, v_parts[2]) l;
   expression := format(
     '(select max(%I.%I) from %s where %s%s)',
-    grace_internal.alias_of(source), moment, grace_internal.source_of(source), v_condition, ' and (' || v_parts[3] || e'\n)'
+    grace_internal.alias_of(source), moment, grace_internal.source_of(source), v_condition, ' and (' || condition || e'\n)'
   );
 exception when invalid_parameter_value or undefined_table then
   raise exception 'not an activity: %', activity
@@ -94,6 +104,23 @@ begin
 end
 $$;
 
+create or replace function grace_internal.is_moment(type oid)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.base_type(is_moment.type) in ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
+$$;
+
+-- What a period starts with, without the words before it; what it is becomes a moment by a cast, and a text would, too.
+create or replace function grace_internal.start_without_words(starts text)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select regexp_replace(starts, '^\s*end\s+of\s+(?:the\s+)?(?:calendar\s+)?(?:year|quarter|month)\s+of\s+', '', 'i')
+$$;
+
 -- From when the period counts, as text: "end of year of COLUMN" in words, else an expression.
 create or replace function grace_internal.start_in_words(starts text)
 returns text
@@ -124,6 +151,21 @@ as $$
     select a.position, (grace_internal.read_activity(target, a.activity, path)).expression || '::timestamptz'
     from jsonb_array_elements_text(activities) with ordinality as a (activity, position)
   ) as p
+$$;
+
+-- The conditions that come to stand beside others, each as a condition of the table's that holds it between brackets of another kind: what
+-- would get out of its parentheses, as "true) or (true" does, does not fit there.
+create or replace function grace_internal.lone_conditions(target regclass, definition jsonb, path text)
+returns setof text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select format(e'true = all (array[%s\n])', definition ->> 'predicate') where definition ->> 'predicate' is not null
+  union all
+  select format(e'exists (select from %s where true = all (array[%s\n]))', grace_internal.source_of(r.source), r.condition)
+  from jsonb_array_elements_text(definition -> 'activities') a (activity)
+  cross join lateral grace_internal.read_activity(target, a.activity, path) r
+  where r.condition is not null
 $$;
 
 -- The expressions of a rule, still as text, to be checked with the caller's rights before they are read and kept.

@@ -78,10 +78,20 @@ as $$
   group by k.key
 $$;
 
+-- The hold on a record, in words; null when there is none. A delete asks the holds themselves: this is for what is only shown.
 create or replace function grace_internal.hold_on(target regclass, key jsonb)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select null::text
+begin
+  return (
+    select format('%s (hold %s)', h.reason, h.id)
+    from grace_internal.protected p
+    cross join lateral grace_internal.held_keys(p.id) k
+    join grace_internal.hold h on h.id = k.hold_id
+    where p.target = coalesce(pg_partition_root(hold_on.target), hold_on.target) and k.key = hold_on.key
+    limit 1
+  );
+end
 $$;

@@ -65,16 +65,15 @@ begin
   if new_rule.name = '' then
     perform grace_internal.refuse_rule('a rule needs a name', 'The name is empty.', 'Give a name that says what goes.');
   end if;
+  if new_rule.action = 'anonymize' then
+    raise exception 'rules can''t anonymize yet'
+      using errcode = 'feature_not_supported', detail = 'There are no masks that say what becomes of a column.',
+      hint = 'Use delete, or keep.';
+  end if;
   if new_rule.action not in ('delete', 'keep') then
     perform grace_internal.refuse_rule(
       format('there is no action %s', quote_literal(new_rule.action)), 'Actions: delete, keep.',
       'delete moves records into the buffer; keep says that no rule may delete them before they are due.'
-    );
-  end if;
-  if v_has_start and start_type not in ('date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype) then
-    perform grace_internal.refuse_rule(
-      format('a period can''t start with %s', d ->> 'starts'), format('It is of type %s.', start_type),
-      'Give a column or expression of type date, timestamp or timestamp with time zone.'
     );
   end if;
   if v_has_start and d ->> 'period' is null then
@@ -128,6 +127,7 @@ declare
   v_filter grace_internal.filter;
   v_texts record;
   v_condition grace_internal.expression;
+  v_bare text;
   v_start grace_internal.expression;
   v_query grace_internal.rule_query;
   v_code text;
@@ -174,8 +174,21 @@ begin
   v_new.path := path;
 
   perform grace_internal.ensure_runner(v_new.run_as);
+  perform grace_internal.check_as(v_new.run_as, v_texts.source, c, path)
+  from grace_internal.lone_conditions(v_new.target, definition, path) c;
   perform grace_internal.check_as(v_new.run_as, v_texts.source, v_texts.condition, path);
   v_condition := grace_internal.read_expression(v_new.target, v_texts.condition, path);
+  if v_new.starts is not null then
+    v_bare := grace_internal.start_without_words(v_new.starts);
+    perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_bare), path);
+    v_start := grace_internal.read_expression(v_new.target, v_bare, path);
+    if not grace_internal.is_moment(v_start.type) then
+      perform grace_internal.refuse_rule(
+        format('a period can''t start with %s', v_new.starts), format('It is of type %s.', v_start.type),
+        'Give a column or expression of type date, timestamp or timestamp with time zone.'
+      );
+    end if;
+  end if;
   if v_texts.starts is not null then
     perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_texts.starts), path);
     v_start := grace_internal.read_expression(v_new.target, v_texts.starts, path);

@@ -132,6 +132,7 @@ begin
   perform grace_internal.note_failed_jobs();
   perform grace_internal.note_missed_turns();
   perform grace_internal.announce_all();
+  perform grace_internal.forget_ended_holds();
   select r.* into v_last from grace_internal.run r where r.kind = 'purge' and r.job is not null order by r.id desc limit 1;
   if not coalesce(
     v_last.status in ('incomplete', 'aborted')

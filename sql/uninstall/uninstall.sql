@@ -1,6 +1,7 @@
 -- Takes pg_grace out of the database: triggers, jobs, schemas, and the roles if no other database has use for them.
 -- The deletes that are under way are waited for before it looks whether anything is left in the buffer.
--- Errors: GR006 when a table is too busy, GR013 when rows can still be restored and grace.discard_buffer is not "on".
+-- Errors: GR006 when a table is too busy, GR013 when rows can still be restored and grace.discard_buffer is not "on", GR029 when
+-- records are held.
 do $$
 declare
   v_left text;
@@ -8,6 +9,9 @@ declare
 begin
   perform pg_catalog.set_config('client_min_messages', 'warning', true);
   perform grace_internal.drop_triggers(null, interval '60 seconds');
+  if to_regproc('grace_internal.require_no_holds') is not null then -- older versions have no holds
+    perform grace_internal.require_no_holds(null, 'pg_grace was not uninstalled');
+  end if;
 
   select string_agg(format('%s: %s', p.target_name, p.buffered_rows), ', ' order by p.target_name) into v_left
   from grace.protected p

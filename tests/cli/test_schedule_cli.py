@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -11,10 +11,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from pg_grace.cluster import Cluster
 from tests.cli.test_terminal import COLOUR, finish, terminal
 from tests.conftest import Database, rows, value
-from tests.server import CRON_SETTINGS, Server
 from tests.sql.scheduling import in_the_middle, leaf, let_pass, make_older, purges
 
 HOLD_LEDGER = "lock table grace_internal.ledger in exclusive mode"
@@ -96,19 +94,6 @@ def test_only_an_administrator_sets_it_and_others_look(shop: Database, role: Cal
     assert len(from_json(shop, "-U", auditor, "schedule")) == 2
     assert "SQLSTATE: 42501" in shop.cli("-U", auditor, "schedule", "purge", "0 3 * * *", code=4).stderr
     assert schedules(shop)["purge"] == "0 0 * * *"
-
-
-@pytest.fixture(scope="module")
-def elsewhere() -> Iterator[Database]:
-    """pg_cron works from database postgres, pg_grace is in another one."""
-    with Cluster({"fsync": "off", **CRON_SETTINGS}) as cluster:
-        with psycopg.connect(cluster.conninfo(), autocommit=True) as admin:
-            admin.execute("create database app")
-        database = Database(Server("local cluster", cluster.conninfo()), "app")
-        database.cli("install")
-        yield database
-        for connection in database.connections:
-            connection.close()
 
 
 def test_a_schedule_is_carried_to_where_pg_cron_works(elsewhere: Database) -> None:

@@ -5,7 +5,23 @@ from __future__ import annotations
 import click
 
 from pg_grace import __version__
-from pg_grace.cli import demo, doctor, files, install, look, metrics, protect, purge, restore, schedule
+from pg_grace.cli import (
+    demo,
+    doctor,
+    exempt,
+    files,
+    filter,
+    hold,
+    install,
+    look,
+    metrics,
+    protect,
+    purge,
+    restore,
+    rule,
+    runs,
+    schedule,
+)
 from pg_grace.cli.options import Settings
 from pg_grace.connection import Target
 
@@ -57,11 +73,17 @@ for command in (
     look.show,
     restore.restore,
     purge.purge,
+    filter.filters,
+    rule.rules,
+    exempt.exempt,
+    runs.runs,
+    runs.run,
     schedule.tick,
     schedule.schedule,
     schedule.retention,
     schedule.capacity,
     schedule.ledger,
+    hold.hold,
     files.files,
     metrics.metrics,
 ):

@@ -118,6 +118,11 @@ def uninstall(
             if total
             else "can still be restored"
         )
+        if _has_holds(connection):
+            raise CommandError(
+                "records are held, so it would refuse\nHINT:  See them: pg_grace hold list\nSQLSTATE: GR029",
+                Exit.REFUSED,
+            )
         note(f"would remove pg_grace; {total} deleted rows of {len(rows)} tables {fate}")
         return
     total = sum(row["buffered_rows"] for row in _buffered(connection))
@@ -144,6 +149,13 @@ def uninstall(
         note(f'pg_cron\'s jobs in database "{there.database}" could not be removed: {obstacle}')
         note(f"remove those of database {there.purged} whose names begin with pg_grace: there")
     note("pg_grace is uninstalled")
+
+
+def _has_holds(connection: Connection) -> bool:
+    row = connection.execute("select to_regclass('grace.holds') is not null as found").fetchone()
+    if row is None or not row["found"]:
+        return False
+    return connection.execute("select from grace.holds where is_active limit 1").fetchone() is not None
 
 
 def _make_folder(folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -117,6 +119,28 @@ def read_interval(connection: Connection, option: str, text: str) -> str:
         ) from error
     assert row is not None
     return str(row["duration"])
+
+
+def read_age(connection: Connection, option: str, text: str) -> str:
+    """Return a span of time as the server reads it, months as 6mo, too; raises click.BadParameter when it is none."""
+    if re.search(r"^[^P]*\d\s*m\b", text, re.IGNORECASE):
+        raise click.BadParameter(f"{text!r}: months or minutes? Say 6mo or 6min", param_hint=f"--{option}")
+    read = read_interval(connection, option, re.sub(r"(?<=\d)\s*mo\b", " months", text))
+    row = connection.execute("select %s::interval < '0' as negative", (read,)).fetchone()
+    assert row is not None
+    if row["negative"]:
+        raise click.BadParameter(f"{text!r} is negative", param_hint=f"--{option}")
+    return read
+
+
+def split_list(text: str) -> list[str]:
+    """Return the elements of a,b or of "Linz, Wels",Graz."""
+    return [element.strip() for element in next(csv.reader([text], skipinitialspace=True), [])]
+
+
+def read_key(text: str | None) -> str | None:
+    """Turn one --key into the jsonb that SQL takes."""
+    return None if text is None else json.dumps(_read_key(text))
 
 
 def read_keys(keys: tuple[str, ...]) -> str | None:

@@ -19,7 +19,7 @@ from pg_grace.cli.options import (
 )
 from pg_grace.connection import Connection
 from pg_grace.errors import CommandError, Exit, describe
-from pg_grace.output import note, print_rows
+from pg_grace.output import note, number_of, print_rows
 
 
 @click.command()
@@ -102,6 +102,17 @@ def unprotect(
     buffered = row["buffered_rows"]
     fate = "would be gone for good" if discard_buffer else "stay restorable until they expire"
     if dry_run:
+        held = connection.execute(
+            "select count(*) from grace.holds where is_active"
+            " and target = coalesce(pg_partition_root(%(oid)s::oid::regclass), %(oid)s::oid::regclass)",
+            {"oid": oid},
+        ).fetchone()
+        if held is not None and held["count"]:
+            raise CommandError(
+                f"{number_of(held['count'], 'hold')} would stop it\n"
+                "HINT:  See them: pg_grace hold list\nSQLSTATE: GR029",
+                Exit.REFUSED,
+            )
         note(f"would stop capturing deletes from {table}; {buffered} buffered rows {fate}")
         return
     question = f"Stop capturing deletes from {table}? {buffered} buffered rows {fate}."

@@ -61,10 +61,7 @@ def schedule(
     with connection.transaction(force_rollback=dry_run):
         row = connection.execute("select * from grace.set_schedule(%s, %s)", (job, schedule)).fetchone()
     if not dry_run:
-        there = elsewhere(connection, settings.target)
-        obstacle = there.ensure_jobs() if there else None
-        if there and obstacle:
-            note(f'pg_cron in database "{there.database}" could not be told: {obstacle}')
+        tell_pg_cron(connection, settings)
     assert row is not None
     if settings.output_format != "table":
         print_rows([{"job": job, **row}], ("job", "in_words", "zone", "next_times"), settings.output_format)
@@ -73,6 +70,14 @@ def schedule(
     click.echo(f"{job} {'would run' if dry_run else 'runs'} {row['in_words']} ({row['zone']}); next: {times}")
     if all(known["scheduler"] is None for known in merged_jobs(connection, settings.target)):
         note("nothing runs it yet: neither pg_cron nor pg_grace tick")
+
+
+def tell_pg_cron(connection: Connection, settings: Settings) -> None:
+    """Carry the jobs to where pg_cron works from another database; SQL does it where it works from this one."""
+    there = elsewhere(connection, settings.target)
+    obstacle = there.ensure_jobs() if there else None
+    if there and obstacle:
+        note(f'pg_cron in database "{there.database}" could not be told: {obstacle}')
 
 
 @click.command()
