@@ -12416,7 +12416,9 @@ $$;
 -- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET ROLE
 -- and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether a text is
 -- one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and has what
--- was deferred checked at once, in that role's name too. Only the owner of pg_grace may call them. Returns the number that they have in their names.
+-- was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so nothing may be
+-- left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have got. Only the
+-- owner of pg_grace may call them. Returns the number that they have in their names.
 create or replace function grace_internal.ensure_runner(role regrole)
 returns integer
 language plpgsql
@@ -12426,6 +12428,16 @@ declare
   v_runner grace_internal.runner;
   v_settings text [] := grace_internal.role_settings(role);
   v_function record;
+  -- Values are written and read the same whoever calls.
+  v_formats constant text := e'\nset datestyle = \'ISO, MDY\' set intervalstyle = postgres set extra_float_digits = 1';
+  -- What a cursor WITH HOLD says is run as the transaction ends, by whoever ends it.
+  v_end constant text := $end$
+  if exists (select from pg_catalog.pg_cursors c where c.is_holdable and c.creation_time >= pg_catalog.statement_timestamp()) then
+    raise exception 'a cursor would outlive what is done as the role'
+      using errcode = 'insufficient_privilege', detail = 'It was declared WITH HOLD.', hint = 'Functions and triggers can''t do that here.';
+  end if;
+end
+$end$;
 begin
   select r.* into v_runner from grace_internal.runner r where r.role = ensure_runner.role;
   if found and v_runner.settings = v_settings and grace_internal.runner_stands(v_runner) then
@@ -12455,16 +12467,47 @@ begin
     open v_cursor no scroll for execute v_statements[i];
     close v_cursor;
   end loop;
-end
-$body$
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);$body$
         ),
         (
-          'read', 'statement text', 'setof record', e'\nset transaction_read_only = on',
-          'begin return query execute statement; end'
+          'read', 'statement text', 'setof record', v_formats || e'\nset transaction_read_only = on',
+          $body$
+begin
+  if pg_my_temp_schema() <> 0 and exists (
+    select
+    from pg_trigger t
+    join pg_class c on c.oid = t.tgrelid and c.relnamespace = pg_my_temp_schema()
+    where t.tgdeferrable and not t.tgisinternal
+  ) then
+    raise exception 'a temporary table of this session has a deferrable trigger'
+      using errcode = 'insufficient_privilege', detail = 'What it does at the end of the transaction would not be done as the role.',
+      hint = 'Drop it, or use another session.';
+  end if;
+  return query execute statement;$body$
         ),
         (
-          'write', 'statement text', 'setof record', '',
-          'begin return query execute statement; set constraints all immediate; end'
+          'write', 'statement text', 'setof record', v_formats,
+          $body$
+declare
+  v_before text;
+  v_after text;
+begin
+  return query execute statement;
+  for v_round in 1 .. 10 loop
+    v_before := v_after;
+    set constraints all immediate;
+    select coalesce(string_agg(concat_ws(
+      ' ', t.relation, pg_stat_get_xact_tuples_inserted(t.relation), pg_stat_get_xact_tuples_updated(t.relation),
+      pg_stat_get_xact_tuples_deleted(t.relation)
+    ), ',' order by t.relation), '') into v_after
+    from (select distinct g.tgrelid as relation from pg_trigger g where g.tgdeferrable and not g.tgisinternal) as t;
+    exit when v_after = '' or v_after = v_before and current_setting('track_counts')::boolean;
+  end loop;
+  if v_after <> '' and (v_after is distinct from v_before or not current_setting('track_counts')::boolean) then
+    raise exception 'triggers defer to the end of the transaction what they do'
+      using errcode = 'insufficient_privilege', detail = 'It would not be done as the role.',
+      hint = 'Don''t let deferred triggers say "set constraints … deferred"; track_counts has to be on.';
+  end if;$body$
         )
     ) as w (way, parameters, result, setting, body)
   loop
@@ -12473,13 +12516,14 @@ $body$
     end if;
     execute format(
       e'create function %s(%s) returns %s language plpgsql security definer -- as the role of a rule\n'
-      'set search_path = pg_catalog, pg_temp set row_security = on set jit = off%s%s as %L',
+      'set search_path = pg_catalog, pg_temp set standard_conforming_strings = on set row_security = on set jit = off'
+      '%s%s as %L',
       v_function.name, v_function.parameters, v_function.result, v_function.setting,
       (
         select string_agg(format(' set %s = %L', split_part(s, '=', 1), substr(s, strpos(s, '=') + 1)), '' order by s)
         from unnest(v_settings) s
       ),
-      v_function.body
+      v_function.body || v_end
     );
     v_function.name := format('%s(%s)', v_function.name, v_function.types);
     execute format('comment on function %s is %L', v_function.name, 'pg_grace: what rules do as role ' || role::text);
