@@ -14664,12 +14664,22 @@ as $$
   group by k.key
 $$;
 
+-- The hold on a record, in words; null when there is none. A delete asks the holds themselves: this is for what is only shown.
 create or replace function grace_internal.hold_on(target regclass, key jsonb)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select null::text
+begin
+  return (
+    select format('%s (hold %s)', h.reason, h.id)
+    from grace_internal.protected p
+    cross join lateral grace_internal.held_keys(p.id) k
+    join grace_internal.hold h on h.id = k.hold_id
+    where p.target = coalesce(pg_partition_root(hold_on.target), hold_on.target) and k.key = hold_on.key
+    limit 1
+  );
+end
 $$;
 
 -- rules/leave_out.sql
@@ -15505,10 +15515,17 @@ begin
       t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason, t.record
     from (
       select
-        r.target, p.record_key as key, r.name, r.action, p.start, p.due, grace_internal.acts_at(r, p.due) as acts_at, p.record, s.state, s.reason
+        r.target, p.record_key as key, r.name, r.action, p.start, p.due, p.record, s.state, s.reason,
+        case when n.passed > a.turn then grace_internal.next_turn(r, n.passed) else a.turn end as acts_at
       from grace_internal.rule r
       cross join lateral grace_internal.planned_by(r, planned.key, planned.within) p
       cross join lateral grace_internal.planned_state(r, p.record_key, p.due) s
+      cross join lateral (select grace_internal.acts_at(r, p.due) as turn) as a
+      cross join lateral (
+        select r.notice + coalesce(
+          (select i.announced_at from grace_internal.notice i where i.rule_id = r.id and i.key = p.record_key), clock_timestamp()
+        ) as passed
+      ) as n
       where r.action <> 'keep' and coalesce(planned.target = r.target, true) and coalesce(planned.rule = r.name, true)
         and grace_internal.rule_problem(r) is null
     ) as t
@@ -15649,6 +15666,11 @@ begin
       'select count(*) from %s where not exists (select from grace_internal.notice n '
       'where n.rule_id = $1 and n.key = k.key and n.announced_at <= clock_timestamp() - $2)', v_records
     ) into not_announced using rule.id, rule.notice;
+  end if;
+  if exists (select from grace_internal.active_hold) then
+    execute format(
+      'select count(*) from %s where grace_internal.hold_on(%L, k.key) is not null', v_records, rule.target::oid::regclass
+    ) into held;
   end if;
   select count(distinct k.key) into kept
   from grace_internal.kept_records(
