@@ -13957,6 +13957,11 @@ begin
   if new_rule.name = '' then
     perform grace_internal.refuse_rule('a rule needs a name', 'The name is empty.', 'Give a name that says what goes.');
   end if;
+  if new_rule.action = 'anonymize' then
+    raise exception 'rules can''t anonymize yet'
+      using errcode = 'feature_not_supported', detail = 'There are no masks that say what becomes of a column.',
+      hint = 'Use delete, or keep.';
+  end if;
   if new_rule.action not in ('delete', 'keep') then
     perform grace_internal.refuse_rule(
       format('there is no action %s', quote_literal(new_rule.action)), 'Actions: delete, keep.',
@@ -15640,7 +15645,8 @@ $$;
 
 -- How many of the rows that are due would be left out, by what stands in the way.
 create or replace function grace_internal.count_left_out_of(
-  rule grace_internal.rule, due text, out exempt bigint, out held bigint, out kept bigint, out not_announced bigint
+  rule grace_internal.rule, due text, max_kept integer,
+  out exempt bigint, out held bigint, out kept bigint, out not_announced bigint, out kept_records jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -15672,13 +15678,19 @@ begin
       'select count(*) from %s where grace_internal.hold_on(%L, k.key) is not null', v_records, rule.target::oid::regclass
     ) into held;
   end if;
-  select count(distinct k.key) into kept
-  from grace_internal.kept_records(
-    rule,
-    grace_internal.as_role(
-      rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, due), v_query.key_columns
-    )
-  ) k;
+  select
+    count(*), jsonb_agg(jsonb_build_object('key', k.key, 'reason', k.reason)) filter (where k.number <= max_kept)
+  into kept, kept_records
+  from (
+    select r.key, min(r.reason) as reason, row_number() over () as number
+    from grace_internal.kept_records(
+      rule,
+      grace_internal.as_role(
+        rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, due), v_query.key_columns
+      )
+    ) r
+    group by r.key
+  ) as k;
 end
 $$;
 
@@ -15697,6 +15709,7 @@ declare
   v_due text;
   v_plan jsonb;
   v_rows bigint;
+  v_kept jsonb;
 begin
   perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
   v_query := grace_internal.rule_query(v_rule);
@@ -15725,9 +15738,9 @@ begin
   ) into v_result.sample;
   end if;
   if details then
-    select c.exempt, c.held, c.kept, c.not_announced
-    into v_result.exempt, v_result.held, v_result.kept, v_result.not_announced
-    from grace_internal.count_left_out_of(v_rule, v_due) c;
+    select c.exempt, c.held, c.kept, c.not_announced, c.kept_records
+    into v_result.exempt, v_result.held, v_result.kept, v_result.not_announced, v_kept
+    from grace_internal.count_left_out_of(v_rule, v_due, 100) c;
     select c.cascades, c.blocked, c.rows into v_result.cascades, v_result.blocked, v_rows
     from grace_internal.preview_closure(
       v_rule.target,
@@ -15736,6 +15749,7 @@ begin
       ),
       100
     ) c;
+    v_result.blocked := coalesce(v_kept || v_result.blocked, v_kept, v_result.blocked);
     v_result.takes := grace_internal.estimated_duration(v_rule.target, v_result.row_count + coalesce(v_rows, 0));
   end if;
   return v_result;
@@ -15793,7 +15807,7 @@ begin
 end
 $$;
 comment on function grace.preview(text, text, integer, boolean) is
-'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; exempt, held, kept, not_announced: how many of the rows would be left out; sample: the first ones as users know them; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: the first hundred records that a foreign key keeps, with the reason. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
+'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; exempt, held, kept, not_announced: how many of the rows would be left out; sample: the first ones as users know them; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
 
 -- rules/rules.sql
 create or replace function grace._rule_problem(rule_id integer)

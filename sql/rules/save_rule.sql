@@ -65,6 +65,11 @@ begin
   if new_rule.name = '' then
     perform grace_internal.refuse_rule('a rule needs a name', 'The name is empty.', 'Give a name that says what goes.');
   end if;
+  if new_rule.action = 'anonymize' then
+    raise exception 'rules can''t anonymize yet'
+      using errcode = 'feature_not_supported', detail = 'There are no masks that say what becomes of a column.',
+      hint = 'Use delete, or keep.';
+  end if;
   if new_rule.action not in ('delete', 'keep') then
     perform grace_internal.refuse_rule(
       format('there is no action %s', quote_literal(new_rule.action)), 'Actions: delete, keep.',
