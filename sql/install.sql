@@ -15564,10 +15564,17 @@ begin
       t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason, t.record
     from (
       select
-        r.target, p.record_key as key, r.name, r.action, p.start, p.due, grace_internal.acts_at(r, p.due) as acts_at, p.record, s.state, s.reason
+        r.target, p.record_key as key, r.name, r.action, p.start, p.due, p.record, s.state, s.reason,
+        case when n.passed > a.turn then grace_internal.next_turn(r, n.passed) else a.turn end as acts_at
       from grace_internal.rule r
       cross join lateral grace_internal.planned_by(r, planned.key, planned.within) p
       cross join lateral grace_internal.planned_state(r, p.record_key, p.due) s
+      cross join lateral (select grace_internal.acts_at(r, p.due) as turn) as a
+      cross join lateral (
+        select r.notice + coalesce(
+          (select i.announced_at from grace_internal.notice i where i.rule_id = r.id and i.key = p.record_key), clock_timestamp()
+        ) as passed
+      ) as n
       where r.action <> 'keep' and coalesce(planned.target = r.target, true) and coalesce(planned.rule = r.name, true)
         and grace_internal.rule_problem(r) is null
     ) as t
