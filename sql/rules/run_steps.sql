@@ -469,12 +469,15 @@ $$;
 -- The log says who deleted by the session's role, which is that of whoever called.
 create or replace function grace_internal.sign_deletion(role regrole)
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-  update grace_internal.capture c
-  set role = sign_deletion.role::text
-  where c.deletion = (grace_internal.remembered_deletion(nullif(current_setting('grace.deletion', true), ''))).deletion
+declare
+  v_deletion constant grace_internal.deletion_ref
+    := grace_internal.remembered_deletion(nullif(current_setting('grace.deletion', true), ''));
+begin
+  update grace_internal.capture c set role = sign_deletion.role::text where c.deletion = v_deletion.deletion;
+end
 $$;
 
 -- Ends a run before its time, with the reason; what is left is for the next one.
@@ -503,8 +506,8 @@ as $$
 $$;
 
 -- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end. What
--- one statement can't delete is gone through by keys. A batch is made smaller while it takes longer than others should have to wait for
--- its rows.
+-- one statement can't delete is gone through by keys. A batch is made smaller while it keeps its rows locked for longer than others
+-- should have to wait for them.
 create or replace function grace._run_batch(run bigint, "position" jsonb)
 returns jsonb
 language plpgsql
@@ -529,6 +532,7 @@ declare
   v_left_out grace_internal.left_out [];
   v_stopped jsonb;
   v_careful boolean;
+  v_locking_since timestamptz;
 begin
   select r.* into v_run
   from grace_internal.run r
@@ -553,6 +557,7 @@ begin
     perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
     perform set_config('timezone', v_rule.zone, true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
+    v_locking_since := clock_timestamp();
     if not v_careful then
       begin
         select d.picked, d.deleted, d.last into v_picked, v_rows, v_last
@@ -567,6 +572,7 @@ begin
       v_last := v_keys[v_size];
       v_left_out := grace_internal.leave_out(v_rule, v_keys);
       v_wanted := grace_internal.without(v_keys, v_left_out);
+      v_locking_since := clock_timestamp();
       select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
       from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
       if v_stopped <> v_wanted[cardinality(v_wanted)] then
@@ -593,7 +599,7 @@ begin
   return jsonb_build_object(
     'after', v_last,
     'size', case
-      when clock_timestamp() - v_began > interval '80 milliseconds' then greatest(1, v_size / 2)
+      when clock_timestamp() - v_locking_since > interval '80 milliseconds' then greatest(1, v_size / 2)
       else least(v_rule.batch_size, v_size * 2)
     end,
     'pause', extract(epoch from v_rule.pause)
