@@ -12052,10 +12052,14 @@ $$;
 -- filters/filters.sql
 create or replace function grace_internal.alias_of(relation regclass)
 returns name
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.relname from pg_class c where c.oid = relation
+begin
+  return (
+    select c.relname from pg_class c where c.oid = relation
+  );
+end
 $$;
 
 -- The table that a filter or rule is about: one that PostgreSQL can delete from, with a primary key to tell its rows by.
@@ -13898,11 +13902,13 @@ $$;
 -- The condition that a row is acted on in a run at that moment.
 create or replace function grace_internal.is_due(query grace_internal.rule_query, horizon timestamptz)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when query.due like '''-infinity''%' then query.condition
-    else format('%s and %s <= %L::timestamptz', query.condition, query.due, horizon) end
+begin
+  return case when query.due like '''-infinity''%' then query.condition
+    else format('%s and %s <= %L::timestamptz', query.condition, query.due, horizon) end;
+end
 $$;
 
 -- Why a rule can't act now; null when it can. What must be kept comes first: where that can't be told, nothing goes.
@@ -15047,23 +15053,27 @@ $$;
 -- before is seen by the statement that deletes.
 create or replace function grace_internal.locks_rows(rule grace_internal.rule)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE')
+begin
+  return rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE');
+end
 $$;
 
 -- The condition that a row comes after the last one of the batch before, in the key's order.
 create or replace function grace_internal.comes_after(rule grace_internal.rule, query grace_internal.rule_query, after jsonb)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when after is null then 'true' else format('(%s) > (%s)', query.keys, (
+begin
+  return case when after is null then 'true' else format('(%s) > (%s)', query.keys, (
     select string_agg(format('%L::%s', after ->> a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by k.position)
     from unnest(grace_internal.primary_key(rule.target)) with ordinality as k (attnum, position)
     join pg_attribute a on a.attrelid = rule.target and a.attnum = k.attnum
-  )) end
+  )) end;
+end
 $$;
 
 -- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition stands
@@ -15309,15 +15319,19 @@ $$;
 -- Whether something beside a rule's condition says which of its rows go: then they are looked at by their keys before they are deleted.
 create or replace function grace_internal.needs_care(rule grace_internal.rule)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select
-    rule.notice is not null
-    or grace_internal.locks_rows(rule)
-    or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
-    or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
-    and exists (select from grace_internal.keeping_rules(rule))
+begin
+  return (
+    select
+      rule.notice is not null
+      or grace_internal.locks_rows(rule)
+      or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
+      or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
+      and exists (select from grace_internal.keeping_rules(rule))
+  );
+end
 $$;
 
 -- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end. What
