@@ -11857,6 +11857,7 @@ create or replace function grace_internal.read_expression(target regclass, expre
 returns grace_internal.expression
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on -- what was checked under it is read under it, and written so that it is read again
 as $$
 declare
   v_result grace_internal.expression;
@@ -11874,6 +11875,9 @@ begin
     perform set_config('search_path', path, true);
     execute v_view;
     perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    perform set_config('datestyle', 'ISO', true); -- constants mean the same in every session
+    perform set_config('intervalstyle', 'postgres', true);
+    perform set_config('extra_float_digits', '1', true);
     select r.oid, r.ev_action::text, pg_get_viewdef(r.ev_class), a.atttypid
     into v_rule, v_tree, v_definition, v_result.type
     from pg_rewrite r
@@ -12198,6 +12202,7 @@ comment on function grace._check_target(regclass) is 'Internal: refuses what can
 create or replace function grace.add_filter(name text, target regclass, predicate text, columns name [] default '{}')
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
+set standard_conforming_strings = on
 as $$
 declare
   v_source text := grace._check_target(target);
@@ -12218,6 +12223,7 @@ comment on function grace.add_filter(text, regclass, text, name []) is
 create or replace function grace._filter_matches(name text)
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
+set standard_conforming_strings = on
 as $$
 declare
   v_statement text;
@@ -12330,6 +12336,7 @@ comment on function grace._filter_target(text) is 'Internal: the table that a fi
 create or replace function grace.alter_filter(name text, predicate text, columns name [] default null)
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
+set standard_conforming_strings = on
 as $$
 begin
   perform grace._check_predicate(grace._check_target(grace._filter_target(name)), predicate);
@@ -12548,6 +12555,27 @@ exception when insufficient_privilege then
 end
 $$;
 
+-- Roles that no rule runs as any more own nothing here, and can be dropped.
+create or replace function grace_internal.drop_idle_runners()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_function record;
+begin
+  for v_function in
+    select p.oid::regprocedure as name
+    from grace_internal.runner r
+    join pg_proc p on p.pronamespace = 'grace_internal'::regnamespace and p.proname in ('check_as_' || r.id, 'read_as_' || r.id, 'write_as_' || r.id)
+    where r.role not in (select l.run_as from grace_internal.rule l)
+  loop
+    execute format('drop function %s', v_function.name);
+  end loop;
+  delete from grace_internal.runner r where r.role not in (select l.run_as from grace_internal.rule l);
+end
+$$;
+
 create or replace function grace_internal.runner_stands(runner grace_internal.runner)
 returns boolean
 language sql stable
@@ -12600,6 +12628,7 @@ create or replace function grace_internal.read_activity(
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_head text := regexp_replace(activity, '\s+where\s.*$', '', 'i');
@@ -12656,6 +12685,7 @@ $$;
 create or replace function grace_internal.link_between(source regclass, target regclass, via text, out condition text, out columns name [])
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_columns name [] := (
@@ -12721,6 +12751,7 @@ create or replace function grace_internal.start_in_words(starts text)
 returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
   select coalesce(
     (
@@ -12769,6 +12800,7 @@ returns table (source text, condition text, starts text)
 language plpgsql stable
 security definer -- the catalog helpers are granted to nobody
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_filter grace_internal.filter;
@@ -12814,7 +12846,11 @@ begin
     end
   );
   condition := coalesce(nullif(condition, ''), 'true');
-  starts := grace_internal.start_text(v_target, definition ->> 'starts', definition -> 'activities', path);
+  if jsonb_typeof(definition -> 'activities') not in ('array', 'null') then
+    raise exception 'activities are a list'
+      using errcode = 'GR031', detail = format('Given was %s.', definition -> 'activities'), hint = 'Give them as ["email.sent_at via lead_id"].';
+  end if;
+  starts := grace_internal.start_text(v_target, definition ->> 'starts', nullif(definition -> 'activities', 'null'), path);
   return next;
 end
 $$;
@@ -13864,7 +13900,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case
-    when rule.final_by_due then interval '1 day' + coalesce((
+    when rule.final_by_due then interval '24 hours' + coalesce((
       select max(p.span)
       from grace_internal.protected p
       where p.target in (select grace_internal.cascade_tree(rule.target, true))
@@ -13894,9 +13930,21 @@ create or replace function grace_internal.horizon(rule grace_internal.rule, as_o
 returns timestamptz
 language sql stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
   select case when rule.final_by_due then coalesce(grace_internal.next_turn(rule, as_of), as_of) else as_of end
     + grace_internal.ahead(rule)
+$$;
+
+-- A moment as text that means the same under every DateStyle and in every time zone.
+create or replace function grace_internal.instant(moment timestamptz)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when isfinite(moment) then to_char(timezone('UTC', moment), 'YYYY-MM-DD HH24:MI:SS.US') || '+00' else moment::text
+  end
 $$;
 
 -- The condition that a row is acted on in a run at that moment.
@@ -13907,7 +13955,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case when query.due like '''-infinity''%' then query.condition
-    else format('%s and %s <= %L::timestamptz', query.condition, query.due, horizon) end;
+    else format('%s and %s <= %L::timestamptz', query.condition, query.due, grace_internal.instant(horizon)) end;
 end
 $$;
 
@@ -13962,6 +14010,15 @@ begin
 end
 $$;
 
+-- Null when it is gone.
+create or replace function grace_internal.role_name(role oid)
+returns name
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select r.rolname from pg_roles r where r.oid = role
+$$;
+
 -- Only who may become a role may have a rule run as that role, or change what such a rule does.
 create or replace function grace_internal.require_membership(role name)
 returns regrole
@@ -13972,7 +14029,7 @@ declare
   v_role oid := (select r.oid from pg_roles r where r.rolname = role);
 begin
   if v_role is null then
-    raise exception 'there is no role %', quote_ident(role)
+    raise exception 'there is no role %', coalesce(quote_ident(role), '(none was named)')
       using errcode = 'undefined_object', detail = 'A rule runs as a role of the database.', hint = 'Create it, or name another one.';
   end if;
   if not pg_has_role(grace_internal.caller(), v_role, 'member') then
@@ -13983,6 +14040,15 @@ begin
   end if;
   return v_role::regrole;
 end
+$$;
+
+-- A rule whose role is gone may be mended by anybody who administers.
+create or replace function grace_internal.require_membership_of_rule(rule grace_internal.rule)
+returns void
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.require_membership(r.rolname) from pg_roles r where r.oid = rule.run_as
 $$;
 
 create or replace function grace_internal.refuse_rule(problem text, detail text, hint text)
@@ -13996,13 +14062,13 @@ end
 $$;
 
 -- What can be seen from the definition alone.
-create or replace function grace_internal.check_definition(d jsonb, new_rule grace_internal.rule, start_type regtype)
+create or replace function grace_internal.check_definition(d jsonb, new_rule grace_internal.rule)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_has_start boolean := start_type is not null;
+  v_has_start constant boolean := new_rule.start_expression is not null;
 begin
   if new_rule.name = '' then
     perform grace_internal.refuse_rule('a rule needs a name', 'The name is empty.', 'Give a name that says what goes.');
@@ -14012,9 +14078,9 @@ begin
       using errcode = 'feature_not_supported', detail = 'There are no masks that say what becomes of a column.',
       hint = 'Use delete, or keep.';
   end if;
-  if new_rule.action not in ('delete', 'keep') then
+  if new_rule.action not in ('delete', 'keep') or new_rule.action is null then
     perform grace_internal.refuse_rule(
-      format('there is no action %s', quote_literal(new_rule.action)), 'Actions: delete, keep.',
+      format('there is no action %s', coalesce(quote_literal(new_rule.action), 'null')), 'Actions: delete, keep.',
       'delete moves records into the buffer; keep says that no rule may delete them before they are due.'
     );
   end if;
@@ -14036,9 +14102,15 @@ begin
       'an interval of a rule is negative', 'period, notice, pause and max_duration are lengths of time.', 'Give positive intervals.'
     );
   end if;
-  if new_rule.max_rows < 0 or new_rule.max_fraction not between 0 and 1 or new_rule.batch_size < 1 then
+  if num_nulls(new_rule.max_fraction, new_rule.batch_size, new_rule.pause, new_rule.four_eyes, new_rule.final_by_due) > 0 then
     perform grace_internal.refuse_rule(
-      'a limit of the rule is out of range', 'max_rows is at least 0, max_fraction between 0 and 1, batch_size at least 1.',
+      'something that a rule can''t be without is null', 'max_fraction, batch_size, pause, four_eyes and final_by_due have to be given.',
+      'max_fraction 1 means no limit, pause 0 none.'
+    );
+  end if;
+  if new_rule.max_rows < 0 or new_rule.max_fraction not between 0 and 1 or new_rule.batch_size not between 1 and 100000 then
+    perform grace_internal.refuse_rule(
+      'a limit of the rule is out of range', 'max_rows is at least 0, max_fraction between 0 and 1, batch_size between 1 and 100000.',
       'max_fraction 0.1 means a tenth of the table.'
     );
   end if;
@@ -14062,6 +14134,8 @@ returns void
 language plpgsql
 security definer -- the rules are granted to nobody
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+set timezone = 'UTC'
 as $$
 declare
   v_old grace_internal.rule;
@@ -14073,12 +14147,12 @@ declare
   v_start grace_internal.expression;
   v_query grace_internal.rule_query;
   v_code text;
-  v_subject_to_row_security boolean;
 begin
   if existing is not null then
     v_old := grace_internal.rule_named(existing);
-    perform grace_internal.require_membership(v_old.run_as::text);
-  elsif exists (select from grace_internal.rule r where r.name = definition ->> 'name') then
+    perform grace_internal.require_membership_of_rule(v_old);
+  end if;
+  if exists (select from grace_internal.rule r where r.name = definition ->> 'name' and r.id is distinct from v_old.id) then
     raise exception 'there is a rule % already', quote_literal(definition ->> 'name')
       using errcode = 'duplicate_object', detail = 'Names of rules are unique.',
       hint = 'Give another name, change it (grace.alter_rule), or drop it first (grace.drop_rule).';
@@ -14088,32 +14162,39 @@ begin
     v_filter := grace_internal.filter_named(definition ->> 'filter');
   end if;
 
-  v_new.name := coalesce(definition ->> 'name', '');
-  v_new.filter_id := v_filter.id;
-  v_new.target := coalesce(v_filter.target, (definition ->> 'target')::oid::regclass);
-  v_new.action := definition ->> 'action';
-  v_new.predicate := definition ->> 'predicate';
-  v_new.starts := definition ->> 'starts';
-  v_new.activities := definition -> 'activities';
-  v_new.related_to := definition -> 'related_to';
-  v_new.period := coalesce((definition ->> 'period')::interval, '0');
-  v_new.zone := coalesce(v_old.zone, definition ->> 'zone');
-  v_new.final_by_due := (definition ->> 'final_by_due')::boolean;
-  v_new.notice := (definition ->> 'notice')::interval;
-  v_new.run_as := grace_internal.require_membership(definition ->> 'run_as');
-  v_new.columns := grace_internal.check_columns(
-    v_new.target, coalesce(
-      nullif(array(select jsonb_array_elements_text(definition -> 'columns')), '{}')::name [], v_filter.columns, '{}'
-    )
-  );
-  v_new.max_rows := (definition ->> 'max_rows')::bigint;
-  v_new.max_fraction := (definition ->> 'max_fraction')::numeric;
-  v_new.batch_size := (definition ->> 'batch_size')::integer;
-  v_new.pause := (definition ->> 'pause')::interval;
-  v_new.max_duration := (definition ->> 'max_duration')::interval;
-  v_new.four_eyes := (definition ->> 'four_eyes')::boolean;
-  v_new.basis := definition ->> 'basis';
-  v_new.path := path;
+  begin
+    v_new.name := coalesce(definition ->> 'name', '');
+    v_new.filter_id := v_filter.id;
+    v_new.target := coalesce(v_filter.target, (definition ->> 'target')::oid::regclass);
+    v_new.action := definition ->> 'action';
+    v_new.predicate := definition ->> 'predicate';
+    v_new.starts := definition ->> 'starts';
+    v_new.activities := coalesce(nullif(definition -> 'activities', 'null'), '[]');
+    v_new.related_to := definition -> 'related_to';
+    v_new.period := coalesce((definition ->> 'period')::interval, '0');
+    v_new.zone := coalesce(v_old.zone, definition ->> 'zone');
+    v_new.final_by_due := (definition ->> 'final_by_due')::boolean;
+    v_new.notice := (definition ->> 'notice')::interval;
+    v_new.run_as := grace_internal.require_membership(definition ->> 'run_as');
+    v_new.columns := grace_internal.check_columns(
+      v_new.target, coalesce(
+        nullif(array(select jsonb_array_elements_text(definition -> 'columns')), '{}')::name [], v_filter.columns, '{}'
+      )
+    );
+    v_new.max_rows := (definition ->> 'max_rows')::bigint;
+    v_new.max_fraction := (definition ->> 'max_fraction')::numeric;
+    v_new.batch_size := (definition ->> 'batch_size')::integer;
+    v_new.pause := (definition ->> 'pause')::interval;
+    v_new.max_duration := (definition ->> 'max_duration')::interval;
+    v_new.four_eyes := (definition ->> 'four_eyes')::boolean;
+    v_new.basis := definition ->> 'basis';
+    v_new.path := path;
+  exception when data_exception then
+    perform grace_internal.refuse_rule(
+      'not what a rule can be told', sqlerrm || '.', 'Give intervals as ''6 months'', numbers as numbers, lists as arrays.'
+    );
+  end;
+  perform set_config('timezone', v_new.zone, true);
 
   perform grace_internal.ensure_runner(v_new.run_as);
   perform grace_internal.check_as(v_new.run_as, v_texts.source, c, path)
@@ -14135,9 +14216,9 @@ begin
     perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_texts.starts), path);
     v_start := grace_internal.read_expression(v_new.target, v_texts.starts, path);
   end if;
-  perform grace_internal.check_definition(definition, v_new, v_start.type);
   v_new.condition := v_condition.text;
   v_new.start_expression := v_start.text;
+  perform grace_internal.check_definition(definition, v_new);
   v_query := grace_internal.make_query(v_new);
   v_new.query := to_jsonb(v_query);
   v_new.depends := v_condition.depends || coalesce(v_start.depends, '[]') || (
@@ -14161,10 +14242,7 @@ begin
         detail = 'It has no DELETE privilege on the table.', hint = format('grant delete on %s to %s;', v_new.target, v_new.run_as);
     end if;
   else
-    execute 'select * from ' || grace_internal.as_role(
-      v_new.run_as, 'read', format('select pg_catalog.row_security_active(%L::pg_catalog.regclass)', v_new.target::oid), 'answer boolean'
-    ) into v_subject_to_row_security;
-    if v_subject_to_row_security then
+    if grace_internal.is_hidden_from(v_new.run_as, v_new.target) then
       raise exception 'role % does not see all of %', v_new.run_as, v_new.target
         using errcode = 'GR031',
         detail = 'Row security hides rows from it, which would not be kept then.',
@@ -14197,6 +14275,7 @@ begin
     changed_at = clock_timestamp(),
     changed_by = grace_internal.caller(), changed_login = session_user
   where r.id = v_new.id;
+  perform grace_internal.drop_idle_runners();
   perform grace_internal.schedule_rule(v_new.id, definition ->> 'schedule');
   insert into grace_internal.run (kind, rule_id, target, status, finished_at, details, role, login)
   values (
@@ -14284,7 +14363,7 @@ as $$
   select jsonb_build_object(
     'name', rule.name, 'filter', (select f.name from grace_internal.filter f where f.id = rule.filter_id), 'action', rule.action,
     'starts', rule.starts, 'period', case when rule.start_expression is not null then rule.period end,
-    'schedule', (select j.schedule from grace_internal.job j where j.rule_id = rule.id), 'run_as', rule.run_as::text,
+    'schedule', (select j.schedule from grace_internal.job j where j.rule_id = rule.id), 'run_as', grace_internal.role_name(rule.run_as),
     'max_rows', rule.max_rows, 'max_fraction', rule.max_fraction,
     'target', case when rule.filter_id is null then rule.target::oid end, 'predicate', rule.predicate,
     'activities', rule.activities, 'related_to', rule.related_to #>> '{}', 'final_by_due', rule.final_by_due, 'notice', rule.notice,
@@ -14302,18 +14381,30 @@ as $$
 declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
   v_definition jsonb := grace_internal.definition_of(v_rule);
-  v_unknown text := (
+  v_unknown text;
+begin
+  if jsonb_typeof(changes) is distinct from 'object' then
+    raise exception 'changes of a rule are an object'
+      using errcode = 'GR031', detail = format('Given was %s.', coalesce(changes::text, 'null')), hint = 'Give them as {"period": "6 months"}.';
+  end if;
+  v_unknown := (
     select string_agg(k, ', ' order by k) from jsonb_object_keys(changes) k where not v_definition ? k or k in ('target', 'zone')
   );
-begin
   if v_unknown is not null then
     raise exception 'a rule has nothing of the name %', v_unknown
       using errcode = 'GR031',
       detail = 'It has: ' || (select string_agg(k, ', ' order by k) from jsonb_object_keys(v_definition) k where k not in ('target', 'zone')),
       hint = 'Give changes as {"period": "6 months"}.';
   end if;
+  v_definition := v_definition || changes;
+  if v_definition -> 'activities' = 'null' then
+    v_definition := v_definition || '{"activities": []}';
+  end if;
+  if v_definition -> 'columns' = 'null' then
+    v_definition := v_definition || '{"columns": []}';
+  end if;
   perform grace._save_rule(
-    v_definition || changes, case when changes ?| array['predicate', 'starts', 'activities', 'related_to'] then path else v_rule.path end,
+    v_definition, case when changes ?| array['predicate', 'starts', 'activities', 'related_to'] then path else v_rule.path end,
     name
   );
 end
@@ -14339,14 +14430,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
+  v_definition jsonb;
 begin
-  perform grace_internal.require_membership(v_rule.run_as::text);
+  perform grace_internal.require_membership_of_rule(v_rule);
+  v_definition := grace_internal.definition_of(v_rule);
   delete from grace_internal.rule r where r.id = v_rule.id;
+  perform grace_internal.drop_idle_runners();
   perform grace_internal.schedule_rule(v_rule.id, null);
   insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
   values (
     'change', v_rule.target, 'done', clock_timestamp(),
-    jsonb_build_object('rule', name, 'dropped', true, 'definition', grace_internal.definition_of(v_rule)),
+    jsonb_build_object('rule', name, 'dropped', true, 'definition', v_definition),
     grace_internal.caller(), session_user
   );
 end
@@ -14364,7 +14458,7 @@ declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
 begin
   if enabled or v_rule.action = 'keep' then
-    perform grace_internal.require_membership(v_rule.run_as::text);
+    perform grace_internal.require_membership_of_rule(v_rule);
   end if;
   update grace_internal.rule r set enabled = enable_rule.enabled where r.id = v_rule.id;
   update grace_internal.job j set changed_at = clock_timestamp() where j.rule_id = v_rule.id; -- turns that passed are not made up for
@@ -14397,7 +14491,8 @@ as $$
   )
 $$;
 
--- Announces what a rule with notice will act on: what is due within the notice. What has got another due date, or is not due any more, is
+-- Announces what a rule with notice will act on: what is due within the notice, and half a day, so that the notice has passed when it is
+-- due, although this is done every six hours only. What has got another due date, or is not due any more, is
 -- no longer announced as it was. Returns how many are new.
 create or replace function grace_internal.announce(rule grace_internal.rule)
 returns bigint
@@ -14416,7 +14511,7 @@ begin
     rule.run_as, 'read',
     format(
       'select %s, %s from %s where %s', v_query.key_object, v_query.due, v_query.source,
-      grace_internal.is_due(v_query, grace_internal.horizon(rule, v_now + rule.notice))
+      grace_internal.is_due(v_query, grace_internal.horizon(rule, v_now + rule.notice + interval '12 hours'))
     ),
     'key jsonb, due timestamptz'
   );
@@ -14655,6 +14750,21 @@ as $$
   order by k.id
 $$;
 
+-- Whether row security hides rows of a table from a role.
+create or replace function grace_internal.is_hidden_from(role regrole, target regclass)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_answer boolean;
+begin
+  execute 'select * from ' || grace_internal.as_role(role, 'read', format('select row_security_active(%s::oid)', target::oid), 'answer boolean')
+  into v_answer;
+  return v_answer;
+end
+$$;
+
 -- Records that a rule may not delete because another one says that they, or what would go with them, must be kept: the later date wins.
 -- Where that can't be told, all of them are kept. records: a FROM item that yields their keys. The rows that go along are found with the
 -- rights of the owner of pg_grace, whether they are kept is asked as the role of the rule that keeps.
@@ -14685,19 +14795,28 @@ begin
     execute format(
       'select jsonb_agg(jsonb_build_object(''record'', c.record, ''key'', c.key)) from (%s) c', v_rows
     ) into v_pairs;
+    if grace_internal.is_hidden_from(v_keep.run_as, v_keep.target) then
+      raise exception 'what rule % keeps can''t be told', quote_literal(v_keep.name)
+        using errcode = 'GR028', detail = format('Row security hides rows of %s from role %s.', v_keep.target, v_keep.run_as),
+        hint = 'Nothing goes until that is mended, or the rule is dropped.';
+    end if;
     v_query := grace_internal.rule_query(v_keep);
     perform set_config('timezone', v_keep.zone, true);
     return query execute format(
       $q$select
-        p.record, format('%%s %%s is kept until %%s by rule %%s', %L, k.key, to_char(min(k.until), 'YYYY-MM-DD'), %L)
-      from jsonb_to_recordset(%L) as p (record jsonb, key jsonb)
-      join %s on k.key = p.key
+        p.record,
+        case
+          when bool_or(k.until is null) then format('%%s %%s is kept by rule %%s, whose period has not begun', %1$L, k.key, %2$L)
+          else format('%%s %%s is kept until %%s by rule %%s', %1$L, k.key, to_char(min(k.until), 'YYYY-MM-DD'), %2$L)
+        end
+      from jsonb_to_recordset(%3$L) as p (record jsonb, key jsonb)
+      join %4$s on k.key = p.key
       group by p.record, k.key$q$,
       v_keep.target, quote_literal(v_keep.name), coalesce(v_pairs, '[]'),
       grace_internal.as_role(
         v_keep.run_as, 'read',
         format(
-          'select %s, %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s and %s > now()',
+          'select %s, %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s and coalesce(%s > now(), true)',
           v_query.key_object, v_query.due, v_query.source, v_query.keys, v_query.key_list,
           (select jsonb_agg(p -> 'key') from jsonb_array_elements(v_pairs) p), v_query.key_columns, v_query.condition, v_query.due
         ),
@@ -14840,7 +14959,7 @@ begin
 end
 $$;
 
--- The run that waits for approval: the last one of its rule, if it was held.
+-- The run that waits for approval: the last one of its rule, if it was held, and the rule still says what it said then.
 create or replace function grace_internal.held_run(rule_id integer)
 returns grace_internal.run
 language sql stable
@@ -14850,6 +14969,7 @@ as $$
   from grace_internal.run r
   where r.id = (select max(l.id) from grace_internal.run l where l.rule_id = held_run.rule_id and l.kind = 'rule')
     and r.status = 'held'
+    and r.started_at > (select l.changed_at from grace_internal.rule l where l.id = held_run.rule_id)
 $$;
 
 create or replace function grace_internal.require_approver(rule grace_internal.rule)
@@ -14862,7 +14982,7 @@ declare
 begin
   if v_held.id is null then
     raise exception 'nothing of rule % waits for approval', quote_literal(rule.name)
-      using errcode = 'GR032', detail = 'Its last run was not held.', hint = 'Run it without approval.';
+      using errcode = 'GR032', detail = 'Its last run was not held, or the rule was changed since.', hint = 'Run it without approval.';
   end if;
   if rule.four_eyes and session_user in (rule.created_login, rule.changed_login) then
     raise exception 'a run of rule % has to be approved by somebody else', quote_literal(rule.name)
@@ -15012,7 +15132,7 @@ begin
     'rule', v_rule.id, (select j.name from grace_internal.job j where j.rule_id = v_rule.id), v_rule.target,
     case when v_limit is null then 'running' else 'held' end, case when v_limit is not null then clock_timestamp() end,
     jsonb_strip_nulls(jsonb_build_object(
-      'rule', v_rule.name, 'as', v_rule.run_as::text, 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
+      'rule', v_rule.name, 'as', grace_internal.role_name(v_rule.run_as), 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
       'condition', v_rule.condition, 'start', v_rule.start_expression, 'period', v_rule.period,
       'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id
     )),
@@ -15055,6 +15175,7 @@ create or replace function grace_internal.locks_rows(rule grace_internal.rule)
 returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   return rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE');
@@ -15301,7 +15422,7 @@ declare
   v_deletion constant grace_internal.deletion_ref
     := grace_internal.remembered_deletion(nullif(current_setting('grace.deletion', true), ''));
 begin
-  update grace_internal.capture c set role = sign_deletion.role::text where c.deletion = v_deletion.deletion;
+  update grace_internal.capture c set role = grace_internal.role_name(sign_deletion.role) where c.deletion = v_deletion.deletion;
 end
 $$;
 
@@ -15508,9 +15629,9 @@ begin
     grace_internal.as_role(
       rule.run_as, 'read',
       format(
-        'select %s, q.start, %s, %s from %s cross join lateral (select %s as start) as q where %s%s',
+        'select %s, "grace 2".start, %s, %s from %s cross join lateral (select %s as start) as "grace 2" where %s%s',
         v_query.key_object,
-        case when rule.start_expression is null then '''-infinity''::timestamptz' else format('q.start + interval %L', rule.period) end,
+        case when rule.start_expression is null then '''-infinity''::timestamptz' else format('"grace 2".start + interval %L', rule.period) end,
         v_query.record, v_query.source, v_query.start, v_query.condition,
         case
           when planned_by.key is not null then format(
@@ -15518,9 +15639,9 @@ begin
             grace_internal.keys_of(rule.target, planned_by.key), v_query.key_columns
           )
           when rule.start_expression is null then ''
-          else format(' and q.start + interval %L <= %L::timestamptz', rule.period, coalesce(
+          else format(' and "grace 2".start + interval %L <= %L::timestamptz', rule.period, grace_internal.instant(coalesce(
             grace_internal.horizon(rule, clock_timestamp()) + planned_by.within, 'infinity'
-          ))
+          )))
         end
       ),
       'key jsonb, start timestamptz, due timestamptz, record jsonb'
@@ -15530,29 +15651,36 @@ end
 $$;
 
 -- When the rule will act on something due then: at its first turn from now on that is not before it or, with final_by_due, its last one
--- before the buffer could not run out in time. Null where it has no schedule.
-create or replace function grace_internal.acts_at(rule grace_internal.rule, due timestamptz)
+-- before the buffer could not run out in time; and not before its notice has passed. Null where it has no schedule.
+create or replace function grace_internal.acts_at(rule grace_internal.rule, due timestamptz, key jsonb)
 returns timestamptz
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
 declare
-  v_from timestamptz := greatest(
-    case when isfinite(due) then due - grace_internal.ahead(rule) else '-infinity' end - interval '1 microsecond', clock_timestamp()
+  v_now constant timestamptz := clock_timestamp();
+  v_announced constant timestamptz := rule.notice + coalesce(
+    (select n.announced_at from grace_internal.notice n where n.rule_id = rule.id and n.key = acts_at.key), v_now
   );
-  v_first timestamptz;
+  v_from timestamptz := greatest(
+    case when isfinite(due) then due - grace_internal.ahead(rule) else '-infinity' end - interval '1 microsecond', v_now
+  );
   v_turn timestamptz;
 begin
   if not isfinite(v_from) then
     return null;
   end if;
   v_turn := grace_internal.next_turn(rule, v_from);
-  if rule.final_by_due and v_turn > v_from + interval '1 microsecond' then
-    v_first := grace_internal.last_scheduled(
-      (select j.schedule from grace_internal.job j where j.rule_id = rule.id), v_from, clock_timestamp()
+  if rule.final_by_due then
+    v_turn := coalesce(
+      grace_internal.last_scheduled((select j.schedule from grace_internal.job j where j.rule_id = rule.id), v_from, v_now), v_turn
     );
   end if;
-  return coalesce(v_first, v_turn);
+  if v_announced > v_turn then
+    v_turn := grace_internal.next_turn(rule, v_announced);
+  end if;
+  return v_turn;
 end
 $$;
 
@@ -15584,17 +15712,11 @@ begin
       t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason, t.record
     from (
       select
-        r.target, p.record_key as key, r.name, r.action, p.start, p.due, p.record, s.state, s.reason,
-        case when n.passed > a.turn then grace_internal.next_turn(r, n.passed) else a.turn end as acts_at
+        r.target, p.record_key as key, r.name, r.action, p.start, p.due,
+        grace_internal.acts_at(r, p.due, p.record_key) as acts_at, p.record, s.state, s.reason
       from grace_internal.rule r
       cross join lateral grace_internal.planned_by(r, planned.key, planned.within) p
       cross join lateral grace_internal.planned_state(r, p.record_key, p.due) s
-      cross join lateral (select grace_internal.acts_at(r, p.due) as turn) as a
-      cross join lateral (
-        select r.notice + coalesce(
-          (select i.announced_at from grace_internal.notice i where i.rule_id = r.id and i.key = p.record_key), clock_timestamp()
-        ) as passed
-      ) as n
       where r.action <> 'keep' and coalesce(planned.target = r.target, true) and coalesce(planned.rule = r.name, true)
         and grace_internal.rule_problem(r) is null
     ) as t
@@ -15778,7 +15900,7 @@ begin
   perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
   v_query := grace_internal.rule_query(v_rule);
   v_result.target := v_rule.target;
-  v_result.run_as := v_rule.run_as::text;
+  v_result.run_as := grace_internal.role_name(v_rule.run_as);
   perform set_config('timezone', v_rule.zone, true);
   v_horizon := grace_internal.horizon(v_rule, clock_timestamp());
   v_due := grace_internal.is_due(v_query, v_horizon);
@@ -15825,6 +15947,7 @@ comment on function grace._preview_rule(text, integer, boolean) is 'Internal: wh
 create or replace function grace._preview_filter(filter text, sample integer, details boolean)
 returns grace.preview_result
 language plpgsql
+set standard_conforming_strings = on
 as $$
 declare
   v_result grace.preview_result;

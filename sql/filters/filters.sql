@@ -146,6 +146,7 @@ comment on function grace._check_target(regclass) is 'Internal: refuses what can
 create or replace function grace.add_filter(name text, target regclass, predicate text, columns name [] default '{}')
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
+set standard_conforming_strings = on
 as $$
 declare
   v_source text := grace._check_target(target);
@@ -166,6 +167,7 @@ comment on function grace.add_filter(text, regclass, text, name []) is
 create or replace function grace._filter_matches(name text)
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
+set standard_conforming_strings = on
 as $$
 declare
   v_statement text;
@@ -278,6 +280,7 @@ comment on function grace._filter_target(text) is 'Internal: the table that a fi
 create or replace function grace.alter_filter(name text, predicate text, columns name [] default null)
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
+set standard_conforming_strings = on
 as $$
 begin
   perform grace._check_predicate(grace._check_target(grace._filter_target(name)), predicate);

@@ -33,6 +33,7 @@ create or replace function grace_internal.read_expression(target regclass, expre
 returns grace_internal.expression
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on -- what was checked under it is read under it, and written so that it is read again
 as $$
 declare
   v_result grace_internal.expression;
@@ -50,6 +51,9 @@ begin
     perform set_config('search_path', path, true);
     execute v_view;
     perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    perform set_config('datestyle', 'ISO', true); -- constants mean the same in every session
+    perform set_config('intervalstyle', 'postgres', true);
+    perform set_config('extra_float_digits', '1', true);
     select r.oid, r.ev_action::text, pg_get_viewdef(r.ev_class), a.atttypid
     into v_rule, v_tree, v_definition, v_result.type
     from pg_rewrite r

@@ -19,7 +19,7 @@ begin
 end
 $$;
 
--- The run that waits for approval: the last one of its rule, if it was held.
+-- The run that waits for approval: the last one of its rule, if it was held, and the rule still says what it said then.
 create or replace function grace_internal.held_run(rule_id integer)
 returns grace_internal.run
 language sql stable
@@ -29,6 +29,7 @@ as $$
   from grace_internal.run r
   where r.id = (select max(l.id) from grace_internal.run l where l.rule_id = held_run.rule_id and l.kind = 'rule')
     and r.status = 'held'
+    and r.started_at > (select l.changed_at from grace_internal.rule l where l.id = held_run.rule_id)
 $$;
 
 create or replace function grace_internal.require_approver(rule grace_internal.rule)
@@ -41,7 +42,7 @@ declare
 begin
   if v_held.id is null then
     raise exception 'nothing of rule % waits for approval', quote_literal(rule.name)
-      using errcode = 'GR032', detail = 'Its last run was not held.', hint = 'Run it without approval.';
+      using errcode = 'GR032', detail = 'Its last run was not held, or the rule was changed since.', hint = 'Run it without approval.';
   end if;
   if rule.four_eyes and session_user in (rule.created_login, rule.changed_login) then
     raise exception 'a run of rule % has to be approved by somebody else', quote_literal(rule.name)
@@ -191,7 +192,7 @@ begin
     'rule', v_rule.id, (select j.name from grace_internal.job j where j.rule_id = v_rule.id), v_rule.target,
     case when v_limit is null then 'running' else 'held' end, case when v_limit is not null then clock_timestamp() end,
     jsonb_strip_nulls(jsonb_build_object(
-      'rule', v_rule.name, 'as', v_rule.run_as::text, 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
+      'rule', v_rule.name, 'as', grace_internal.role_name(v_rule.run_as), 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
       'condition', v_rule.condition, 'start', v_rule.start_expression, 'period', v_rule.period,
       'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id
     )),
@@ -234,6 +235,7 @@ create or replace function grace_internal.locks_rows(rule grace_internal.rule)
 returns boolean
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 begin
   return rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE');
@@ -480,7 +482,7 @@ declare
   v_deletion constant grace_internal.deletion_ref
     := grace_internal.remembered_deletion(nullif(current_setting('grace.deletion', true), ''));
 begin
-  update grace_internal.capture c set role = sign_deletion.role::text where c.deletion = v_deletion.deletion;
+  update grace_internal.capture c set role = grace_internal.role_name(sign_deletion.role) where c.deletion = v_deletion.deletion;
 end
 $$;
 

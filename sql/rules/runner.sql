@@ -146,6 +146,27 @@ exception when insufficient_privilege then
 end
 $$;
 
+-- Roles that no rule runs as any more own nothing here, and can be dropped.
+create or replace function grace_internal.drop_idle_runners()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_function record;
+begin
+  for v_function in
+    select p.oid::regprocedure as name
+    from grace_internal.runner r
+    join pg_proc p on p.pronamespace = 'grace_internal'::regnamespace and p.proname in ('check_as_' || r.id, 'read_as_' || r.id, 'write_as_' || r.id)
+    where r.role not in (select l.run_as from grace_internal.rule l)
+  loop
+    execute format('drop function %s', v_function.name);
+  end loop;
+  delete from grace_internal.runner r where r.role not in (select l.run_as from grace_internal.rule l);
+end
+$$;
+
 create or replace function grace_internal.runner_stands(runner grace_internal.runner)
 returns boolean
 language sql stable

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import Database, rows, value
+from tests.server import CRON_SETTINGS, Server
 
 from pg_grace.cluster import Cluster
 from pg_grace.connection import Connection
-from tests.conftest import Database, rows, value
-from tests.server import CRON_SETTINGS, Server
 
 CRM = Path(__file__).parents[2] / "examples" / "crm"
 EVERY_MINUTE = "* * * * *"
