@@ -12391,8 +12391,11 @@ select
   f.condition,
   f.predicate,
   f.columns,
-  (
-    select array_agg(r.name order by r.name) from grace_internal.rule r where r.filter_id = f.id
+  array(
+    select r.name
+    from grace_internal.rule r
+    where r.filter_id = f.id
+    order by r.name
   ) as rules,
   grace._filter_problem(f.id) as problem,
   f.created_at,
@@ -12424,8 +12427,8 @@ as $$
   ) as s
 $$;
 
--- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET ROLE
--- and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether a text is
+-- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET
+-- ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether a text is
 -- one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and has what
 -- was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so nothing may be
 -- left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have got. Only the
@@ -12621,8 +12624,8 @@ end
 $$;
 
 -- rules/define_rule.sql
--- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's table;
--- left out, they are those of the only foreign key there is.
+-- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's
+-- table; left out, they are those of the only foreign key there is.
 create or replace function grace_internal.read_activity(
   target regclass, activity text, path text, out source regclass, out moment name, out link name [], out expression text, out condition text
 )
@@ -14128,7 +14131,8 @@ begin
 end
 $$;
 
--- Makes a rule of a definition, or an existing one anew. Names in texts are read under path; what a rule has kept from before under its own.
+-- Makes a rule of a definition, or an existing one anew. Names in texts are read under path; what a rule has kept from before under its
+-- own.
 create or replace function grace._save_rule(definition jsonb, path text, existing text default null)
 returns void
 language plpgsql
@@ -14476,7 +14480,8 @@ comment on function grace.enable_rule(text, boolean) is
 'Lets a rule act, or stops it: a run that is under way ends after its batch. While it is disabled its turns pass. Errors: GR027; 42501 who is no member of its role (to stop one that deletes anybody may who administers).';
 
 -- rules/notices.sql
--- Of records those that were announced long enough ago. A notice for another due date than the one now believed is made anew as a run begins.
+-- Of records those that were announced long enough ago. A notice for another due date than the one now believed is made anew as a
+-- run begins.
 create or replace function grace_internal.announced_keys(rule grace_internal.rule, keys jsonb [])
 returns jsonb []
 language sql stable
@@ -14731,7 +14736,6 @@ as $$
   from unnest(grace_internal.primary_key(target)) with ordinality as k (attnum, position)
   join pg_attribute a on a.attrelid = target and a.attnum = k.attnum
 $$;
-
 
 -- rules/kept.sql
 -- The rules that may keep what a rule deletes, or what goes with it.
@@ -14994,7 +14998,9 @@ end
 $$;
 
 -- How many rows a rule acts on, and the token that says which: the keys' hashes taken together, in no order.
-create or replace function grace_internal.count_due(rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text)
+create or replace function grace_internal.count_due(
+  rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text
+)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
@@ -15197,8 +15203,8 @@ begin
 end
 $$;
 
--- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition stands
--- in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
+-- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition
+-- stands in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
 create or replace function grace_internal.delete_next(
   rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, after jsonb, size integer,
   out picked integer, out deleted integer, out last jsonb
@@ -15354,7 +15360,8 @@ $$;
 -- them says is on record. Stops after a while, for what is deleted stays locked until the batch ends. Returns how many are gone, and the
 -- last record that it came to. Errors: 55P03 when it meets nothing but locks.
 create or replace function grace_internal.delete_each(
-  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [], out deleted bigint, out last jsonb
+  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [],
+  out deleted bigint, out last jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -15455,8 +15462,8 @@ begin
 end
 $$;
 
--- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end. What
--- one statement can't delete is gone through by keys. A batch is made smaller while it keeps its rows locked for longer than others
+-- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end.
+-- What one statement can't delete is gone through by keys. A batch is made smaller while it keeps its rows locked for longer than others
 -- should have to wait for them.
 create or replace function grace._run_batch(run bigint, "position" jsonb)
 returns jsonb
@@ -15813,7 +15820,8 @@ as $$
 $$;
 comment on function grace._preview_keys(regclass, jsonb, integer) is 'Internal: what goes along with records and what stands in the way.';
 
--- How long it takes to delete so many rows, what goes along included: as fast as the last runs on the table, or 30 µs each where there were none.
+-- How long it takes to delete so many rows, what goes along included: as fast as the last runs on the table, or 30 µs each where there
+-- were none.
 create or replace function grace_internal.estimated_duration(target regclass, rows bigint)
 returns interval
 language sql stable
@@ -16044,7 +16052,11 @@ from grace_internal.rule r
 left join grace_internal.filter f on f.id = r.filter_id
 left join grace_internal.job j on j.rule_id = r.id
 left join lateral (
-  select u.id as run, u.status, u.started_at, u.row_count
+  select
+    u.id as run,
+    u.status,
+    u.started_at,
+    u.row_count
   from grace_internal.run u
   where u.rule_id = r.id and u.kind = 'rule'
   order by u.id desc

@@ -335,8 +335,11 @@ select
   f.condition,
   f.predicate,
   f.columns,
-  (
-    select array_agg(r.name order by r.name) from grace_internal.rule r where r.filter_id = f.id
+  array(
+    select r.name
+    from grace_internal.rule r
+    where r.filter_id = f.id
+    order by r.name
   ) as rules,
   grace._filter_problem(f.id) as problem,
   f.created_at,

@@ -54,7 +54,9 @@ end
 $$;
 
 -- How many rows a rule acts on, and the token that says which: the keys' hashes taken together, in no order.
-create or replace function grace_internal.count_due(rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text)
+create or replace function grace_internal.count_due(
+  rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text
+)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
@@ -257,8 +259,8 @@ begin
 end
 $$;
 
--- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition stands
--- in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
+-- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition
+-- stands in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
 create or replace function grace_internal.delete_next(
   rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, after jsonb, size integer,
   out picked integer, out deleted integer, out last jsonb
@@ -414,7 +416,8 @@ $$;
 -- them says is on record. Stops after a while, for what is deleted stays locked until the batch ends. Returns how many are gone, and the
 -- last record that it came to. Errors: 55P03 when it meets nothing but locks.
 create or replace function grace_internal.delete_each(
-  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [], out deleted bigint, out last jsonb
+  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [],
+  out deleted bigint, out last jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -515,8 +518,8 @@ begin
 end
 $$;
 
--- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end. What
--- one statement can't delete is gone through by keys. A batch is made smaller while it keeps its rows locked for longer than others
+-- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end.
+-- What one statement can't delete is gone through by keys. A batch is made smaller while it keeps its rows locked for longer than others
 -- should have to wait for them.
 create or replace function grace._run_batch(run bigint, "position" jsonb)
 returns jsonb
