@@ -406,9 +406,28 @@ begin
 end
 $$;
 
+-- Whether somebody else has locked a table, or one that deletes from it cascade into, against all deletes.
+create or replace function grace_internal.is_locked(target regclass)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_locks l
+    where l.granted and l.pid <> pg_backend_pid() and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+      and l.locktype = 'relation' and l.database = (select d.oid from pg_database d where d.datname = current_database())
+      and l.relation in (
+        select p.relation
+        from grace_internal.cascade_tree(is_locked.target, true) as c (relation)
+        cross join lateral grace_internal.partition_tree(c.relation) as p (relation)
+      )
+  )
+$$;
+
 -- Deletes records, all at once where that goes, else in ever smaller parts, until those that can't be deleted stand alone; what each of
 -- them says is on record. Stops after a while, for what is deleted stays locked until the batch ends. Returns how many are gone, and the
--- last record that it came to. Errors: 55P03 when it meets nothing but locks.
+-- last record that it came to. Errors: 55P03 when a whole table is locked: so would be all the rest.
 create or replace function grace_internal.delete_each(
   run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [], out deleted bigint, out last jsonb
 )
@@ -426,7 +445,6 @@ declare
   v_free jsonb [];
   v_rows bigint;
   v_left jsonb;
-  v_locked integer := 0;
 begin
   deleted := 0;
   while v_next <= v_count and (last is null or clock_timestamp() < v_began + interval '60 milliseconds') loop
@@ -449,13 +467,11 @@ begin
       v_next := v_next + cardinality(v_part);
       last := keys[v_next - 1];
       v_size := least(v_size * 2, v_count);
-      v_locked := 0;
     exception when others then
       if cardinality(v_part) > 1 then
         v_size := (cardinality(v_part) + 1) / 2;
       else
-        v_locked := case sqlstate when '55P03' then v_locked + 1 else 0 end;
-        if v_locked = 10 then
+        if sqlstate = '55P03' and grace_internal.is_locked(rule.target) then
           raise;
         end if;
         perform grace_internal.record_failure(run, v_part[1], sqlstate, left(sqlerrm, 500));

@@ -167,7 +167,7 @@ def test_names_may_be_anything(crm: Connection, strange_role: str) -> None:
         create schema {quoted};
         create table {quoted}.{quoted} ({quoted} text primary key, "start at" date default now() - interval '3 years', q int);
         create table {quoted}.q (k int primary key, {quoted} text references {quoted}.{quoted} on delete cascade, at date);
-        """.encode().replace(b"%", b"%")
+        """.encode()
     )
     table = f"{quoted}.{quoted}"
     crm.execute(b"insert into " + table.encode() + b" select E'it''s \\\\ ' || n || '%' from generate_series(1, 5) n")
@@ -197,7 +197,7 @@ def test_names_may_be_anything(crm: Connection, strange_role: str) -> None:
     assert value(crm, "select sample -> 0 ->> %s from grace.preview(%s)", odd, odd) == "it's \\ 1%"
     assert run(crm, odd) == ("done", 4)
     assert failures(crm) == []
-    assert rows(crm, f"select {quoted} from {table}".replace("%", "%%")) == [(key[odd],)]
+    assert rows(crm, f"select {quoted} from {table}") == [(key[odd],)]
     assert {row[0] for row in rows(crm, "select deleted_by::text from grace.deletions")} == {strange_role}
     crm.execute("select grace.alter_rule(%s, jsonb_build_object('name', %s::text))", (odd, odd + "2"))
     crm.execute("select grace.enable_rule(%s, false)", (odd + "2",))
