@@ -814,15 +814,19 @@ end
 $$;
 
 -- common/column_names.sql
--- Columns of an index or constraint as they are named in the table, in the key's order.
+-- Columns of an index or constraint as they are named in the table, in the key's order. In PL/pgSQL, which keeps its plan.
 create or replace function grace_internal.column_names(relation oid, attnums smallint [])
 returns name []
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(a.attname order by k.position)
-  from unnest(attnums) with ordinality as k (attnum, position)
-  join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
+begin
+  return (
+    select array_agg(a.attname order by k.position)
+    from unnest(attnums) with ordinality as k (attnum, position)
+    join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
+  );
+end
 $$;
 
 -- common/has_index_on.sql
@@ -11928,6 +11932,7 @@ create or replace function grace_internal.functions_in(tree text)
 returns setof oid
 language sql stable
 set search_path = pg_catalog, pg_temp
+set jit = off -- takes half a second to compile what takes a millisecond
 as $$
   with recursive trees (tree) as (
     select functions_in.tree collate "C"
@@ -12574,13 +12579,17 @@ $$;
 
 create or replace function grace_internal.runner_stands(runner grace_internal.runner)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select count(*) = 3
-  from pg_proc p
-  where p.pronamespace = 'grace_internal'::regnamespace and p.proowner = runner.role and p.prosecdef
-    and p.proname in ('check_as_' || runner.id, 'read_as_' || runner.id, 'write_as_' || runner.id)
+begin
+  return (
+    select count(*) = 3
+    from pg_proc p
+    where p.pronamespace = 'grace_internal'::regnamespace and p.proowner = runner.role and p.prosecdef
+      and p.proname in ('check_as_' || runner.id, 'read_as_' || runner.id, 'write_as_' || runner.id)
+  );
+end
 $$;
 
 -- The FROM item of a statement that is executed as a role. columns: what it returns, with types.
@@ -12867,6 +12876,14 @@ declare
   v_number numeric;
   v_bounds integer [];
 begin
+  -- What stands in most fields, and is read for each record that is looked up.
+  if field = '*' then
+    elements := array(select s.n from generate_series(lowest, highest) as s (n));
+    return;
+  elsif field ~ '^[0-9]{1,2}$' and field::integer between lowest and highest then
+    elements := array[field::integer];
+    return;
+  end if;
   elements := '{}';
   foreach v_item in array string_to_array(field, ',') loop
     -- pg_cron ignores what stands behind something valid (5.5 is 5 to it). That is a mistake, and is refused.
@@ -15562,7 +15579,20 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_status text;
+  v_rule grace_internal.rule;
 begin
+  -- What is gone is no longer announced: restored, it has to be announced anew.
+  select l.* into v_rule
+  from grace_internal.run r
+  join grace_internal.rule l on l.id = r.rule_id and l.notice is not null and l.enabled
+  where r.id = run and r.row_count > 0 and r.pid = pg_backend_pid() and r.status = 'running';
+  if found and grace_internal.rule_problem(v_rule) is null then
+    begin
+      perform grace_internal.announce(v_rule);
+    exception when others then
+      raise warning 'what rule % plans could not be announced', quote_literal(v_rule.name) using errcode = sqlstate, detail = sqlerrm;
+    end;
+  end if;
   update grace_internal.run r
   set
     finished_at = clock_timestamp(),
@@ -15657,9 +15687,7 @@ set timezone = 'UTC'
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
-  v_announced constant timestamptz := rule.notice + coalesce(
-    (select n.announced_at from grace_internal.notice n where n.rule_id = rule.id and n.key = acts_at.key), v_now
-  );
+  v_announced timestamptz;
   v_from timestamptz := greatest(
     case when isfinite(due) then due - grace_internal.ahead(rule) else '-infinity' end - interval '1 microsecond', v_now
   );
@@ -15673,6 +15701,11 @@ begin
     v_turn := coalesce(
       grace_internal.last_scheduled((select j.schedule from grace_internal.job j where j.rule_id = rule.id), v_from, v_now), v_turn
     );
+  end if;
+  if rule.notice is not null then
+    v_announced := coalesce(
+      (select n.announced_at from grace_internal.notice n where n.rule_id = rule.id and n.key = acts_at.key), v_now
+    ) + rule.notice;
   end if;
   if v_announced > v_turn then
     v_turn := grace_internal.next_turn(rule, v_announced);
@@ -15740,10 +15773,12 @@ begin
   if found then
     return;
   end if;
-  reason := grace_internal.hold_on(rule.target, key);
-  if reason is not null then
-    state := 'held';
-    return;
+  if exists (select from grace_internal.active_hold) then
+    reason := grace_internal.hold_on(rule.target, key);
+    if reason is not null then
+      state := 'held';
+      return;
+    end if;
   end if;
   if exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled) then
     select 'kept', k.reason into state, reason from grace_internal.kept_keys(rule, array[key]) k;
@@ -15751,13 +15786,16 @@ begin
       return;
     end if;
   end if;
-  state := case
-    when not rule.enabled then 'disabled'
-    when rule.notice is not null and not exists (
-      select from grace_internal.notice n where n.rule_id = rule.id and n.key = planned_state.key
-    ) then 'not announced'
-    else 'planned'
-  end;
+  if not rule.enabled then
+    state := 'disabled';
+  elsif rule.notice is null then
+    state := 'planned';
+  else
+    state := case
+      when exists (select from grace_internal.notice n where n.rule_id = rule.id and n.key = planned_state.key) then 'planned'
+      else 'not announced'
+    end;
+  end if;
 end
 $$;
 

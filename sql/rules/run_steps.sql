@@ -628,7 +628,20 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_status text;
+  v_rule grace_internal.rule;
 begin
+  -- What is gone is no longer announced: restored, it has to be announced anew.
+  select l.* into v_rule
+  from grace_internal.run r
+  join grace_internal.rule l on l.id = r.rule_id and l.notice is not null and l.enabled
+  where r.id = run and r.row_count > 0 and r.pid = pg_backend_pid() and r.status = 'running';
+  if found and grace_internal.rule_problem(v_rule) is null then
+    begin
+      perform grace_internal.announce(v_rule);
+    exception when others then
+      raise warning 'what rule % plans could not be announced', quote_literal(v_rule.name) using errcode = sqlstate, detail = sqlerrm;
+    end;
+  end if;
   update grace_internal.run r
   set
     finished_at = clock_timestamp(),

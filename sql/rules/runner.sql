@@ -169,13 +169,17 @@ $$;
 
 create or replace function grace_internal.runner_stands(runner grace_internal.runner)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select count(*) = 3
-  from pg_proc p
-  where p.pronamespace = 'grace_internal'::regnamespace and p.proowner = runner.role and p.prosecdef
-    and p.proname in ('check_as_' || runner.id, 'read_as_' || runner.id, 'write_as_' || runner.id)
+begin
+  return (
+    select count(*) = 3
+    from pg_proc p
+    where p.pronamespace = 'grace_internal'::regnamespace and p.proowner = runner.role and p.prosecdef
+      and p.proname in ('check_as_' || runner.id, 'read_as_' || runner.id, 'write_as_' || runner.id)
+  );
+end
 $$;
 
 -- The FROM item of a statement that is executed as a role. columns: what it returns, with types.
