@@ -12082,6 +12082,10 @@ begin
       detail = case when v_kind in ('r', 'p') then 'It has no primary key.' else 'It is not there, or not a table that stays.' end,
       hint = 'Give a table with a primary key.';
   end if;
+  if grace_internal.alias_of(target) ^@ 'grace ' then
+    raise exception '% can''t have filters and rules', target
+      using errcode = 'GR031', detail = 'Names that begin with "grace " are kept for pg_grace''s own.', hint = 'Rename the table.';
+  end if;
 end
 $$;
 
@@ -12425,9 +12429,9 @@ as $$
   ) as s
 $$;
 
--- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET ROLE
--- and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether a text is
--- one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and has what
+-- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no
+-- SET ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether
+-- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and has what
 -- was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so nothing may be
 -- left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have got. Only the
 -- owner of pg_grace may call them. Returns the number that they have in their names.
@@ -16519,6 +16523,19 @@ end
 $$;
 
 -- doctor/examine_rules.sql
+-- An activity as its text reads now; no row where that can't be told, because another foreign key has been added since.
+create or replace function grace_internal.activity_now(target regclass, activity text, path text)
+returns table (source regclass, moment name, link name [])
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query select a.source, a.moment, a.link from grace_internal.read_activity(target, activity, path) a;
+exception when sqlstate 'GR031' then
+  return;
+end
+$$;
+
 create or replace function grace_internal.examine_rules()
 returns setof grace.finding
 language sql stable
@@ -16569,7 +16586,7 @@ as $$
     format('create index concurrently on %s (%s);', grace_internal.qualified_name(a.source), k.names), false
   from grace_internal.rule r
   cross join lateral jsonb_array_elements_text(r.activities) t (activity)
-  cross join lateral grace_internal.read_activity(r.target, t.activity, r.path) a
+  cross join lateral grace_internal.activity_now(r.target, t.activity, r.path) a
   cross join lateral (
     select string_agg(quote_ident(n), ', ' order by o) as names from unnest(a.link || a.moment) with ordinality as u (n, o)
   ) as k
