@@ -814,15 +814,19 @@ end
 $$;
 
 -- common/column_names.sql
--- Columns of an index or constraint as they are named in the table, in the key's order.
+-- Columns of an index or constraint as they are named in the table, in the key's order. In PL/pgSQL, which keeps its plan.
 create or replace function grace_internal.column_names(relation oid, attnums smallint [])
 returns name []
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(a.attname order by k.position)
-  from unnest(attnums) with ordinality as k (attnum, position)
-  join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
+begin
+  return (
+    select array_agg(a.attname order by k.position)
+    from unnest(attnums) with ordinality as k (attnum, position)
+    join pg_attribute a on a.attrelid = relation and a.attnum = k.attnum
+  );
+end
 $$;
 
 -- common/has_index_on.sql
@@ -11928,6 +11932,7 @@ create or replace function grace_internal.functions_in(tree text)
 returns setof oid
 language sql stable
 set search_path = pg_catalog, pg_temp
+set jit = off -- takes half a second to compile what takes a millisecond
 as $$
   with recursive trees (tree) as (
     select functions_in.tree collate "C"
@@ -12080,6 +12085,10 @@ begin
       using errcode = 'GR031',
       detail = case when v_kind in ('r', 'p') then 'It has no primary key.' else 'It is not there, or not a table that stays.' end,
       hint = 'Give a table with a primary key.';
+  end if;
+  if grace_internal.alias_of(target) ^@ 'grace ' then
+    raise exception '% can''t have filters and rules', target
+      using errcode = 'GR031', detail = 'Names that begin with "grace " are kept for pg_grace''s own.', hint = 'Rename the table.';
   end if;
 end
 $$;
@@ -12429,8 +12438,8 @@ $$;
 
 -- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET
 -- ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether
--- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and has what
--- was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so nothing may be
+-- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes,
+-- and has what was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so nothing may be
 -- left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have got. Only the
 -- owner of pg_grace may call them. Returns the number that they have in their names.
 create or replace function grace_internal.ensure_runner(role regrole)
@@ -12581,13 +12590,17 @@ $$;
 
 create or replace function grace_internal.runner_stands(runner grace_internal.runner)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select count(*) = 3
-  from pg_proc p
-  where p.pronamespace = 'grace_internal'::regnamespace and p.proowner = runner.role and p.prosecdef
-    and p.proname in ('check_as_' || runner.id, 'read_as_' || runner.id, 'write_as_' || runner.id)
+begin
+  return (
+    select count(*) = 3
+    from pg_proc p
+    where p.pronamespace = 'grace_internal'::regnamespace and p.proowner = runner.role and p.prosecdef
+      and p.proname in ('check_as_' || runner.id, 'read_as_' || runner.id, 'write_as_' || runner.id)
+  );
+end
 $$;
 
 -- The FROM item of a statement that is executed as a role. columns: what it returns, with types.
@@ -12874,6 +12887,14 @@ declare
   v_number numeric;
   v_bounds integer [];
 begin
+  -- What stands in most fields, and is read for each record that is looked up.
+  if field = '*' then
+    elements := array(select s.n from generate_series(lowest, highest) as s (n));
+    return;
+  elsif field ~ '^[0-9]{1,2}$' and field::integer between lowest and highest then
+    elements := array[field::integer];
+    return;
+  end if;
   elements := '{}';
   foreach v_item in array string_to_array(field, ',') loop
     -- pg_cron ignores what stands behind something valid (5.5 is 5 to it). That is a mistake, and is refused.
@@ -15356,9 +15377,28 @@ begin
 end
 $$;
 
+-- Whether somebody else has locked a table, or one that deletes from it cascade into, against all deletes.
+create or replace function grace_internal.is_locked(target regclass)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_locks l
+    where l.granted and l.pid <> pg_backend_pid() and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+      and l.locktype = 'relation' and l.database = (select d.oid from pg_database d where d.datname = current_database())
+      and l.relation in (
+        select p.relation
+        from grace_internal.cascade_tree(is_locked.target, true) as c (relation)
+        cross join lateral grace_internal.partition_tree(c.relation) as p (relation)
+      )
+  )
+$$;
+
 -- Deletes records, all at once where that goes, else in ever smaller parts, until those that can't be deleted stand alone; what each of
 -- them says is on record. Stops after a while, for what is deleted stays locked until the batch ends. Returns how many are gone, and the
--- last record that it came to. Errors: 55P03 when it meets nothing but locks.
+-- last record that it came to. Errors: 55P03 when a whole table is locked: so would be all the rest.
 create or replace function grace_internal.delete_each(
   run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [],
   out deleted bigint, out last jsonb
@@ -15377,7 +15417,6 @@ declare
   v_free jsonb [];
   v_rows bigint;
   v_left jsonb;
-  v_locked integer := 0;
 begin
   deleted := 0;
   while v_next <= v_count and (last is null or clock_timestamp() < v_began + interval '60 milliseconds') loop
@@ -15400,13 +15439,11 @@ begin
       v_next := v_next + cardinality(v_part);
       last := keys[v_next - 1];
       v_size := least(v_size * 2, v_count);
-      v_locked := 0;
     exception when others then
       if cardinality(v_part) > 1 then
         v_size := (cardinality(v_part) + 1) / 2;
       else
-        v_locked := case sqlstate when '55P03' then v_locked + 1 else 0 end;
-        if v_locked = 10 then
+        if sqlstate = '55P03' and grace_internal.is_locked(rule.target) then
           raise;
         end if;
         perform grace_internal.record_failure(run, v_part[1], sqlstate, left(sqlerrm, 500));
@@ -15573,7 +15610,20 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_status text;
+  v_rule grace_internal.rule;
 begin
+  -- What is gone is no longer announced: restored, it has to be announced anew.
+  select l.* into v_rule
+  from grace_internal.run r
+  join grace_internal.rule l on l.id = r.rule_id and l.notice is not null and l.enabled
+  where r.id = run and r.row_count > 0 and r.pid = pg_backend_pid() and r.status = 'running';
+  if found and grace_internal.rule_problem(v_rule) is null then
+    begin
+      perform grace_internal.announce(v_rule);
+    exception when others then
+      raise warning 'what rule % plans could not be announced', quote_literal(v_rule.name) using errcode = sqlstate, detail = sqlerrm;
+    end;
+  end if;
   update grace_internal.run r
   set
     finished_at = clock_timestamp(),
@@ -15602,11 +15652,12 @@ begin
   set transaction isolation level read committed;
   v_run := grace._run_begin(rule, approve, expect, token);
   commit;
+  set transaction isolation level read committed; -- first of all: to look at a variable takes a snapshot
   if v_run is not null then
     loop
-      set transaction isolation level read committed;
       v_position := grace._run_batch(v_run, v_position);
       commit;
+      set transaction isolation level read committed;
       exit when v_position is null;
       perform pg_catalog.pg_sleep((v_position operator(pg_catalog.->>) 'pause')::pg_catalog.float8);
     end loop;
@@ -15667,9 +15718,7 @@ set timezone = 'UTC'
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
-  v_announced constant timestamptz := rule.notice + coalesce(
-    (select n.announced_at from grace_internal.notice n where n.rule_id = rule.id and n.key = acts_at.key), v_now
-  );
+  v_announced timestamptz;
   v_from timestamptz := greatest(
     case when isfinite(due) then due - grace_internal.ahead(rule) else '-infinity' end - interval '1 microsecond', v_now
   );
@@ -15683,6 +15732,11 @@ begin
     v_turn := coalesce(
       grace_internal.last_scheduled((select j.schedule from grace_internal.job j where j.rule_id = rule.id), v_from, v_now), v_turn
     );
+  end if;
+  if rule.notice is not null then
+    v_announced := coalesce(
+      (select n.announced_at from grace_internal.notice n where n.rule_id = rule.id and n.key = acts_at.key), v_now
+    ) + rule.notice;
   end if;
   if v_announced > v_turn then
     v_turn := grace_internal.next_turn(rule, v_announced);
@@ -15751,10 +15805,12 @@ begin
   if found then
     return;
   end if;
-  reason := grace_internal.hold_on(rule.target, key);
-  if reason is not null then
-    state := 'held';
-    return;
+  if exists (select from grace_internal.active_hold) then
+    reason := grace_internal.hold_on(rule.target, key);
+    if reason is not null then
+      state := 'held';
+      return;
+    end if;
   end if;
   if exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled) then
     select 'kept', k.reason into state, reason from grace_internal.kept_keys(rule, array[key]) k;
@@ -15762,13 +15818,16 @@ begin
       return;
     end if;
   end if;
-  state := case
-    when not rule.enabled then 'disabled'
-    when rule.notice is not null and not exists (
-      select from grace_internal.notice n where n.rule_id = rule.id and n.key = planned_state.key
-    ) then 'not announced'
-    else 'planned'
-  end;
+  if not rule.enabled then
+    state := 'disabled';
+  elsif rule.notice is null then
+    state := 'planned';
+  else
+    state := case
+      when exists (select from grace_internal.notice n where n.rule_id = rule.id and n.key = planned_state.key) then 'planned'
+      else 'not announced'
+    end;
+  end if;
 end
 $$;
 
@@ -16497,6 +16556,19 @@ end
 $$;
 
 -- doctor/examine_rules.sql
+-- An activity as its text reads now; no row where that can't be told, because another foreign key has been added since.
+create or replace function grace_internal.activity_now(target regclass, activity text, path text)
+returns table (source regclass, moment name, link name [])
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query select a.source, a.moment, a.link from grace_internal.read_activity(target, activity, path) a;
+exception when sqlstate 'GR031' then
+  return;
+end
+$$;
+
 create or replace function grace_internal.examine_rules()
 returns setof grace.finding
 language sql stable
@@ -16547,7 +16619,7 @@ as $$
     format('create index concurrently on %s (%s);', grace_internal.qualified_name(a.source), k.names), false
   from grace_internal.rule r
   cross join lateral jsonb_array_elements_text(r.activities) t (activity)
-  cross join lateral grace_internal.read_activity(r.target, t.activity, r.path) a
+  cross join lateral grace_internal.activity_now(r.target, t.activity, r.path) a
   cross join lateral (
     select string_agg(quote_ident(n), ', ' order by o) as names from unnest(a.link || a.moment) with ordinality as u (n, o)
   ) as k

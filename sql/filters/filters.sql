@@ -25,6 +25,10 @@ begin
       detail = case when v_kind in ('r', 'p') then 'It has no primary key.' else 'It is not there, or not a table that stays.' end,
       hint = 'Give a table with a primary key.';
   end if;
+  if grace_internal.alias_of(target) ^@ 'grace ' then
+    raise exception '% can''t have filters and rules', target
+      using errcode = 'GR031', detail = 'Names that begin with "grace " are kept for pg_grace''s own.', hint = 'Rename the table.';
+  end if;
 end
 $$;
 

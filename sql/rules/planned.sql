@@ -46,9 +46,7 @@ set timezone = 'UTC'
 as $$
 declare
   v_now constant timestamptz := clock_timestamp();
-  v_announced constant timestamptz := rule.notice + coalesce(
-    (select n.announced_at from grace_internal.notice n where n.rule_id = rule.id and n.key = acts_at.key), v_now
-  );
+  v_announced timestamptz;
   v_from timestamptz := greatest(
     case when isfinite(due) then due - grace_internal.ahead(rule) else '-infinity' end - interval '1 microsecond', v_now
   );
@@ -62,6 +60,11 @@ begin
     v_turn := coalesce(
       grace_internal.last_scheduled((select j.schedule from grace_internal.job j where j.rule_id = rule.id), v_from, v_now), v_turn
     );
+  end if;
+  if rule.notice is not null then
+    v_announced := coalesce(
+      (select n.announced_at from grace_internal.notice n where n.rule_id = rule.id and n.key = acts_at.key), v_now
+    ) + rule.notice;
   end if;
   if v_announced > v_turn then
     v_turn := grace_internal.next_turn(rule, v_announced);
@@ -130,10 +133,12 @@ begin
   if found then
     return;
   end if;
-  reason := grace_internal.hold_on(rule.target, key);
-  if reason is not null then
-    state := 'held';
-    return;
+  if exists (select from grace_internal.active_hold) then
+    reason := grace_internal.hold_on(rule.target, key);
+    if reason is not null then
+      state := 'held';
+      return;
+    end if;
   end if;
   if exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled) then
     select 'kept', k.reason into state, reason from grace_internal.kept_keys(rule, array[key]) k;
@@ -141,12 +146,15 @@ begin
       return;
     end if;
   end if;
-  state := case
-    when not rule.enabled then 'disabled'
-    when rule.notice is not null and not exists (
-      select from grace_internal.notice n where n.rule_id = rule.id and n.key = planned_state.key
-    ) then 'not announced'
-    else 'planned'
-  end;
+  if not rule.enabled then
+    state := 'disabled';
+  elsif rule.notice is null then
+    state := 'planned';
+  else
+    state := case
+      when exists (select from grace_internal.notice n where n.rule_id = rule.id and n.key = planned_state.key) then 'planned'
+      else 'not announced'
+    end;
+  end if;
 end
 $$;

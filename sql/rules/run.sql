@@ -12,11 +12,12 @@ begin
   set transaction isolation level read committed;
   v_run := grace._run_begin(rule, approve, expect, token);
   commit;
+  set transaction isolation level read committed; -- first of all: to look at a variable takes a snapshot
   if v_run is not null then
     loop
-      set transaction isolation level read committed;
       v_position := grace._run_batch(v_run, v_position);
       commit;
+      set transaction isolation level read committed;
       exit when v_position is null;
       perform pg_catalog.pg_sleep((v_position operator(pg_catalog.->>) 'pause')::pg_catalog.float8);
     end loop;

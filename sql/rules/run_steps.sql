@@ -412,9 +412,28 @@ begin
 end
 $$;
 
+-- Whether somebody else has locked a table, or one that deletes from it cascade into, against all deletes.
+create or replace function grace_internal.is_locked(target regclass)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from pg_locks l
+    where l.granted and l.pid <> pg_backend_pid() and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+      and l.locktype = 'relation' and l.database = (select d.oid from pg_database d where d.datname = current_database())
+      and l.relation in (
+        select p.relation
+        from grace_internal.cascade_tree(is_locked.target, true) as c (relation)
+        cross join lateral grace_internal.partition_tree(c.relation) as p (relation)
+      )
+  )
+$$;
+
 -- Deletes records, all at once where that goes, else in ever smaller parts, until those that can't be deleted stand alone; what each of
 -- them says is on record. Stops after a while, for what is deleted stays locked until the batch ends. Returns how many are gone, and the
--- last record that it came to. Errors: 55P03 when it meets nothing but locks.
+-- last record that it came to. Errors: 55P03 when a whole table is locked: so would be all the rest.
 create or replace function grace_internal.delete_each(
   run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [],
   out deleted bigint, out last jsonb
@@ -433,7 +452,6 @@ declare
   v_free jsonb [];
   v_rows bigint;
   v_left jsonb;
-  v_locked integer := 0;
 begin
   deleted := 0;
   while v_next <= v_count and (last is null or clock_timestamp() < v_began + interval '60 milliseconds') loop
@@ -456,13 +474,11 @@ begin
       v_next := v_next + cardinality(v_part);
       last := keys[v_next - 1];
       v_size := least(v_size * 2, v_count);
-      v_locked := 0;
     exception when others then
       if cardinality(v_part) > 1 then
         v_size := (cardinality(v_part) + 1) / 2;
       else
-        v_locked := case sqlstate when '55P03' then v_locked + 1 else 0 end;
-        if v_locked = 10 then
+        if sqlstate = '55P03' and grace_internal.is_locked(rule.target) then
           raise;
         end if;
         perform grace_internal.record_failure(run, v_part[1], sqlstate, left(sqlerrm, 500));
@@ -629,7 +645,20 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_status text;
+  v_rule grace_internal.rule;
 begin
+  -- What is gone is no longer announced: restored, it has to be announced anew.
+  select l.* into v_rule
+  from grace_internal.run r
+  join grace_internal.rule l on l.id = r.rule_id and l.notice is not null and l.enabled
+  where r.id = run and r.row_count > 0 and r.pid = pg_backend_pid() and r.status = 'running';
+  if found and grace_internal.rule_problem(v_rule) is null then
+    begin
+      perform grace_internal.announce(v_rule);
+    exception when others then
+      raise warning 'what rule % plans could not be announced', quote_literal(v_rule.name) using errcode = sqlstate, detail = sqlerrm;
+    end;
+  end if;
   update grace_internal.run r
   set
     finished_at = clock_timestamp(),

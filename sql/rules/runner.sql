@@ -17,8 +17,8 @@ $$;
 
 -- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET
 -- ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether
--- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and has what
--- was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so nothing may be
+-- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes,
+-- and has what was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so nothing may be
 -- left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have got. Only the
 -- owner of pg_grace may call them. Returns the number that they have in their names.
 create or replace function grace_internal.ensure_runner(role regrole)
@@ -169,13 +169,17 @@ $$;
 
 create or replace function grace_internal.runner_stands(runner grace_internal.runner)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select count(*) = 3
-  from pg_proc p
-  where p.pronamespace = 'grace_internal'::regnamespace and p.proowner = runner.role and p.prosecdef
-    and p.proname in ('check_as_' || runner.id, 'read_as_' || runner.id, 'write_as_' || runner.id)
+begin
+  return (
+    select count(*) = 3
+    from pg_proc p
+    where p.pronamespace = 'grace_internal'::regnamespace and p.proowner = runner.role and p.prosecdef
+      and p.proname in ('check_as_' || runner.id, 'read_as_' || runner.id, 'write_as_' || runner.id)
+  );
+end
 $$;
 
 -- The FROM item of a statement that is executed as a role. columns: what it returns, with types.

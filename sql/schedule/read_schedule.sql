@@ -12,6 +12,14 @@ declare
   v_number numeric;
   v_bounds integer [];
 begin
+  -- What stands in most fields, and is read for each record that is looked up.
+  if field = '*' then
+    elements := array(select s.n from generate_series(lowest, highest) as s (n));
+    return;
+  elsif field ~ '^[0-9]{1,2}$' and field::integer between lowest and highest then
+    elements := array[field::integer];
+    return;
+  end if;
   elements := '{}';
   foreach v_item in array string_to_array(field, ',') loop
     -- pg_cron ignores what stands behind something valid (5.5 is 5 to it). That is a mistake, and is refused.

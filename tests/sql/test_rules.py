@@ -167,7 +167,7 @@ def test_names_may_be_anything(crm: Connection, strange_role: str) -> None:
         create schema {quoted};
         create table {quoted}.{quoted} ({quoted} text primary key, "start at" date default now() - interval '3 years', q int);
         create table {quoted}.q (k int primary key, {quoted} text references {quoted}.{quoted} on delete cascade, at date);
-        """.encode().replace(b"%", b"%")
+        """.encode()
     )
     table = f"{quoted}.{quoted}"
     crm.execute(b"insert into " + table.encode() + b" select E'it''s \\\\ ' || n || '%' from generate_series(1, 5) n")
@@ -197,7 +197,7 @@ def test_names_may_be_anything(crm: Connection, strange_role: str) -> None:
     assert value(crm, "select sample -> 0 ->> %s from grace.preview(%s)", odd, odd) == "it's \\ 1%"
     assert run(crm, odd) == ("done", 4)
     assert failures(crm) == []
-    assert rows(crm, f"select {quoted} from {table}".replace("%", "%%")) == [(key[odd],)]
+    assert rows(crm, f"select {quoted} from {table}") == [(key[odd],)]
     assert {row[0] for row in rows(crm, "select deleted_by::text from grace.deletions")} == {strange_role}
     crm.execute("select grace.alter_rule(%s, jsonb_build_object('name', %s::text))", (odd, odd + "2"))
     crm.execute("select grace.enable_rule(%s, false)", (odd + "2",))
@@ -209,8 +209,8 @@ def test_a_table_may_be_called_like_what_is_in_our_statements(crm: Connection, n
     crm.execute(f'create table crm."{name}" (id int primary key, key int, start date, due date)'.encode())
     crm.execute(f"insert into crm.\"{name}\" select n, n, '2020-01-01' from generate_series(1, 5) n".encode())
     crm.execute("select grace.protect(format('crm.%%I', %s::text))", (name,))
-    if name == "grace 1":
-        refused(crm, "GR031", """select grace.add_rule('r', target => 'crm."grace 1"')""")
+    if name.startswith("grace "):
+        refused(crm, "GR031", f"select grace.add_rule('r', target => 'crm.\"{name}\"')")
         return
     add_rule(crm, target=f'crm."{name}"', starts="start", period="1 year", predicate="key < 5")
     assert value(crm, "select count(*) from grace.planned()") == 4
@@ -305,6 +305,13 @@ def test_a_role_that_nothing_runs_as_any_more_can_be_dropped(crm: Connection) ->
     crm.execute("select grace.alter_rule('s', '{\"run_as\": \"postgres\"}'); select grace.enable_rule('s')")
     assert run(crm, "s") == ("done", 1)
     assert value(crm, "select count(*) from grace_internal.runner") == 1
+
+
+def test_another_foreign_key_does_not_upset_the_doctor(crm: Connection) -> None:
+    add_rule(crm, target="crm.lead", activities=["crm.call.at"], period="1 year")
+    crm.execute("alter table crm.call add other_id int references crm.lead")
+    crm.execute("select * from grace.doctor()")
+    assert value(crm, "select problem from grace.rules") is None
 
 
 def test_who_is_no_member_of_a_role_has_nothing_run_as_it(crm: Connection, db: Database, role: Any) -> None:
