@@ -1123,6 +1123,24 @@ as $$
   )
 $$;
 
+-- capture/deleting_role.sql
+-- Who deletes: the caller, or the role that a rule runs as, which the session's role does not say. It is signed, as any user can write a
+-- setting.
+create or replace function grace_internal.deleting_role()
+returns name
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_setting text := current_setting('grace.acting_as', true);
+begin
+  return case
+    when right(v_setting, 32) = grace_internal.signature('as ' || left(v_setting, -33)) then left(v_setting, -33)::name
+    else grace_internal.caller()
+  end;
+end
+$$;
+
 -- capture/current_deletion.sql
 -- The deletion that this transaction's captures belong to; the first one begins it. Inlined into nothing and pinned by its
 -- callers: a SET clause would cost more than all it does.
@@ -1461,7 +1479,8 @@ begin
     )
     values (
       v_deletion.deletion, v_deletion.deleted_at, %1$s, v_rows, tg_op,
-      coalesce(nullif(current_setting('role'), 'none'), session_user), session_user,
+      case when current_setting('grace.acting_as', true) <> '' then grace_internal.deleting_role()
+        else coalesce(nullif(current_setting('role'), 'none'), session_user) end, session_user,
       current_setting('application_name'), inet_client_addr(), nullif(current_setting('grace.reason', true), '')
     );
   end if;
@@ -4303,7 +4322,7 @@ begin
   )
   values (
     v_deletion.deletion, v_deletion.deleted_at, v_id, 1, tg_op,
-    grace_internal.caller(), session_user,
+    grace_internal.deleting_role(), session_user,
     current_setting('application_name'), inet_client_addr(), nullif(current_setting('grace.reason', true), '')
   );
   return null;
@@ -9041,6 +9060,33 @@ begin
 end
 $$;
 
+-- filters/types_in.sql
+-- A type and the types that its values are made of: of a domain what it is over, of arrays, ranges and composites what is in them.
+create or replace function grace_internal.types_in(type oid)
+returns setof oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  with recursive inside (type) as (
+    values (types_in.type)
+    union
+    select c.type
+    from inside i
+    join pg_type t on t.oid = i.type
+    left join pg_range r on t.oid in (r.rngtypid, r.rngmultitypid)
+    cross join lateral (
+      select t.typbasetype where t.typtype = 'd'
+      union all
+      select r.rngsubtype where r.rngsubtype is not null
+      union all
+      select t.typelem where t.typcategory = 'A' and t.typelem <> 0
+      union all
+      select a.atttypid from pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
+    ) as c (type)
+  )
+  select i.type from inside i
+$$;
+
 -- filters/trusted_comparison.sql
 -- A condition by one operator, given by number. Arguments of another type than the operator's are cast, as foreign keys do it: where
 -- they are not, PostgreSQL may find a better fitting operator of that name in its schema, which may be anybody's.
@@ -9084,7 +9130,7 @@ begin
     return null;
   end if;
   return (
-    with recursive arguments (type, input) as (
+    with arguments (type, input) as (
       select grace_internal.base_type(a.type), a.input
       from unnest(operators, left_types, right_types) as u (operator_oid, left_type, right_type)
       join pg_operator o on o.oid = u.operator_oid
@@ -9108,23 +9154,6 @@ begin
       from arguments a
       join pg_cast c on c.castsource = a.type and c.casttarget = a.input
       where a.type <> a.input
-    ),
-    inside (type, contained) as (
-      select a.type, false from arguments a
-      union
-      select c.type, true
-      from inside i
-      join pg_type t on t.oid = i.type
-      left join pg_range r on t.oid in (r.rngtypid, r.rngmultitypid)
-      cross join lateral (
-        select t.typbasetype where t.typtype = 'd'
-        union all
-        select r.rngsubtype where r.rngsubtype is not null
-        union all
-        select t.typelem where t.typcategory = 'A' and t.typelem <> 0
-        union all
-        select a.atttypid from pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
-      ) as c (type)
     )
     select min(u.code)
     from (
@@ -9135,9 +9164,10 @@ begin
       where not r.rolsuper and r.rolname <> current_user
       union all
       select format('type %s', format_type(t.oid, null))
-      from inside i
+      from arguments a
+      cross join lateral grace_internal.types_in(a.type) i (type)
       join pg_type t on t.oid = i.type
-      where i.contained and t.typtype = 'b' and t.typcategory <> 'A' and t.typnamespace <> 'pg_catalog'::regnamespace
+      where i.type <> a.type and t.typtype = 'b' and t.typcategory <> 'A' and t.typnamespace <> 'pg_catalog'::regnamespace
     ) as u (code)
   );
 end
@@ -11854,10 +11884,12 @@ as $$
 $$;
 comment on function grace._caller_path() is 'Internal: the caller''s search_path.';
 
--- An expression on a table's columns as PostgreSQL reads it, every name qualified. It is parsed as a view, which runs nothing of it, and
--- the view is taken back. That it is one expression has to be known already (grace._check_predicate). The view's own dependencies, with
--- the names that they have now, are what it refers to. path: the search_path that it was written under.
-create or replace function grace_internal.read_expression(target regclass, expression text, path text)
+-- An expression on a table's columns as PostgreSQL reads it, every name qualified. It is parsed as a view, which runs nothing of it but the
+-- checks of domains within constants ('{a}'::domain[]), and the view is taken back. So that those are not run as the owner of pg_grace, nor
+-- what else a text may hold, the view is made by a function of the role that it is read for, in a schema that is taken back with it. What
+-- superusers say is read as the owner. That it is one expression has to be known already (grace._check_predicate). The view's own
+-- dependencies, with the names that they have now, are what it refers to. path: the search_path that it was written under.
+create or replace function grace_internal.read_expression(target regclass, expression text, path text, role regrole)
 returns grace_internal.expression
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -11866,9 +11898,11 @@ as $$
 declare
   v_result grace_internal.expression;
   v_name text := 'expression_' || md5(random()::text);
+  v_is_foreign boolean := role <> current_user::regrole and not (select r.rolsuper from pg_roles r where r.oid = role);
+  v_schema name := case when v_is_foreign then 'grace_' || v_name else 'grace_internal' end;
   v_view text := format(
-    e'create view grace_internal.%I as select (%s\n) as %I from %s cross join (values (1)) as "grace 1" ("grace 1") where (%s\n) is not null',
-    v_name, expression, v_name, grace_internal.source_of(target), expression
+    e'create view %I.%I as select (%s\n) as %2$I from %4$s cross join (values (1)) as "grace 1" ("grace 1") where (%3$s\n) is not null',
+    v_schema, v_name, expression, grace_internal.source_of(target)
   );
   v_definition text;
   v_rule oid;
@@ -11876,8 +11910,12 @@ declare
 begin
   v_result.source := expression;
   begin
-    perform set_config('search_path', path, true);
-    execute v_view;
+    if v_is_foreign then
+      perform grace_internal.execute_as(role, v_schema, v_view, path);
+    else
+      perform set_config('search_path', path, true);
+      execute v_view;
+    end if;
     perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     perform set_config('datestyle', 'ISO', true); -- constants mean the same in every session
     perform set_config('intervalstyle', 'postgres', true);
@@ -11886,7 +11924,7 @@ begin
     into v_rule, v_tree, v_definition, v_result.type
     from pg_rewrite r
     join pg_attribute a on a.attrelid = r.ev_class and a.attnum = 1
-    where r.ev_class = format('grace_internal.%I', v_name)::regclass;
+    where r.ev_class = format('%I.%I', v_schema, v_name)::regclass;
     v_result.text := substr(split_part(v_definition, ' AS ' || v_name, 1), length(' SELECT ') + 1);
     v_result.depends := grace_internal.dependencies(v_rule);
     perform grace_internal.refuse_volatile(v_tree, expression);
@@ -11900,6 +11938,36 @@ begin
         hint = 'Use tables that are there whenever the expression is evaluated.';
   end;
   return v_result;
+end
+$$;
+
+-- Executes a statement that creates something in a new schema, as a role that owns neither that nor anything else here. The caller takes
+-- it all back.
+create or replace function grace_internal.execute_as(role regrole, schema name, statement text, path text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+begin
+  execute format('create schema %I', schema);
+  execute format(
+    'create function %I.run(path text) returns void language plpgsql security definer ' -- as the role
+    'set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as %L',
+    schema, format('begin perform set_config(''search_path'', path, true); execute %L; end', statement)
+  );
+  execute format('revoke all on function %I.run(text) from public', schema);
+  execute format('grant usage, create on schema %I to %s', schema, role);
+  begin
+    execute format('alter function %I.run(text) owner to %s', schema, role);
+  exception when insufficient_privilege then
+    raise exception 'what role % says can''t be read', role
+      using errcode = 'insufficient_privilege',
+      detail = format('Role %I, which owns pg_grace, may not give a function to it: %s.', current_user, sqlerrm),
+      hint = format('grant %s to %I;', role, current_user);
+  end;
+  execute format('grant execute on function %I.run(text) to %I', schema, current_user);
+  execute format('select %I.run($1)', schema) using path;
 end
 $$;
 
@@ -12039,20 +12107,42 @@ end
 $$;
 
 -- Whose code an expression would run with somebody's rights, unless it is a superuser's, his own, or, where he is no superuser, that of the
--- table's owner, who could have it run by row security all the same. Returns the first such part, as text, else null.
+-- table's owner, who could have it run by row security all the same. Domains run their checks also where they are inside of other types.
+-- Returns the first such part, as text, else null.
 create or replace function grace_internal.strange_code(target regclass, depends jsonb, role oid)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select min(format('%s of role %I', d.identity, o.rolname))
-  from jsonb_to_recordset(depends) as d (class oid, object oid, identity text)
-  left join pg_proc f on d.class = 'pg_proc'::regclass and f.oid = d.object
-  left join pg_type t on d.class = 'pg_type'::regclass and t.oid = d.object and t.typtype = 'd'
-  left join pg_class c on d.class = 'pg_class'::regclass and c.oid = d.object and c.relkind = 'v'
-  left join pg_operator p on d.class = 'pg_operator'::regclass and p.oid = d.object
-  left join pg_proc q on q.oid = p.oprcode
-  join pg_roles o on o.oid = coalesce(f.proowner, t.typowner, c.relowner, q.proowner)
+  with used as (
+    select d.class, d.object, d.identity
+    from jsonb_to_recordset(depends) as d (class oid, object oid, identity text)
+  ),
+  domains as (
+    select u.identity, t.oid, t.typowner
+    from used u
+    cross join lateral grace_internal.types_in(u.object) i (type)
+    join pg_type t on t.oid = i.type and t.typtype = 'd'
+    where u.class = 'pg_type'::regclass
+  )
+  select min(format('%s of role %I', c.identity, o.rolname))
+  from (
+    select u.identity, coalesce(f.proowner, v.relowner, q.proowner) as owner
+    from used u
+    left join pg_proc f on u.class = 'pg_proc'::regclass and f.oid = u.object
+    left join pg_class v on u.class = 'pg_class'::regclass and v.oid = u.object and v.relkind = 'v'
+    left join pg_operator p on u.class = 'pg_operator'::regclass and p.oid = u.object
+    left join pg_proc q on q.oid = p.oprcode
+    union all
+    select d.identity, d.typowner from domains d
+    union all
+    select d.identity, f.proowner
+    from domains d
+    join pg_constraint k on k.contypid = d.oid
+    join pg_depend n on n.classid = 'pg_constraint'::regclass and n.objid = k.oid and n.refclassid = 'pg_proc'::regclass
+    join pg_proc f on f.oid = n.refobjid
+  ) as c
+  join pg_roles o on o.oid = c.owner
   join pg_roles r on r.oid = strange_code.role
   where not o.rolsuper and o.oid <> r.oid
     and (r.rolsuper or o.oid is distinct from (select k.relowner from pg_class k where k.oid = target))
@@ -12174,7 +12264,7 @@ begin
       using errcode = 'duplicate_object', detail = 'Names of filters are unique.',
       hint = 'Give another name, or drop it first: select grace.drop_filter(…);';
   end if;
-  v_expression := grace_internal.read_expression(target, predicate, path);
+  v_expression := grace_internal.read_expression(target, predicate, path, grace_internal.caller()::regrole);
   insert into grace_internal.filter (
     name, target, predicate, condition, columns, depends, home, created_by, created_login
   )
@@ -12311,7 +12401,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter grace_internal.filter := grace_internal.filter_named(name);
-  v_expression grace_internal.expression := grace_internal.read_expression(v_filter.target, predicate, path);
+  v_expression grace_internal.expression := grace_internal.read_expression(
+    v_filter.target, predicate, path, grace_internal.caller()::regrole
+  );
   v_rule grace_internal.rule;
 begin
   update grace_internal.filter f
@@ -12439,9 +12531,11 @@ $$;
 -- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET
 -- ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether
 -- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes,
--- and has what was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so nothing may be
--- left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have got. Only the
--- owner of pg_grace may call them. Returns the number that they have in their names.
+-- and has what was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it,
+-- so nothing may be left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers
+-- have got. A SET that the role's code executes would outlast the function, in spite of its SET clauses, so what reads is done in a
+-- subtransaction that is taken back; whoever calls what writes has to set search_path again. Only the owner of pg_grace may call
+-- them. Returns the number that they have in their names.
 create or replace function grace_internal.ensure_runner(role regrole)
 returns integer
 language plpgsql
@@ -12455,6 +12549,7 @@ declare
   v_formats constant text := e'\nset datestyle = \'ISO, MDY\' set intervalstyle = postgres set extra_float_digits = 1';
   -- What a cursor WITH HOLD says is run as the transaction ends, by whoever ends it.
   v_end constant text := $end$
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   if exists (select from pg_catalog.pg_cursors c where c.is_holdable and c.creation_time >= pg_catalog.statement_timestamp()) then
     raise exception 'a cursor would outlive what is done as the role'
       using errcode = 'insufficient_privilege', detail = 'It was declared WITH HOLD.', hint = 'Functions and triggers can''t do that here.';
@@ -12484,17 +12579,27 @@ declare
     pg_catalog.format(e'explain select 1 from %s where (%s\n)', source, predicate),
     pg_catalog.format(e'explain select case when (%s\n) then 1 end from %s where false', predicate, source)
   ];
+  v_done boolean := false;
 begin
-  perform pg_catalog.set_config('search_path', path, true);
-  for i in 1 .. 2 loop
-    open v_cursor no scroll for execute v_statements[i];
-    close v_cursor;
-  end loop;
-  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);$body$
+  begin
+    perform pg_catalog.set_config('search_path', path, true);
+    for i in 1 .. 2 loop
+      open v_cursor no scroll for execute v_statements[i];
+      close v_cursor;
+    end loop;
+    v_done := true;
+    raise exception using errcode = 'GR099';
+  exception when sqlstate 'GR099' then
+    if not v_done then
+      raise;
+    end if;
+  end;$body$
         ),
         (
           'read', 'statement text', 'setof record', v_formats || e'\nset transaction_read_only = on',
           $body$
+declare
+  v_done boolean := false;
 begin
   if pg_my_temp_schema() <> 0 and exists (
     select
@@ -12506,7 +12611,15 @@ begin
       using errcode = 'insufficient_privilege', detail = 'What it does at the end of the transaction would not be done as the role.',
       hint = 'Drop it, or use another session.';
   end if;
-  return query execute statement;$body$
+  begin
+    return query execute statement;
+    v_done := true;
+    raise exception using errcode = 'GR099';
+  exception when sqlstate 'GR099' then
+    if not v_done then
+      raise;
+    end if;
+  end;$body$
         ),
         (
           'write', 'statement text', 'setof record', v_formats,
@@ -12519,6 +12632,7 @@ begin
   for v_round in 1 .. 10 loop
     v_before := v_after;
     set constraints all immediate;
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     select coalesce(string_agg(concat_ws(
       ' ', t.relation, pg_stat_get_xact_tuples_inserted(t.relation), pg_stat_get_xact_tuples_updated(t.relation),
       pg_stat_get_xact_tuples_deleted(t.relation)
@@ -12543,7 +12657,12 @@ begin
       '%s%s as %L',
       v_function.name, v_function.parameters, v_function.result, v_function.setting,
       (
-        select string_agg(format(' set %s = %L', split_part(s, '=', 1), substr(s, strpos(s, '=') + 1)), '' order by s)
+        select string_agg(
+          format(
+            ' set %s = %L', (select string_agg(quote_ident(n), '.' order by o) from unnest(string_to_array(split_part(s, '=', 1), '.')) with ordinality u (n, o)),
+            substr(s, strpos(s, '=') + 1)
+          ), '' order by s
+        )
         from unnest(v_settings) s
       ),
       v_function.body || v_end
@@ -12602,6 +12721,9 @@ begin
   );
 end
 $$;
+
+-- Those of an older version are made anew when a rule runs.
+update grace_internal.runner set settings = array['of an older version'];
 
 -- The FROM item of a statement that is executed as a role. columns: what it returns, with types.
 create or replace function grace_internal.as_role(role regrole, way text, statement text, columns text)
@@ -13949,15 +14071,18 @@ begin
 end
 $$;
 
--- Up to which due date a run at that moment acts. With final_by_due it can't wait for the turn after.
+-- Up to which due date a run at that moment acts. With final_by_due it can't wait for the turn after, but no period is over before it begins.
 create or replace function grace_internal.horizon(rule grace_internal.rule, as_of timestamptz)
 returns timestamptz
 language sql stable
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
-  select case when rule.final_by_due then coalesce(grace_internal.next_turn(rule, as_of), as_of) else as_of end
-    + grace_internal.ahead(rule)
+  select case
+    when rule.final_by_due then
+      least(coalesce(grace_internal.next_turn(rule, as_of), as_of) + grace_internal.ahead(rule), as_of + rule.period)
+    else as_of
+  end
 $$;
 
 -- A moment as text that means the same under every DateStyle and in every time zone.
@@ -14006,6 +14131,10 @@ begin
     where p.target = coalesce(pg_partition_root(rule.target), rule.target) and p.active
   ) then
     return format('%s is not protected any more', rule.target);
+  elsif rule.period <= grace_internal.ahead(rule) and rule.final_by_due then
+    return format(
+      'what it deletes is in the buffer for %s, purge included, and its period is %s', justify_interval(grace_internal.ahead(rule)), rule.period
+    );
   end if;
   return null;
 end
@@ -14149,6 +14278,31 @@ begin
       'final_by_due needs a start and a period', 'What is due at once can''t be gone by then.', 'Give starts and period.'
     );
   end if;
+  if new_rule.final_by_due and new_rule.period <= grace_internal.ahead(new_rule) then
+    perform grace_internal.refuse_rule(
+      format('the period is too short for final_by_due: %s', new_rule.period),
+      format('What is deleted stays in the buffer, with a day for the purge, for %s.', justify_interval(grace_internal.ahead(new_rule))),
+      'Shorten the retention (grace.set_retention), or leave final_by_due out.'
+    );
+  end if;
+end
+$$;
+
+-- A superuser does not run what others may change.
+create or replace function grace_internal.refuse_strange_code(role regrole, target regclass, depends jsonb)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_code text := grace_internal.strange_code(target, depends, role);
+begin
+  if v_code is not null and (select r.rolsuper from pg_roles r where r.oid = role) then
+    raise exception 'the rule would run somebody else''s code as a superuser'
+      using errcode = 'insufficient_privilege',
+      detail = format('%s would run with the rights of role %s.', v_code, role),
+      hint = 'Let it run as a role that is no superuser, or let a superuser own the code.';
+  end if;
 end
 $$;
 
@@ -14171,7 +14325,6 @@ declare
   v_bare text;
   v_start grace_internal.expression;
   v_query grace_internal.rule_query;
-  v_code text;
 begin
   if existing is not null then
     v_old := grace_internal.rule_named(existing);
@@ -14221,15 +14374,18 @@ begin
   end;
   perform set_config('timezone', v_new.zone, true);
 
+  if v_filter.id is not null then
+    perform grace_internal.refuse_strange_code(v_new.run_as, v_new.target, v_filter.depends); -- before it is read again
+  end if;
   perform grace_internal.ensure_runner(v_new.run_as);
   perform grace_internal.check_as(v_new.run_as, v_texts.source, c, path)
   from grace_internal.lone_conditions(v_new.target, definition, path) c;
   perform grace_internal.check_as(v_new.run_as, v_texts.source, v_texts.condition, path);
-  v_condition := grace_internal.read_expression(v_new.target, v_texts.condition, path);
+  v_condition := grace_internal.read_expression(v_new.target, v_texts.condition, path, v_new.run_as);
   if v_new.starts is not null then
     v_bare := grace_internal.start_without_words(v_new.starts);
     perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_bare), path);
-    v_start := grace_internal.read_expression(v_new.target, v_bare, path);
+    v_start := grace_internal.read_expression(v_new.target, v_bare, path, v_new.run_as);
     if not grace_internal.is_moment(v_start.type) then
       perform grace_internal.refuse_rule(
         format('a period can''t start with %s', v_new.starts), format('It is of type %s.', v_start.type),
@@ -14239,7 +14395,7 @@ begin
   end if;
   if v_texts.starts is not null then
     perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_texts.starts), path);
-    v_start := grace_internal.read_expression(v_new.target, v_texts.starts, path);
+    v_start := grace_internal.read_expression(v_new.target, v_texts.starts, path, v_new.run_as);
   end if;
   v_new.condition := v_condition.text;
   v_new.start_expression := v_start.text;
@@ -14248,17 +14404,11 @@ begin
   v_new.query := to_jsonb(v_query);
   v_new.depends := v_condition.depends || coalesce(v_start.depends, '[]') || (
     grace_internal.read_expression(
-      v_new.target, format('(%s, %s) is null', v_query.keys, coalesce(nullif(v_query.record, ''), 'null')), 'pg_catalog'
+      v_new.target, format('(%s, %s) is null', v_query.keys, coalesce(nullif(v_query.record, ''), 'null')), 'pg_catalog', v_new.run_as
     )
   ).depends;
   v_new.home := grace_internal.home();
-  v_code := grace_internal.strange_code(v_new.target, v_new.depends, v_new.run_as);
-  if v_code is not null and (select r.rolsuper from pg_roles r where r.oid = v_new.run_as) then
-    raise exception 'the rule would run somebody else''s code as a superuser'
-      using errcode = 'insufficient_privilege',
-      detail = format('%s would run with the rights of role %s.', v_code, v_new.run_as),
-      hint = 'Let it run as a role that is no superuser, or let a superuser own the code.';
-  end if;
+  perform grace_internal.refuse_strange_code(v_new.run_as, v_new.target, v_new.depends);
   if v_new.action = 'delete' then
     perform grace_internal.protected_id(v_new.target);
     if not has_table_privilege(v_new.run_as, v_new.target, 'DELETE') then
@@ -15058,9 +15208,8 @@ begin
 end
 $$;
 
--- The limit that this many rows pass, in words; null when they pass none.
-create or replace function grace_internal.limit_passed(rule grace_internal.rule, rows bigint)
-returns text
+-- The limit that this many rows pass, in words, null when they pass none; and how many rows a run may delete, null for any number.
+create or replace function grace_internal.limit_passed(rule grace_internal.rule, rows bigint, out reason text, out most bigint)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -15068,17 +15217,22 @@ declare
   v_total bigint;
 begin
   if rows > rule.max_rows then
-    return format('%s rows are more than max_rows, %s', rows, rule.max_rows);
+    reason := format('%s rows are more than max_rows, %s', rows, rule.max_rows);
+    most := rule.max_rows;
+    return;
   end if;
-  if rows > 100 and rule.max_fraction < 1 then
-    v_total := grace_internal.count_table(rule);
-    if rows > rule.max_fraction * v_total then
-      return format(
+  if rule.max_fraction < 1 then
+    if rows > 100 then
+      v_total := grace_internal.count_table(rule);
+    end if;
+    most := greatest(100, floor(rule.max_fraction * v_total));
+    if rows > most then
+      reason := format(
         '%s of %s rows are more than max_fraction, %s %%', rows, v_total, to_char(100 * rule.max_fraction, 'FM990.###')
       );
     end if;
   end if;
-  return null;
+  most := least(rule.max_rows, most);
 end
 $$;
 
@@ -15098,6 +15252,7 @@ declare
   v_rows bigint;
   v_token text;
   v_limit text;
+  v_most bigint;
   v_problem text;
   v_run bigint;
 begin
@@ -15138,7 +15293,7 @@ begin
       perform grace_internal.announce(v_rule);
     end if;
     select c.rows, c.token into v_rows, v_token from grace_internal.count_due(v_rule, v_horizon, token is not null) c;
-    v_limit := grace_internal.limit_passed(v_rule, v_rows);
+    select l.reason, l.most into v_limit, v_most from grace_internal.limit_passed(v_rule, v_rows) l;
   exception when others then
     perform grace_internal.record_failed_run(v_rule, format('%s (SQLSTATE %s)', sqlerrm, sqlstate));
     return null;
@@ -15153,6 +15308,7 @@ begin
   end if;
   if v_rows <= (v_held.details ->> 'matched')::bigint then
     v_limit := null;
+    v_most := greatest(v_most, (v_held.details ->> 'matched')::bigint);
   end if;
   insert into grace_internal.run (kind, rule_id, job, target, status, finished_at, details, role, login)
   values (
@@ -15161,7 +15317,8 @@ begin
     jsonb_strip_nulls(jsonb_build_object(
       'rule', v_rule.name, 'as', grace_internal.role_name(v_rule.run_as), 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
       'condition', v_rule.condition, 'start', v_rule.start_expression, 'period', v_rule.period,
-      'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id
+      'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id,
+      'most', v_most, 'changed_at', v_rule.changed_at
     )),
     grace_internal.caller(), session_user
   )
@@ -15249,6 +15406,7 @@ begin
       'picked bigint, deleted bigint, last jsonb'
     )
   ) into picked, deleted, last;
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true); -- triggers may have set it
 end
 $$;
 
@@ -15329,6 +15487,7 @@ begin
       'key jsonb'
     )
   ) into v_keys;
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true); -- triggers may have set it
   return coalesce(v_keys, '{}');
 end
 $$;
@@ -15355,6 +15514,7 @@ begin
       'rows bigint'
     )
   ) into v_rows;
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true); -- triggers may have set it
   return v_rows;
 end
 $$;
@@ -15423,7 +15583,9 @@ begin
     v_part := keys[v_next:least(v_next + v_size - 1, v_count)];
     begin
       v_free := case when v_locks then grace_internal.lock_keys(rule, query, v_part) else v_part end;
+      perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true); -- triggers may have set it
       v_rows := grace_internal.delete_keys(rule, query, horizon, v_free);
+      perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
       if v_rows < cardinality(v_part) then
         foreach v_left in array grace_internal.still_due(rule, query, horizon, v_part) loop
           if v_left = any (v_free) then
@@ -15453,20 +15615,6 @@ begin
       end if;
     end;
   end loop;
-end
-$$;
-
--- The log says who deleted by the session's role, which is that of whoever called.
-create or replace function grace_internal.sign_deletion(role regrole)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_deletion constant grace_internal.deletion_ref
-    := grace_internal.remembered_deletion(nullif(current_setting('grace.deletion', true), ''));
-begin
-  update grace_internal.capture c set role = grace_internal.role_name(sign_deletion.role) where c.deletion = v_deletion.deletion;
 end
 $$;
 
@@ -15525,8 +15673,10 @@ declare
   v_wanted jsonb [];
   v_left_out grace_internal.left_out [];
   v_stopped jsonb;
+  v_most bigint;
   v_careful boolean;
   v_locking_since timestamptz;
+  v_role text;
 begin
   select r.* into v_run
   from grace_internal.run r
@@ -15536,7 +15686,7 @@ begin
       using errcode = 'GR014', detail = 'Batches are done by grace.run() only.', hint = 'call grace.run(…);';
   end if;
   select r.* into v_rule from grace_internal.rule r where r.id = v_run.rule_id;
-  if not found or not v_rule.enabled or v_rule.changed_at > v_run.started_at then
+  if not found or not v_rule.enabled or v_rule.changed_at <> (v_run.details ->> 'changed_at')::timestamptz then
     perform grace_internal.stop_run(run, 'incomplete', 'the rule was changed or disabled meanwhile');
     return null;
   elsif v_rule.max_duration < v_began - v_run.started_at then
@@ -15546,16 +15696,27 @@ begin
   v_horizon := (v_run.details ->> 'due_by')::timestamptz;
   v_size := coalesce(("position" ->> 'size')::integer, v_rule.batch_size);
   v_query := grace_internal.rule_query(v_rule);
+  v_most := (v_run.details ->> 'most')::bigint - v_run.row_count;
   v_careful := grace_internal.needs_care(v_rule);
   begin
     perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
     perform set_config('timezone', v_rule.zone, true);
+    if v_most <= 0 then
+      if cardinality(grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, 1)) > 0 then
+        perform grace_internal.stop_run(run, 'incomplete', 'more rows have come to match than may be deleted at once');
+      end if;
+      return null;
+    end if;
+    v_size := least(v_size, v_most);
+    v_role := (select o.rolname from pg_roles o where o.oid = v_rule.run_as);
+    perform set_config('grace.acting_as', v_role || ' ' || grace_internal.signature('as ' || v_role), true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
     v_locking_since := clock_timestamp();
     if not v_careful then
       begin
         select d.picked, d.deleted, d.last into v_picked, v_rows, v_last
         from grace_internal.delete_next(v_rule, v_query, v_horizon, v_after, v_size) d;
+        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true); -- triggers may have set it
       exception when others then
         v_careful := true;
       end;
@@ -15569,14 +15730,12 @@ begin
       v_locking_since := clock_timestamp();
       select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
       from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
+      perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
       if v_stopped <> v_wanted[cardinality(v_wanted)] then
         v_last := v_stopped;
         v_keys := v_keys[:array_position(v_keys, v_stopped)];
       end if;
       perform grace_internal.record_left_out(run, v_left_out, v_keys);
-    end if;
-    if v_rows > 0 then
-      perform grace_internal.sign_deletion(v_rule.run_as);
     end if;
   exception when others then
     perform grace_internal.stop_run(
@@ -15647,6 +15806,7 @@ as $$
 declare
   v_run bigint;
   v_position jsonb;
+  v_path text := pg_catalog.current_setting('search_path');
 begin
   commit; -- inside a transaction block this is the error, before anything has changed
   set transaction isolation level read committed;
@@ -15656,6 +15816,9 @@ begin
   if v_run is not null then
     loop
       v_position := grace._run_batch(v_run, v_position);
+      if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) v_path then
+        perform pg_catalog.set_config('search_path', v_path, false); -- what a trigger of the application has set stays no longer
+      end if;
       commit;
       set transaction isolation level read committed;
       exit when v_position is null;
@@ -15977,18 +16140,18 @@ begin
     v_rule.run_as, 'read', format('explain (format json) select 1 from %s where %s', v_query.source, v_due), 'plan json'
   ) into v_plan;
   v_result.cost := (v_plan #>> '{0,Plan,Total Cost}')::double precision;
-  v_result.would_be_held := grace_internal.limit_passed(v_rule, v_result.row_count);
+  v_result.would_be_held := (grace_internal.limit_passed(v_rule, v_result.row_count)).reason;
   if sample > 0 then
-  execute 'select jsonb_agg(k.record) from ' || grace_internal.as_role(
-    v_rule.run_as, 'read',
-    format(
-      'select jsonb_build_object(''key'', %s, ''due'', %s) || coalesce(%s, ''{}'') from %s where %s order by %s limit %s',
-      v_query.key_object, case when v_rule.start_expression is null then 'null' else v_query.due end,
-      v_query.record, v_query.source, v_due,
-      case when v_rule.start_expression is null then v_query.keys else v_query.due end, greatest(sample, 0)
-    ),
-    'record jsonb'
-  ) into v_result.sample;
+    execute 'select jsonb_agg(k.record) from ' || grace_internal.as_role(
+      v_rule.run_as, 'read',
+      format(
+        'select jsonb_build_object(''key'', %s, ''due'', %s) || coalesce(%s, ''{}'') from %s where %s order by %s limit %s',
+        v_query.key_object, case when v_rule.start_expression is null then 'null' else v_query.due end,
+        v_query.record, v_query.source, v_due,
+        case when v_rule.start_expression is null then v_query.keys else v_query.due end, greatest(sample, 0)
+      ),
+      'record jsonb'
+    ) into v_result.sample;
   end if;
   if details then
     select c.exempt, c.held, c.kept, c.not_announced, c.kept_records

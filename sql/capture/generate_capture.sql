@@ -46,7 +46,8 @@ begin
     )
     values (
       v_deletion.deletion, v_deletion.deleted_at, %1$s, v_rows, tg_op,
-      coalesce(nullif(current_setting('role'), 'none'), session_user), session_user,
+      case when current_setting('grace.acting_as', true) <> '' then grace_internal.deleting_role()
+        else coalesce(nullif(current_setting('role'), 'none'), session_user) end, session_user,
       current_setting('application_name'), inet_client_addr(), nullif(current_setting('grace.reason', true), '')
     );
   end if;

@@ -115,7 +115,7 @@ begin
   )
   values (
     v_deletion.deletion, v_deletion.deleted_at, v_id, 1, tg_op,
-    grace_internal.caller(), session_user,
+    grace_internal.deleting_role(), session_user,
     current_setting('application_name'), inet_client_addr(), nullif(current_setting('grace.reason', true), '')
   );
   return null;

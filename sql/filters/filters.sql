@@ -113,7 +113,7 @@ begin
       using errcode = 'duplicate_object', detail = 'Names of filters are unique.',
       hint = 'Give another name, or drop it first: select grace.drop_filter(…);';
   end if;
-  v_expression := grace_internal.read_expression(target, predicate, path);
+  v_expression := grace_internal.read_expression(target, predicate, path, grace_internal.caller()::regrole);
   insert into grace_internal.filter (
     name, target, predicate, condition, columns, depends, home, created_by, created_login
   )
@@ -250,7 +250,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter grace_internal.filter := grace_internal.filter_named(name);
-  v_expression grace_internal.expression := grace_internal.read_expression(v_filter.target, predicate, path);
+  v_expression grace_internal.expression := grace_internal.read_expression(
+    v_filter.target, predicate, path, grace_internal.caller()::regrole
+  );
   v_rule grace_internal.rule;
 begin
   update grace_internal.filter f

@@ -26,10 +26,12 @@ as $$
 $$;
 comment on function grace._caller_path() is 'Internal: the caller''s search_path.';
 
--- An expression on a table's columns as PostgreSQL reads it, every name qualified. It is parsed as a view, which runs nothing of it, and
--- the view is taken back. That it is one expression has to be known already (grace._check_predicate). The view's own dependencies, with
--- the names that they have now, are what it refers to. path: the search_path that it was written under.
-create or replace function grace_internal.read_expression(target regclass, expression text, path text)
+-- An expression on a table's columns as PostgreSQL reads it, every name qualified. It is parsed as a view, which runs nothing of it but the
+-- checks of domains within constants ('{a}'::domain[]), and the view is taken back. So that those are not run as the owner of pg_grace, nor
+-- what else a text may hold, the view is made by a function of the role that it is read for, in a schema that is taken back with it. What
+-- superusers say is read as the owner. That it is one expression has to be known already (grace._check_predicate). The view's own
+-- dependencies, with the names that they have now, are what it refers to. path: the search_path that it was written under.
+create or replace function grace_internal.read_expression(target regclass, expression text, path text, role regrole)
 returns grace_internal.expression
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -38,9 +40,11 @@ as $$
 declare
   v_result grace_internal.expression;
   v_name text := 'expression_' || md5(random()::text);
+  v_is_foreign boolean := role <> current_user::regrole and not (select r.rolsuper from pg_roles r where r.oid = role);
+  v_schema name := case when v_is_foreign then 'grace_' || v_name else 'grace_internal' end;
   v_view text := format(
-    e'create view grace_internal.%I as select (%s\n) as %I from %s cross join (values (1)) as "grace 1" ("grace 1") where (%s\n) is not null',
-    v_name, expression, v_name, grace_internal.source_of(target), expression
+    e'create view %I.%I as select (%s\n) as %2$I from %4$s cross join (values (1)) as "grace 1" ("grace 1") where (%3$s\n) is not null',
+    v_schema, v_name, expression, grace_internal.source_of(target)
   );
   v_definition text;
   v_rule oid;
@@ -48,8 +52,12 @@ declare
 begin
   v_result.source := expression;
   begin
-    perform set_config('search_path', path, true);
-    execute v_view;
+    if v_is_foreign then
+      perform grace_internal.execute_as(role, v_schema, v_view, path);
+    else
+      perform set_config('search_path', path, true);
+      execute v_view;
+    end if;
     perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     perform set_config('datestyle', 'ISO', true); -- constants mean the same in every session
     perform set_config('intervalstyle', 'postgres', true);
@@ -58,7 +66,7 @@ begin
     into v_rule, v_tree, v_definition, v_result.type
     from pg_rewrite r
     join pg_attribute a on a.attrelid = r.ev_class and a.attnum = 1
-    where r.ev_class = format('grace_internal.%I', v_name)::regclass;
+    where r.ev_class = format('%I.%I', v_schema, v_name)::regclass;
     v_result.text := substr(split_part(v_definition, ' AS ' || v_name, 1), length(' SELECT ') + 1);
     v_result.depends := grace_internal.dependencies(v_rule);
     perform grace_internal.refuse_volatile(v_tree, expression);
@@ -72,6 +80,36 @@ begin
         hint = 'Use tables that are there whenever the expression is evaluated.';
   end;
   return v_result;
+end
+$$;
+
+-- Executes a statement that creates something in a new schema, as a role that owns neither that nor anything else here. The caller takes
+-- it all back.
+create or replace function grace_internal.execute_as(role regrole, schema name, statement text, path text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+as $$
+begin
+  execute format('create schema %I', schema);
+  execute format(
+    'create function %I.run(path text) returns void language plpgsql security definer ' -- as the role
+    'set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as %L',
+    schema, format('begin perform set_config(''search_path'', path, true); execute %L; end', statement)
+  );
+  execute format('revoke all on function %I.run(text) from public', schema);
+  execute format('grant usage, create on schema %I to %s', schema, role);
+  begin
+    execute format('alter function %I.run(text) owner to %s', schema, role);
+  exception when insufficient_privilege then
+    raise exception 'what role % says can''t be read', role
+      using errcode = 'insufficient_privilege',
+      detail = format('Role %I, which owns pg_grace, may not give a function to it: %s.', current_user, sqlerrm),
+      hint = format('grant %s to %I;', role, current_user);
+  end;
+  execute format('grant execute on function %I.run(text) to %I', schema, current_user);
+  execute format('select %I.run($1)', schema) using path;
 end
 $$;
 
@@ -211,20 +249,42 @@ end
 $$;
 
 -- Whose code an expression would run with somebody's rights, unless it is a superuser's, his own, or, where he is no superuser, that of the
--- table's owner, who could have it run by row security all the same. Returns the first such part, as text, else null.
+-- table's owner, who could have it run by row security all the same. Domains run their checks also where they are inside of other types.
+-- Returns the first such part, as text, else null.
 create or replace function grace_internal.strange_code(target regclass, depends jsonb, role oid)
 returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select min(format('%s of role %I', d.identity, o.rolname))
-  from jsonb_to_recordset(depends) as d (class oid, object oid, identity text)
-  left join pg_proc f on d.class = 'pg_proc'::regclass and f.oid = d.object
-  left join pg_type t on d.class = 'pg_type'::regclass and t.oid = d.object and t.typtype = 'd'
-  left join pg_class c on d.class = 'pg_class'::regclass and c.oid = d.object and c.relkind = 'v'
-  left join pg_operator p on d.class = 'pg_operator'::regclass and p.oid = d.object
-  left join pg_proc q on q.oid = p.oprcode
-  join pg_roles o on o.oid = coalesce(f.proowner, t.typowner, c.relowner, q.proowner)
+  with used as (
+    select d.class, d.object, d.identity
+    from jsonb_to_recordset(depends) as d (class oid, object oid, identity text)
+  ),
+  domains as (
+    select u.identity, t.oid, t.typowner
+    from used u
+    cross join lateral grace_internal.types_in(u.object) i (type)
+    join pg_type t on t.oid = i.type and t.typtype = 'd'
+    where u.class = 'pg_type'::regclass
+  )
+  select min(format('%s of role %I', c.identity, o.rolname))
+  from (
+    select u.identity, coalesce(f.proowner, v.relowner, q.proowner) as owner
+    from used u
+    left join pg_proc f on u.class = 'pg_proc'::regclass and f.oid = u.object
+    left join pg_class v on u.class = 'pg_class'::regclass and v.oid = u.object and v.relkind = 'v'
+    left join pg_operator p on u.class = 'pg_operator'::regclass and p.oid = u.object
+    left join pg_proc q on q.oid = p.oprcode
+    union all
+    select d.identity, d.typowner from domains d
+    union all
+    select d.identity, f.proowner
+    from domains d
+    join pg_constraint k on k.contypid = d.oid
+    join pg_depend n on n.classid = 'pg_constraint'::regclass and n.objid = k.oid and n.refclassid = 'pg_proc'::regclass
+    join pg_proc f on f.oid = n.refobjid
+  ) as c
+  join pg_roles o on o.oid = c.owner
   join pg_roles r on r.oid = strange_code.role
   where not o.rolsuper and o.oid <> r.oid
     and (r.rolsuper or o.oid is distinct from (select k.relowner from pg_class k where k.oid = target))

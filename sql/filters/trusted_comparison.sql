@@ -40,7 +40,7 @@ begin
     return null;
   end if;
   return (
-    with recursive arguments (type, input) as (
+    with arguments (type, input) as (
       select grace_internal.base_type(a.type), a.input
       from unnest(operators, left_types, right_types) as u (operator_oid, left_type, right_type)
       join pg_operator o on o.oid = u.operator_oid
@@ -64,23 +64,6 @@ begin
       from arguments a
       join pg_cast c on c.castsource = a.type and c.casttarget = a.input
       where a.type <> a.input
-    ),
-    inside (type, contained) as (
-      select a.type, false from arguments a
-      union
-      select c.type, true
-      from inside i
-      join pg_type t on t.oid = i.type
-      left join pg_range r on t.oid in (r.rngtypid, r.rngmultitypid)
-      cross join lateral (
-        select t.typbasetype where t.typtype = 'd'
-        union all
-        select r.rngsubtype where r.rngsubtype is not null
-        union all
-        select t.typelem where t.typcategory = 'A' and t.typelem <> 0
-        union all
-        select a.atttypid from pg_attribute a where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped
-      ) as c (type)
     )
     select min(u.code)
     from (
@@ -91,9 +74,10 @@ begin
       where not r.rolsuper and r.rolname <> current_user
       union all
       select format('type %s', format_type(t.oid, null))
-      from inside i
+      from arguments a
+      cross join lateral grace_internal.types_in(a.type) i (type)
       join pg_type t on t.oid = i.type
-      where i.contained and t.typtype = 'b' and t.typcategory <> 'A' and t.typnamespace <> 'pg_catalog'::regnamespace
+      where i.type <> a.type and t.typtype = 'b' and t.typcategory <> 'A' and t.typnamespace <> 'pg_catalog'::regnamespace
     ) as u (code)
   );
 end

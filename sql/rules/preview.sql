@@ -143,18 +143,18 @@ begin
     v_rule.run_as, 'read', format('explain (format json) select 1 from %s where %s', v_query.source, v_due), 'plan json'
   ) into v_plan;
   v_result.cost := (v_plan #>> '{0,Plan,Total Cost}')::double precision;
-  v_result.would_be_held := grace_internal.limit_passed(v_rule, v_result.row_count);
+  v_result.would_be_held := (grace_internal.limit_passed(v_rule, v_result.row_count)).reason;
   if sample > 0 then
-  execute 'select jsonb_agg(k.record) from ' || grace_internal.as_role(
-    v_rule.run_as, 'read',
-    format(
-      'select jsonb_build_object(''key'', %s, ''due'', %s) || coalesce(%s, ''{}'') from %s where %s order by %s limit %s',
-      v_query.key_object, case when v_rule.start_expression is null then 'null' else v_query.due end,
-      v_query.record, v_query.source, v_due,
-      case when v_rule.start_expression is null then v_query.keys else v_query.due end, greatest(sample, 0)
-    ),
-    'record jsonb'
-  ) into v_result.sample;
+    execute 'select jsonb_agg(k.record) from ' || grace_internal.as_role(
+      v_rule.run_as, 'read',
+      format(
+        'select jsonb_build_object(''key'', %s, ''due'', %s) || coalesce(%s, ''{}'') from %s where %s order by %s limit %s',
+        v_query.key_object, case when v_rule.start_expression is null then 'null' else v_query.due end,
+        v_query.record, v_query.source, v_due,
+        case when v_rule.start_expression is null then v_query.keys else v_query.due end, greatest(sample, 0)
+      ),
+      'record jsonb'
+    ) into v_result.sample;
   end if;
   if details then
     select c.exempt, c.held, c.kept, c.not_announced, c.kept_records

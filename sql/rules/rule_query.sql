@@ -82,15 +82,18 @@ begin
 end
 $$;
 
--- Up to which due date a run at that moment acts. With final_by_due it can't wait for the turn after.
+-- Up to which due date a run at that moment acts. With final_by_due it can't wait for the turn after, but no period is over before it begins.
 create or replace function grace_internal.horizon(rule grace_internal.rule, as_of timestamptz)
 returns timestamptz
 language sql stable
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
-  select case when rule.final_by_due then coalesce(grace_internal.next_turn(rule, as_of), as_of) else as_of end
-    + grace_internal.ahead(rule)
+  select case
+    when rule.final_by_due then
+      least(coalesce(grace_internal.next_turn(rule, as_of), as_of) + grace_internal.ahead(rule), as_of + rule.period)
+    else as_of
+  end
 $$;
 
 -- A moment as text that means the same under every DateStyle and in every time zone.
@@ -139,6 +142,10 @@ begin
     where p.target = coalesce(pg_partition_root(rule.target), rule.target) and p.active
   ) then
     return format('%s is not protected any more', rule.target);
+  elsif rule.period <= grace_internal.ahead(rule) and rule.final_by_due then
+    return format(
+      'what it deletes is in the buffer for %s, purge included, and its period is %s', justify_interval(grace_internal.ahead(rule)), rule.period
+    );
   end if;
   return null;
 end

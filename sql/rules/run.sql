@@ -7,6 +7,7 @@ as $$
 declare
   v_run bigint;
   v_position jsonb;
+  v_path text := pg_catalog.current_setting('search_path');
 begin
   commit; -- inside a transaction block this is the error, before anything has changed
   set transaction isolation level read committed;
@@ -16,6 +17,9 @@ begin
   if v_run is not null then
     loop
       v_position := grace._run_batch(v_run, v_position);
+      if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) v_path then
+        perform pg_catalog.set_config('search_path', v_path, false); -- what a trigger of the application has set stays no longer
+      end if;
       commit;
       set transaction isolation level read committed;
       exit when v_position is null;

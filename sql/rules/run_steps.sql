@@ -93,9 +93,8 @@ begin
 end
 $$;
 
--- The limit that this many rows pass, in words; null when they pass none.
-create or replace function grace_internal.limit_passed(rule grace_internal.rule, rows bigint)
-returns text
+-- The limit that this many rows pass, in words, null when they pass none; and how many rows a run may delete, null for any number.
+create or replace function grace_internal.limit_passed(rule grace_internal.rule, rows bigint, out reason text, out most bigint)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -103,17 +102,22 @@ declare
   v_total bigint;
 begin
   if rows > rule.max_rows then
-    return format('%s rows are more than max_rows, %s', rows, rule.max_rows);
+    reason := format('%s rows are more than max_rows, %s', rows, rule.max_rows);
+    most := rule.max_rows;
+    return;
   end if;
-  if rows > 100 and rule.max_fraction < 1 then
-    v_total := grace_internal.count_table(rule);
-    if rows > rule.max_fraction * v_total then
-      return format(
+  if rule.max_fraction < 1 then
+    if rows > 100 then
+      v_total := grace_internal.count_table(rule);
+    end if;
+    most := greatest(100, floor(rule.max_fraction * v_total));
+    if rows > most then
+      reason := format(
         '%s of %s rows are more than max_fraction, %s %%', rows, v_total, to_char(100 * rule.max_fraction, 'FM990.###')
       );
     end if;
   end if;
-  return null;
+  most := least(rule.max_rows, most);
 end
 $$;
 
@@ -133,6 +137,7 @@ declare
   v_rows bigint;
   v_token text;
   v_limit text;
+  v_most bigint;
   v_problem text;
   v_run bigint;
 begin
@@ -173,7 +178,7 @@ begin
       perform grace_internal.announce(v_rule);
     end if;
     select c.rows, c.token into v_rows, v_token from grace_internal.count_due(v_rule, v_horizon, token is not null) c;
-    v_limit := grace_internal.limit_passed(v_rule, v_rows);
+    select l.reason, l.most into v_limit, v_most from grace_internal.limit_passed(v_rule, v_rows) l;
   exception when others then
     perform grace_internal.record_failed_run(v_rule, format('%s (SQLSTATE %s)', sqlerrm, sqlstate));
     return null;
@@ -188,6 +193,7 @@ begin
   end if;
   if v_rows <= (v_held.details ->> 'matched')::bigint then
     v_limit := null;
+    v_most := greatest(v_most, (v_held.details ->> 'matched')::bigint);
   end if;
   insert into grace_internal.run (kind, rule_id, job, target, status, finished_at, details, role, login)
   values (
@@ -196,7 +202,8 @@ begin
     jsonb_strip_nulls(jsonb_build_object(
       'rule', v_rule.name, 'as', grace_internal.role_name(v_rule.run_as), 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
       'condition', v_rule.condition, 'start', v_rule.start_expression, 'period', v_rule.period,
-      'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id
+      'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id,
+      'most', v_most, 'changed_at', v_rule.changed_at
     )),
     grace_internal.caller(), session_user
   )
@@ -284,6 +291,7 @@ begin
       'picked bigint, deleted bigint, last jsonb'
     )
   ) into picked, deleted, last;
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true); -- triggers may have set it
 end
 $$;
 
@@ -364,6 +372,7 @@ begin
       'key jsonb'
     )
   ) into v_keys;
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true); -- triggers may have set it
   return coalesce(v_keys, '{}');
 end
 $$;
@@ -390,6 +399,7 @@ begin
       'rows bigint'
     )
   ) into v_rows;
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true); -- triggers may have set it
   return v_rows;
 end
 $$;
@@ -458,7 +468,9 @@ begin
     v_part := keys[v_next:least(v_next + v_size - 1, v_count)];
     begin
       v_free := case when v_locks then grace_internal.lock_keys(rule, query, v_part) else v_part end;
+      perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true); -- triggers may have set it
       v_rows := grace_internal.delete_keys(rule, query, horizon, v_free);
+      perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
       if v_rows < cardinality(v_part) then
         foreach v_left in array grace_internal.still_due(rule, query, horizon, v_part) loop
           if v_left = any (v_free) then
@@ -488,20 +500,6 @@ begin
       end if;
     end;
   end loop;
-end
-$$;
-
--- The log says who deleted by the session's role, which is that of whoever called.
-create or replace function grace_internal.sign_deletion(role regrole)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_deletion constant grace_internal.deletion_ref
-    := grace_internal.remembered_deletion(nullif(current_setting('grace.deletion', true), ''));
-begin
-  update grace_internal.capture c set role = grace_internal.role_name(sign_deletion.role) where c.deletion = v_deletion.deletion;
 end
 $$;
 
@@ -560,8 +558,10 @@ declare
   v_wanted jsonb [];
   v_left_out grace_internal.left_out [];
   v_stopped jsonb;
+  v_most bigint;
   v_careful boolean;
   v_locking_since timestamptz;
+  v_role text;
 begin
   select r.* into v_run
   from grace_internal.run r
@@ -571,7 +571,7 @@ begin
       using errcode = 'GR014', detail = 'Batches are done by grace.run() only.', hint = 'call grace.run(…);';
   end if;
   select r.* into v_rule from grace_internal.rule r where r.id = v_run.rule_id;
-  if not found or not v_rule.enabled or v_rule.changed_at > v_run.started_at then
+  if not found or not v_rule.enabled or v_rule.changed_at <> (v_run.details ->> 'changed_at')::timestamptz then
     perform grace_internal.stop_run(run, 'incomplete', 'the rule was changed or disabled meanwhile');
     return null;
   elsif v_rule.max_duration < v_began - v_run.started_at then
@@ -581,16 +581,27 @@ begin
   v_horizon := (v_run.details ->> 'due_by')::timestamptz;
   v_size := coalesce(("position" ->> 'size')::integer, v_rule.batch_size);
   v_query := grace_internal.rule_query(v_rule);
+  v_most := (v_run.details ->> 'most')::bigint - v_run.row_count;
   v_careful := grace_internal.needs_care(v_rule);
   begin
     perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
     perform set_config('timezone', v_rule.zone, true);
+    if v_most <= 0 then
+      if cardinality(grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, 1)) > 0 then
+        perform grace_internal.stop_run(run, 'incomplete', 'more rows have come to match than may be deleted at once');
+      end if;
+      return null;
+    end if;
+    v_size := least(v_size, v_most);
+    v_role := (select o.rolname from pg_roles o where o.oid = v_rule.run_as);
+    perform set_config('grace.acting_as', v_role || ' ' || grace_internal.signature('as ' || v_role), true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
     v_locking_since := clock_timestamp();
     if not v_careful then
       begin
         select d.picked, d.deleted, d.last into v_picked, v_rows, v_last
         from grace_internal.delete_next(v_rule, v_query, v_horizon, v_after, v_size) d;
+        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true); -- triggers may have set it
       exception when others then
         v_careful := true;
       end;
@@ -604,14 +615,12 @@ begin
       v_locking_since := clock_timestamp();
       select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
       from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
+      perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
       if v_stopped <> v_wanted[cardinality(v_wanted)] then
         v_last := v_stopped;
         v_keys := v_keys[:array_position(v_keys, v_stopped)];
       end if;
       perform grace_internal.record_left_out(run, v_left_out, v_keys);
-    end if;
-    if v_rows > 0 then
-      perform grace_internal.sign_deletion(v_rule.run_as);
     end if;
   exception when others then
     perform grace_internal.stop_run(

@@ -18,9 +18,11 @@ $$;
 -- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET
 -- ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether
 -- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes,
--- and has what was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so nothing may be
--- left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have got. Only the
--- owner of pg_grace may call them. Returns the number that they have in their names.
+-- and has what was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it,
+-- so nothing may be left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers
+-- have got. A SET that the role's code executes would outlast the function, in spite of its SET clauses, so what reads is done in a
+-- subtransaction that is taken back; whoever calls what writes has to set search_path again. Only the owner of pg_grace may call
+-- them. Returns the number that they have in their names.
 create or replace function grace_internal.ensure_runner(role regrole)
 returns integer
 language plpgsql
@@ -34,6 +36,7 @@ declare
   v_formats constant text := e'\nset datestyle = \'ISO, MDY\' set intervalstyle = postgres set extra_float_digits = 1';
   -- What a cursor WITH HOLD says is run as the transaction ends, by whoever ends it.
   v_end constant text := $end$
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   if exists (select from pg_catalog.pg_cursors c where c.is_holdable and c.creation_time >= pg_catalog.statement_timestamp()) then
     raise exception 'a cursor would outlive what is done as the role'
       using errcode = 'insufficient_privilege', detail = 'It was declared WITH HOLD.', hint = 'Functions and triggers can''t do that here.';
@@ -63,17 +66,27 @@ declare
     pg_catalog.format(e'explain select 1 from %s where (%s\n)', source, predicate),
     pg_catalog.format(e'explain select case when (%s\n) then 1 end from %s where false', predicate, source)
   ];
+  v_done boolean := false;
 begin
-  perform pg_catalog.set_config('search_path', path, true);
-  for i in 1 .. 2 loop
-    open v_cursor no scroll for execute v_statements[i];
-    close v_cursor;
-  end loop;
-  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);$body$
+  begin
+    perform pg_catalog.set_config('search_path', path, true);
+    for i in 1 .. 2 loop
+      open v_cursor no scroll for execute v_statements[i];
+      close v_cursor;
+    end loop;
+    v_done := true;
+    raise exception using errcode = 'GR099';
+  exception when sqlstate 'GR099' then
+    if not v_done then
+      raise;
+    end if;
+  end;$body$
         ),
         (
           'read', 'statement text', 'setof record', v_formats || e'\nset transaction_read_only = on',
           $body$
+declare
+  v_done boolean := false;
 begin
   if pg_my_temp_schema() <> 0 and exists (
     select
@@ -85,7 +98,15 @@ begin
       using errcode = 'insufficient_privilege', detail = 'What it does at the end of the transaction would not be done as the role.',
       hint = 'Drop it, or use another session.';
   end if;
-  return query execute statement;$body$
+  begin
+    return query execute statement;
+    v_done := true;
+    raise exception using errcode = 'GR099';
+  exception when sqlstate 'GR099' then
+    if not v_done then
+      raise;
+    end if;
+  end;$body$
         ),
         (
           'write', 'statement text', 'setof record', v_formats,
@@ -98,6 +119,7 @@ begin
   for v_round in 1 .. 10 loop
     v_before := v_after;
     set constraints all immediate;
+    perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     select coalesce(string_agg(concat_ws(
       ' ', t.relation, pg_stat_get_xact_tuples_inserted(t.relation), pg_stat_get_xact_tuples_updated(t.relation),
       pg_stat_get_xact_tuples_deleted(t.relation)
@@ -122,7 +144,12 @@ begin
       '%s%s as %L',
       v_function.name, v_function.parameters, v_function.result, v_function.setting,
       (
-        select string_agg(format(' set %s = %L', split_part(s, '=', 1), substr(s, strpos(s, '=') + 1)), '' order by s)
+        select string_agg(
+          format(
+            ' set %s = %L', (select string_agg(quote_ident(n), '.' order by o) from unnest(string_to_array(split_part(s, '=', 1), '.')) with ordinality u (n, o)),
+            substr(s, strpos(s, '=') + 1)
+          ), '' order by s
+        )
         from unnest(v_settings) s
       ),
       v_function.body || v_end
@@ -181,6 +208,9 @@ begin
   );
 end
 $$;
+
+-- Those of an older version are made anew when a rule runs.
+update grace_internal.runner set settings = array['of an older version'];
 
 -- The FROM item of a statement that is executed as a role. columns: what it returns, with types.
 create or replace function grace_internal.as_role(role regrole, way text, statement text, columns text)

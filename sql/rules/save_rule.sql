@@ -135,6 +135,31 @@ begin
       'final_by_due needs a start and a period', 'What is due at once can''t be gone by then.', 'Give starts and period.'
     );
   end if;
+  if new_rule.final_by_due and new_rule.period <= grace_internal.ahead(new_rule) then
+    perform grace_internal.refuse_rule(
+      format('the period is too short for final_by_due: %s', new_rule.period),
+      format('What is deleted stays in the buffer, with a day for the purge, for %s.', justify_interval(grace_internal.ahead(new_rule))),
+      'Shorten the retention (grace.set_retention), or leave final_by_due out.'
+    );
+  end if;
+end
+$$;
+
+-- A superuser does not run what others may change.
+create or replace function grace_internal.refuse_strange_code(role regrole, target regclass, depends jsonb)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_code text := grace_internal.strange_code(target, depends, role);
+begin
+  if v_code is not null and (select r.rolsuper from pg_roles r where r.oid = role) then
+    raise exception 'the rule would run somebody else''s code as a superuser'
+      using errcode = 'insufficient_privilege',
+      detail = format('%s would run with the rights of role %s.', v_code, role),
+      hint = 'Let it run as a role that is no superuser, or let a superuser own the code.';
+  end if;
 end
 $$;
 
@@ -157,7 +182,6 @@ declare
   v_bare text;
   v_start grace_internal.expression;
   v_query grace_internal.rule_query;
-  v_code text;
 begin
   if existing is not null then
     v_old := grace_internal.rule_named(existing);
@@ -207,15 +231,18 @@ begin
   end;
   perform set_config('timezone', v_new.zone, true);
 
+  if v_filter.id is not null then
+    perform grace_internal.refuse_strange_code(v_new.run_as, v_new.target, v_filter.depends); -- before it is read again
+  end if;
   perform grace_internal.ensure_runner(v_new.run_as);
   perform grace_internal.check_as(v_new.run_as, v_texts.source, c, path)
   from grace_internal.lone_conditions(v_new.target, definition, path) c;
   perform grace_internal.check_as(v_new.run_as, v_texts.source, v_texts.condition, path);
-  v_condition := grace_internal.read_expression(v_new.target, v_texts.condition, path);
+  v_condition := grace_internal.read_expression(v_new.target, v_texts.condition, path, v_new.run_as);
   if v_new.starts is not null then
     v_bare := grace_internal.start_without_words(v_new.starts);
     perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_bare), path);
-    v_start := grace_internal.read_expression(v_new.target, v_bare, path);
+    v_start := grace_internal.read_expression(v_new.target, v_bare, path, v_new.run_as);
     if not grace_internal.is_moment(v_start.type) then
       perform grace_internal.refuse_rule(
         format('a period can''t start with %s', v_new.starts), format('It is of type %s.', v_start.type),
@@ -225,7 +252,7 @@ begin
   end if;
   if v_texts.starts is not null then
     perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_texts.starts), path);
-    v_start := grace_internal.read_expression(v_new.target, v_texts.starts, path);
+    v_start := grace_internal.read_expression(v_new.target, v_texts.starts, path, v_new.run_as);
   end if;
   v_new.condition := v_condition.text;
   v_new.start_expression := v_start.text;
@@ -234,17 +261,11 @@ begin
   v_new.query := to_jsonb(v_query);
   v_new.depends := v_condition.depends || coalesce(v_start.depends, '[]') || (
     grace_internal.read_expression(
-      v_new.target, format('(%s, %s) is null', v_query.keys, coalesce(nullif(v_query.record, ''), 'null')), 'pg_catalog'
+      v_new.target, format('(%s, %s) is null', v_query.keys, coalesce(nullif(v_query.record, ''), 'null')), 'pg_catalog', v_new.run_as
     )
   ).depends;
   v_new.home := grace_internal.home();
-  v_code := grace_internal.strange_code(v_new.target, v_new.depends, v_new.run_as);
-  if v_code is not null and (select r.rolsuper from pg_roles r where r.oid = v_new.run_as) then
-    raise exception 'the rule would run somebody else''s code as a superuser'
-      using errcode = 'insufficient_privilege',
-      detail = format('%s would run with the rights of role %s.', v_code, v_new.run_as),
-      hint = 'Let it run as a role that is no superuser, or let a superuser own the code.';
-  end if;
+  perform grace_internal.refuse_strange_code(v_new.run_as, v_new.target, v_new.depends);
   if v_new.action = 'delete' then
     perform grace_internal.protected_id(v_new.target);
     if not has_table_privilege(v_new.run_as, v_new.target, 'DELETE') then
