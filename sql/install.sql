@@ -12430,8 +12430,8 @@ as $$
 $$;
 
 -- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no
--- SET ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether
--- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and has what
+-- SET ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the
+-- role. One finds out whether a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and has what
 -- was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so nothing may be
 -- left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have got. Only the
 -- owner of pg_grace may call them. Returns the number that they have in their names.
@@ -14354,7 +14354,11 @@ begin
   perform grace._save_rule(
     pg_catalog.jsonb_build_object(
       'name', name, 'filter', filter, 'action', action, 'starts', starts, 'period', period, 'schedule', schedule,
-      'run_as', coalesce(run_as, nullif(pg_catalog.current_setting('role'), 'none'), session_user), 'max_rows', max_rows,
+      'run_as', coalesce(
+        run_as, case when pg_catalog.current_setting('role') operator(pg_catalog.<>) 'none' then pg_catalog.current_setting('role') end,
+        session_user
+      ),
+      'max_rows', max_rows,
       'max_fraction', max_fraction, 'target', target::oid, 'predicate', predicate, 'activities', coalesce(activities, '{}'),
       'related_to', related_to, 'final_by_due', final_by_due, 'notice', notice, 'columns', columns, 'batch_size', batch_size,
       'pause', pause, 'max_duration', max_duration, 'four_eyes', four_eyes, 'basis', basis,
