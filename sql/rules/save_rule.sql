@@ -138,7 +138,8 @@ begin
 end
 $$;
 
--- Makes a rule of a definition, or an existing one anew. Names in texts are read under path; what a rule has kept from before under its own.
+-- Makes a rule of a definition, or an existing one anew. Names in texts are read under path; what a rule has kept from before under its
+-- own.
 create or replace function grace._save_rule(definition jsonb, path text, existing text default null)
 returns void
 language plpgsql
