@@ -12061,10 +12061,14 @@ $$;
 -- filters/filters.sql
 create or replace function grace_internal.alias_of(relation regclass)
 returns name
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.relname from pg_class c where c.oid = relation
+begin
+  return (
+    select c.relname from pg_class c where c.oid = relation
+  );
+end
 $$;
 
 -- The table that a filter or rule is about: one that PostgreSQL can delete from, with a primary key to tell its rows by.
@@ -12396,8 +12400,11 @@ select
   f.condition,
   f.predicate,
   f.columns,
-  (
-    select array_agg(r.name order by r.name) from grace_internal.rule r where r.filter_id = f.id
+  array(
+    select r.name
+    from grace_internal.rule r
+    where r.filter_id = f.id
+    order by r.name
   ) as rules,
   grace._filter_problem(f.id) as problem,
   f.created_at,
@@ -12429,11 +12436,11 @@ as $$
   ) as s
 $$;
 
--- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no
--- SET ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the
--- role. One finds out whether a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and has what
--- was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so nothing may be
--- left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have got. Only the
+-- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET
+-- ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether
+-- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes,
+-- and has what was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so
+-- nothing may be left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have got. Only the
 -- owner of pg_grace may call them. Returns the number that they have in their names.
 create or replace function grace_internal.ensure_runner(role regrole)
 returns integer
@@ -12630,8 +12637,8 @@ end
 $$;
 
 -- rules/define_rule.sql
--- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's table;
--- left out, they are those of the only foreign key there is.
+-- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's
+-- table; left out, they are those of the only foreign key there is.
 create or replace function grace_internal.read_activity(
   target regclass, activity text, path text, out source regclass, out moment name, out link name [], out expression text, out condition text
 )
@@ -13967,11 +13974,13 @@ $$;
 -- The condition that a row is acted on in a run at that moment.
 create or replace function grace_internal.is_due(query grace_internal.rule_query, horizon timestamptz)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when query.due like '''-infinity''%' then query.condition
-    else format('%s and %s <= %L::timestamptz', query.condition, query.due, grace_internal.instant(horizon)) end
+begin
+  return case when query.due like '''-infinity''%' then query.condition
+    else format('%s and %s <= %L::timestamptz', query.condition, query.due, grace_internal.instant(horizon)) end;
+end
 $$;
 
 -- Why a rule can't act now; null when it can. What must be kept comes first: where that can't be told, nothing goes.
@@ -14496,7 +14505,8 @@ comment on function grace.enable_rule(text, boolean) is
 'Lets a rule act, or stops it: a run that is under way ends after its batch. While it is disabled its turns pass. Errors: GR027; 42501 who is no member of its role (to stop one that deletes anybody may who administers).';
 
 -- rules/notices.sql
--- Of records those that were announced long enough ago. A notice for another due date than the one now believed is made anew as a run begins.
+-- Of records those that were announced long enough ago. A notice for another due date than the one now believed is made anew as a
+-- run begins.
 create or replace function grace_internal.announced_keys(rule grace_internal.rule, keys jsonb [])
 returns jsonb []
 language sql stable
@@ -14751,7 +14761,6 @@ as $$
   from unnest(grace_internal.primary_key(target)) with ordinality as k (attnum, position)
   join pg_attribute a on a.attrelid = target and a.attnum = k.attnum
 $$;
-
 
 -- rules/kept.sql
 -- The rules that may keep what a rule deletes, or what goes with it.
@@ -15014,7 +15023,9 @@ end
 $$;
 
 -- How many rows a rule acts on, and the token that says which: the keys' hashes taken together, in no order.
-create or replace function grace_internal.count_due(rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text)
+create or replace function grace_internal.count_due(
+  rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text
+)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
@@ -15193,28 +15204,32 @@ $$;
 -- before is seen by the statement that deletes.
 create or replace function grace_internal.locks_rows(rule grace_internal.rule)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 as $$
-  select rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE')
+begin
+  return rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE');
+end
 $$;
 
 -- The condition that a row comes after the last one of the batch before, in the key's order.
 create or replace function grace_internal.comes_after(rule grace_internal.rule, query grace_internal.rule_query, after jsonb)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when after is null then 'true' else format('(%s) > (%s)', query.keys, (
+begin
+  return case when after is null then 'true' else format('(%s) > (%s)', query.keys, (
     select string_agg(format('%L::%s', after ->> a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by k.position)
     from unnest(grace_internal.primary_key(rule.target)) with ordinality as k (attnum, position)
     join pg_attribute a on a.attrelid = rule.target and a.attnum = k.attnum
-  )) end
+  )) end;
+end
 $$;
 
--- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition stands
--- in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
+-- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition
+-- stands in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
 create or replace function grace_internal.delete_next(
   rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, after jsonb, size integer,
   out picked integer, out deleted integer, out last jsonb
@@ -15389,7 +15404,8 @@ $$;
 -- them says is on record. Stops after a while, for what is deleted stays locked until the batch ends. Returns how many are gone, and the
 -- last record that it came to. Errors: 55P03 when a whole table is locked: so would be all the rest.
 create or replace function grace_internal.delete_each(
-  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [], out deleted bigint, out last jsonb
+  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [],
+  out deleted bigint, out last jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -15447,12 +15463,15 @@ $$;
 -- The log says who deleted by the session's role, which is that of whoever called.
 create or replace function grace_internal.sign_deletion(role regrole)
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-  update grace_internal.capture c
-  set role = grace_internal.role_name(sign_deletion.role)
-  where c.deletion = (grace_internal.remembered_deletion(nullif(current_setting('grace.deletion', true), ''))).deletion
+declare
+  v_deletion constant grace_internal.deletion_ref
+    := grace_internal.remembered_deletion(nullif(current_setting('grace.deletion', true), ''));
+begin
+  update grace_internal.capture c set role = grace_internal.role_name(sign_deletion.role) where c.deletion = v_deletion.deletion;
+end
 $$;
 
 -- Ends a run before its time, with the reason; what is left is for the next one.
@@ -15469,20 +15488,24 @@ $$;
 -- Whether something beside a rule's condition says which of its rows go: then they are looked at by their keys before they are deleted.
 create or replace function grace_internal.needs_care(rule grace_internal.rule)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select
-    rule.notice is not null
-    or grace_internal.locks_rows(rule)
-    or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
-    or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
-    and exists (select from grace_internal.keeping_rules(rule))
+begin
+  return (
+    select
+      rule.notice is not null
+      or grace_internal.locks_rows(rule)
+      or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
+      or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
+      and exists (select from grace_internal.keeping_rules(rule))
+  );
+end
 $$;
 
--- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end. What
--- one statement can't delete is gone through by keys. A batch is made smaller while it takes longer than others should have to wait for
--- its rows.
+-- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end.
+-- What one statement can't delete is gone through by keys. A batch is made smaller while it keeps its rows locked for longer than others
+-- should have to wait for them.
 create or replace function grace._run_batch(run bigint, "position" jsonb)
 returns jsonb
 language plpgsql
@@ -15507,6 +15530,7 @@ declare
   v_left_out grace_internal.left_out [];
   v_stopped jsonb;
   v_careful boolean;
+  v_locking_since timestamptz;
 begin
   select r.* into v_run
   from grace_internal.run r
@@ -15531,6 +15555,7 @@ begin
     perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
     perform set_config('timezone', v_rule.zone, true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
+    v_locking_since := clock_timestamp();
     if not v_careful then
       begin
         select d.picked, d.deleted, d.last into v_picked, v_rows, v_last
@@ -15545,6 +15570,7 @@ begin
       v_last := v_keys[v_size];
       v_left_out := grace_internal.leave_out(v_rule, v_keys);
       v_wanted := grace_internal.without(v_keys, v_left_out);
+      v_locking_since := clock_timestamp();
       select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
       from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
       if v_stopped <> v_wanted[cardinality(v_wanted)] then
@@ -15571,7 +15597,7 @@ begin
   return jsonb_build_object(
     'after', v_last,
     'size', case
-      when clock_timestamp() - v_began > interval '80 milliseconds' then greatest(1, v_size / 2)
+      when clock_timestamp() - v_locking_since > interval '80 milliseconds' then greatest(1, v_size / 2)
       else least(v_rule.batch_size, v_size * 2)
     end,
     'pause', extract(epoch from v_rule.pause)
@@ -15751,7 +15777,8 @@ begin
       t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason, t.record
     from (
       select
-        r.target, p.record_key as key, r.name, r.action, p.start, p.due, grace_internal.acts_at(r, p.due, p.record_key) as acts_at, p.record, s.state, s.reason
+        r.target, p.record_key as key, r.name, r.action, p.start, p.due,
+        grace_internal.acts_at(r, p.due, p.record_key) as acts_at, p.record, s.state, s.reason
       from grace_internal.rule r
       cross join lateral grace_internal.planned_by(r, planned.key, planned.within) p
       cross join lateral grace_internal.planned_state(r, p.record_key, p.due) s
@@ -15856,7 +15883,8 @@ as $$
 $$;
 comment on function grace._preview_keys(regclass, jsonb, integer) is 'Internal: what goes along with records and what stands in the way.';
 
--- How long it takes to delete so many rows, what goes along included: as fast as the last runs on the table, or 30 µs each where there were none.
+-- How long it takes to delete so many rows, what goes along included: as fast as the last runs on the table, or 30 µs each where there
+-- were none.
 create or replace function grace_internal.estimated_duration(target regclass, rows bigint)
 returns interval
 language sql stable
@@ -16087,7 +16115,11 @@ from grace_internal.rule r
 left join grace_internal.filter f on f.id = r.filter_id
 left join grace_internal.job j on j.rule_id = r.id
 left join lateral (
-  select u.id as run, u.status, u.started_at, u.row_count
+  select
+    u.id as run,
+    u.status,
+    u.started_at,
+    u.row_count
   from grace_internal.run u
   where u.rule_id = r.id and u.kind = 'rule'
   order by u.id desc

@@ -1,9 +1,13 @@
 create or replace function grace_internal.alias_of(relation regclass)
 returns name
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.relname from pg_class c where c.oid = relation
+begin
+  return (
+    select c.relname from pg_class c where c.oid = relation
+  );
+end
 $$;
 
 -- The table that a filter or rule is about: one that PostgreSQL can delete from, with a primary key to tell its rows by.
@@ -335,8 +339,11 @@ select
   f.condition,
   f.predicate,
   f.columns,
-  (
-    select array_agg(r.name order by r.name) from grace_internal.rule r where r.filter_id = f.id
+  array(
+    select r.name
+    from grace_internal.rule r
+    where r.filter_id = f.id
+    order by r.name
   ) as rules,
   grace._filter_problem(f.id) as problem,
   f.created_at,

@@ -1,5 +1,5 @@
--- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's table;
--- left out, they are those of the only foreign key there is.
+-- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's
+-- table; left out, they are those of the only foreign key there is.
 create or replace function grace_internal.read_activity(
   target regclass, activity text, path text, out source regclass, out moment name, out link name [], out expression text, out condition text
 )

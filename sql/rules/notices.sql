@@ -1,4 +1,5 @@
--- Of records those that were announced long enough ago. A notice for another due date than the one now believed is made anew as a run begins.
+-- Of records those that were announced long enough ago. A notice for another due date than the one now believed is made anew as a
+-- run begins.
 create or replace function grace_internal.announced_keys(rule grace_internal.rule, keys jsonb [])
 returns jsonb []
 language sql stable

@@ -45,7 +45,8 @@ as $$
 $$;
 comment on function grace._preview_keys(regclass, jsonb, integer) is 'Internal: what goes along with records and what stands in the way.';
 
--- How long it takes to delete so many rows, what goes along included: as fast as the last runs on the table, or 30 µs each where there were none.
+-- How long it takes to delete so many rows, what goes along included: as fast as the last runs on the table, or 30 µs each where there
+-- were none.
 create or replace function grace_internal.estimated_duration(target regclass, rows bigint)
 returns interval
 language sql stable

@@ -107,11 +107,13 @@ $$;
 -- The condition that a row is acted on in a run at that moment.
 create or replace function grace_internal.is_due(query grace_internal.rule_query, horizon timestamptz)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when query.due like '''-infinity''%' then query.condition
-    else format('%s and %s <= %L::timestamptz', query.condition, query.due, grace_internal.instant(horizon)) end
+begin
+  return case when query.due like '''-infinity''%' then query.condition
+    else format('%s and %s <= %L::timestamptz', query.condition, query.due, grace_internal.instant(horizon)) end;
+end
 $$;
 
 -- Why a rule can't act now; null when it can. What must be kept comes first: where that can't be told, nothing goes.

@@ -54,7 +54,9 @@ end
 $$;
 
 -- How many rows a rule acts on, and the token that says which: the keys' hashes taken together, in no order.
-create or replace function grace_internal.count_due(rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text)
+create or replace function grace_internal.count_due(
+  rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text
+)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
@@ -233,28 +235,32 @@ $$;
 -- before is seen by the statement that deletes.
 create or replace function grace_internal.locks_rows(rule grace_internal.rule)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 as $$
-  select rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE')
+begin
+  return rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE');
+end
 $$;
 
 -- The condition that a row comes after the last one of the batch before, in the key's order.
 create or replace function grace_internal.comes_after(rule grace_internal.rule, query grace_internal.rule_query, after jsonb)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when after is null then 'true' else format('(%s) > (%s)', query.keys, (
+begin
+  return case when after is null then 'true' else format('(%s) > (%s)', query.keys, (
     select string_agg(format('%L::%s', after ->> a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by k.position)
     from unnest(grace_internal.primary_key(rule.target)) with ordinality as k (attnum, position)
     join pg_attribute a on a.attrelid = rule.target and a.attnum = k.attnum
-  )) end
+  )) end;
+end
 $$;
 
--- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition stands
--- in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
+-- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition
+-- stands in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
 create or replace function grace_internal.delete_next(
   rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, after jsonb, size integer,
   out picked integer, out deleted integer, out last jsonb
@@ -429,7 +435,8 @@ $$;
 -- them says is on record. Stops after a while, for what is deleted stays locked until the batch ends. Returns how many are gone, and the
 -- last record that it came to. Errors: 55P03 when a whole table is locked: so would be all the rest.
 create or replace function grace_internal.delete_each(
-  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [], out deleted bigint, out last jsonb
+  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [],
+  out deleted bigint, out last jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -487,12 +494,15 @@ $$;
 -- The log says who deleted by the session's role, which is that of whoever called.
 create or replace function grace_internal.sign_deletion(role regrole)
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-  update grace_internal.capture c
-  set role = grace_internal.role_name(sign_deletion.role)
-  where c.deletion = (grace_internal.remembered_deletion(nullif(current_setting('grace.deletion', true), ''))).deletion
+declare
+  v_deletion constant grace_internal.deletion_ref
+    := grace_internal.remembered_deletion(nullif(current_setting('grace.deletion', true), ''));
+begin
+  update grace_internal.capture c set role = grace_internal.role_name(sign_deletion.role) where c.deletion = v_deletion.deletion;
+end
 $$;
 
 -- Ends a run before its time, with the reason; what is left is for the next one.
@@ -509,20 +519,24 @@ $$;
 -- Whether something beside a rule's condition says which of its rows go: then they are looked at by their keys before they are deleted.
 create or replace function grace_internal.needs_care(rule grace_internal.rule)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select
-    rule.notice is not null
-    or grace_internal.locks_rows(rule)
-    or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
-    or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
-    and exists (select from grace_internal.keeping_rules(rule))
+begin
+  return (
+    select
+      rule.notice is not null
+      or grace_internal.locks_rows(rule)
+      or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
+      or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
+      and exists (select from grace_internal.keeping_rules(rule))
+  );
+end
 $$;
 
--- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end. What
--- one statement can't delete is gone through by keys. A batch is made smaller while it takes longer than others should have to wait for
--- its rows.
+-- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end.
+-- What one statement can't delete is gone through by keys. A batch is made smaller while it keeps its rows locked for longer than others
+-- should have to wait for them.
 create or replace function grace._run_batch(run bigint, "position" jsonb)
 returns jsonb
 language plpgsql
@@ -547,6 +561,7 @@ declare
   v_left_out grace_internal.left_out [];
   v_stopped jsonb;
   v_careful boolean;
+  v_locking_since timestamptz;
 begin
   select r.* into v_run
   from grace_internal.run r
@@ -571,6 +586,7 @@ begin
     perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
     perform set_config('timezone', v_rule.zone, true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
+    v_locking_since := clock_timestamp();
     if not v_careful then
       begin
         select d.picked, d.deleted, d.last into v_picked, v_rows, v_last
@@ -585,6 +601,7 @@ begin
       v_last := v_keys[v_size];
       v_left_out := grace_internal.leave_out(v_rule, v_keys);
       v_wanted := grace_internal.without(v_keys, v_left_out);
+      v_locking_since := clock_timestamp();
       select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
       from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
       if v_stopped <> v_wanted[cardinality(v_wanted)] then
@@ -611,7 +628,7 @@ begin
   return jsonb_build_object(
     'after', v_last,
     'size', case
-      when clock_timestamp() - v_began > interval '80 milliseconds' then greatest(1, v_size / 2)
+      when clock_timestamp() - v_locking_since > interval '80 milliseconds' then greatest(1, v_size / 2)
       else least(v_rule.batch_size, v_size * 2)
     end,
     'pause', extract(epoch from v_rule.pause)

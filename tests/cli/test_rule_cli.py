@@ -312,11 +312,13 @@ def test_what_is_planned_can_be_seen_and_taken_off(shop: Database) -> None:
 
 
 def test_notices_are_announced_and_listed(shop: Database) -> None:
-    rule(shop, "r", "--notice", "14d")
+    rule(shop, "r", "--notice", "14d", "--schedule", "daily")
     assert "nothing is announced" in shop.cli("rule", "notices").stderr
     assert "30 records newly announced" in shop.cli("rule", "announce", "r").stderr
     assert from_json(shop, "rule", "announce", "r") == {"rule": "r", "new": 0}
     assert {row["rule"] for row in from_json(shop, "rule", "notices", "r")} == {"r"}
+    acts_after = {row["acts_after"] for row in from_json(shop, "rule", "notices")}
+    assert all(row["acts_at"] > max(acts_after) for row in from_json(shop, "rule", "planned", "--rule", "r"))
     assert "these 5" in shop.cli("rule", "notices", "--limit", "5").stderr
     result = shop.cli("rule", "run", "r", "--yes")
     assert "left out: 30 rows not announced" in result.stderr

@@ -292,12 +292,12 @@ def pg_cron_says(conn: Connection, started: str, status: str, failures: int, sch
         f"""create or replace function grace.jobs()
         returns table (
           job text, schedule text, in_words text, zone text, next_start timestamptz, scheduler text, login text, active boolean,
-          last_start timestamptz, last_status text, last_duration interval, last_message text, failures bigint, ticked_at timestamptz
+          last_start timestamptz, last_status text, last_duration interval, last_message text, failures bigint, ticked_at timestamptz, rule text
         )
         language sql stable security definer set search_path = pg_catalog, pg_temp
         as $$
           select j, '* * * * *', 'w', 'GMT', now(), nullif('{scheduler}', case when j = 'watch' then 'tick' else 'none' end), 'a', true, now() - interval '{started}',
-            '{status}', interval '2 seconds', 'secret message', {failures}::bigint, now()
+            '{status}', interval '2 seconds', 'secret message', {failures}::bigint, now(), null
           from unnest(array['purge', 'watch']) j
         $$""".encode()
     )

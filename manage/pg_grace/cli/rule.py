@@ -516,7 +516,8 @@ def _ask(connection: Connection, name: str, token: str | None, *, approve: bool)
         ("held", found["held"]),
         ("kept by other rules", found["kept"]),
         ("not announced long enough", found["not_announced"]),
-        ("that can't be deleted", len(found["blocked"])),
+        # Those that rules keep are among the blocked, up to as many.
+        ("that can't be deleted", len(found["blocked"]) - min(found["kept"], BLOCKED_SHOWN)),
     ):
         if count:
             more = " or more" if what.startswith("that") and count >= BLOCKED_SHOWN else ""
