@@ -14514,7 +14514,11 @@ begin
   perform grace._save_rule(
     pg_catalog.jsonb_build_object(
       'name', name, 'filter', filter, 'action', action, 'starts', starts, 'period', period, 'schedule', schedule,
-      'run_as', coalesce(run_as, nullif(pg_catalog.current_setting('role'), 'none'), session_user), 'max_rows', max_rows,
+      'run_as', coalesce(
+        run_as, case when pg_catalog.current_setting('role') operator(pg_catalog.<>) 'none' then pg_catalog.current_setting('role') end,
+        session_user
+      ),
+      'max_rows', max_rows,
       'max_fraction', max_fraction, 'target', target::oid, 'predicate', predicate, 'activities', coalesce(activities, '{}'),
       'related_to', related_to, 'final_by_due', final_by_due, 'notice', notice, 'columns', columns, 'batch_size', batch_size,
       'pause', pause, 'max_duration', max_duration, 'four_eyes', four_eyes, 'basis', basis,

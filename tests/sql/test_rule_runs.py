@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -211,10 +211,8 @@ def running(db: Database, conn: Connection) -> Iterator[Connection]:
     session = db.connect()
 
     def call() -> None:
-        try:
+        with suppress(psycopg.Error):
             session.execute("call grace.run('r')")
-        except psycopg.Error:
-            pass
 
     thread = threading.Thread(target=call)
     thread.start()
@@ -328,7 +326,7 @@ def test_many_rows_that_somebody_has_locked_do_not_stop_the_others(note: Connect
     assert len(failures(note)) == 20
 
 
-def test_a_statement_that_is_cancelled_leaves_a_rule_that_runs_again(note: Connection, db: Database) -> None:
+def test_a_statement_that_is_cancelled_leaves_a_rule_that_runs_again(note: Connection) -> None:
     slow(note)
     add_rule(note, target="note", predicate="id <= 20", batch_size=5)
     note.execute("set statement_timeout = '150ms'")

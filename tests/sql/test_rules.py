@@ -300,7 +300,7 @@ def test_a_role_that_nothing_runs_as_any_more_can_be_dropped(crm: Connection) ->
     crm.execute("drop owned by passing; drop role passing")
     assert value(crm, "select problem from grace.rules where name = 's'") == "the role that it runs as is gone"
     assert run(crm, "s") == ("failed", 0)
-    assert value(crm, "select finding from grace.doctor() where object = 's'").startswith("it stands still")
+    assert value(crm, "select bool_or(finding ^@ 'it stands still') from grace.doctor() where object = 's'")
     crm.execute("select grace.enable_rule('s', false)")
     crm.execute("select grace.alter_rule('s', '{\"run_as\": \"postgres\"}'); select grace.enable_rule('s')")
     assert run(crm, "s") == ("done", 1)
