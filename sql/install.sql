@@ -11894,7 +11894,7 @@ as $$
 declare
   v_result grace_internal.expression;
   v_name text := 'expression_' || md5(random()::text);
-  v_is_foreign boolean := role <> current_user::regrole and not (select r.rolsuper from pg_roles r where r.oid = role);
+  v_is_foreign boolean := role <> quote_ident(current_user)::regrole and not (select r.rolsuper from pg_roles r where r.oid = role);
   v_schema name := case when v_is_foreign then 'grace_' || v_name else 'grace_internal' end;
   v_view text := format(
     e'create view %I.%I as select (%s\n) as %2$I from %4$s cross join (values (1)) as "grace 1" ("grace 1") where (%3$s\n) is not null',
@@ -12146,10 +12146,14 @@ $$;
 -- filters/filters.sql
 create or replace function grace_internal.alias_of(relation regclass)
 returns name
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.relname from pg_class c where c.oid = relation
+begin
+  return (
+    select c.relname from pg_class c where c.oid = relation
+  );
+end
 $$;
 
 -- The table that a filter or rule is about: one that PostgreSQL can delete from, with a primary key to tell its rows by.
@@ -12251,7 +12255,7 @@ begin
       using errcode = 'duplicate_object', detail = 'Names of filters are unique.',
       hint = 'Give another name, or drop it first: select grace.drop_filter(…);';
   end if;
-  v_expression := grace_internal.read_expression(target, predicate, path, grace_internal.caller()::regrole);
+  v_expression := grace_internal.read_expression(target, predicate, path, quote_ident(grace_internal.caller())::regrole);
   insert into grace_internal.filter (
     name, target, predicate, condition, columns, depends, home, created_by, created_login
   )
@@ -12288,6 +12292,7 @@ comment on function grace._check_target(regclass) is 'Internal: refuses what can
 create or replace function grace.add_filter(name text, target regclass, predicate text, columns name [] default '{}')
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
+set standard_conforming_strings = on
 as $$
 declare
   v_source text := grace._check_target(target);
@@ -12308,6 +12313,7 @@ comment on function grace.add_filter(text, regclass, text, name []) is
 create or replace function grace._filter_matches(name text)
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
+set standard_conforming_strings = on
 as $$
 declare
   v_statement text;
@@ -12334,7 +12340,7 @@ declare
   v_code text;
 begin
   perform grace_internal.require_valid('filter', v_filter.name, v_filter.depends, v_filter.home);
-  v_code := grace_internal.strange_code(v_filter.target, v_filter.depends, grace_internal.caller()::regrole);
+  v_code := grace_internal.strange_code(v_filter.target, v_filter.depends, quote_ident(grace_internal.caller())::regrole);
   if v_code is not null then
     raise exception 'filter % would run somebody else''s code', quote_literal(name)
       using errcode = 'insufficient_privilege',
@@ -12387,7 +12393,7 @@ as $$
 declare
   v_filter grace_internal.filter := grace_internal.filter_named(name);
   v_expression grace_internal.expression := grace_internal.read_expression(
-    v_filter.target, predicate, path, grace_internal.caller()::regrole
+    v_filter.target, predicate, path, quote_ident(grace_internal.caller())::regrole
   );
   v_rule grace_internal.rule;
 begin
@@ -12422,6 +12428,7 @@ comment on function grace._filter_target(text) is 'Internal: the table that a fi
 create or replace function grace.alter_filter(name text, predicate text, columns name [] default null)
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
+set standard_conforming_strings = on
 as $$
 begin
   perform grace._check_predicate(grace._check_target(grace._filter_target(name)), predicate);
@@ -12476,8 +12483,11 @@ select
   f.condition,
   f.predicate,
   f.columns,
-  (
-    select array_agg(r.name order by r.name) from grace_internal.rule r where r.filter_id = f.id
+  array(
+    select r.name
+    from grace_internal.rule r
+    where r.filter_id = f.id
+    order by r.name
   ) as rules,
   grace._filter_problem(f.id) as problem,
   f.created_at,
@@ -12509,14 +12519,14 @@ as $$
   ) as s
 $$;
 
--- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET ROLE
--- and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether a text is
--- one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and has what
--- was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so nothing may be
--- left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have got. A SET that the
--- role's code executes would outlast the function, in spite of its SET clauses, so what reads is done in a subtransaction that is taken back;
--- whoever calls what writes has to set search_path again. Only the owner of pg_grace may call them. Returns the number that they have in
--- their names.
+-- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET
+-- ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether
+-- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and
+-- has what was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so
+-- nothing may be left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have
+-- got. A SET that the role's code executes would outlast the function, in spite of its SET clauses, so what reads is done in a
+-- subtransaction that is taken back; whoever calls what writes has to set search_path again. Only the owner of pg_grace may call them.
+-- Returns the number that they have in their names.
 create or replace function grace_internal.ensure_runner(role regrole)
 returns integer
 language plpgsql
@@ -12528,15 +12538,6 @@ declare
   v_function record;
   -- Values are written and read the same whoever calls.
   v_formats constant text := e'\nset datestyle = \'ISO, MDY\' set intervalstyle = postgres set extra_float_digits = 1';
-  -- What a cursor WITH HOLD says is run as the transaction ends, by whoever ends it.
-  v_end constant text := $end$
-  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-  if exists (select from pg_catalog.pg_cursors c where c.is_holdable and c.creation_time >= pg_catalog.statement_timestamp()) then
-    raise exception 'a cursor would outlive what is done as the role'
-      using errcode = 'insufficient_privilege', detail = 'It was declared WITH HOLD.', hint = 'Functions and triggers can''t do that here.';
-  end if;
-end
-$end$;
 begin
   select r.* into v_runner from grace_internal.runner r where r.role = ensure_runner.role;
   if found and v_runner.settings = v_settings and grace_internal.runner_stands(v_runner) then
@@ -12574,7 +12575,8 @@ begin
     if not v_done then
       raise;
     end if;
-  end;$body$
+  end;
+end$body$
         ),
         (
           'read', 'statement text', 'setof record', v_formats || e'\nset transaction_read_only = on',
@@ -12600,7 +12602,8 @@ begin
     if not v_done then
       raise;
     end if;
-  end;$body$
+  end;
+end$body$
         ),
         (
           'write', 'statement text', 'setof record', v_formats,
@@ -12610,6 +12613,7 @@ declare
   v_after text;
 begin
   return query execute statement;
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   for v_round in 1 .. 10 loop
     v_before := v_after;
     set constraints all immediate;
@@ -12625,7 +12629,13 @@ begin
     raise exception 'triggers defer to the end of the transaction what they do'
       using errcode = 'insufficient_privilege', detail = 'It would not be done as the role.',
       hint = 'Don''t let deferred triggers say "set constraints … deferred"; track_counts has to be on.';
-  end if;$body$
+  end if;
+  -- What a cursor WITH HOLD says is run as the transaction ends, by whoever ends it.
+  if exists (select from pg_cursors c where c.is_holdable and c.creation_time >= statement_timestamp()) then
+    raise exception 'a cursor would outlive what is done as the role'
+      using errcode = 'insufficient_privilege', detail = 'It was declared WITH HOLD.', hint = 'Functions and triggers can''t do that here.';
+  end if;
+end$body$
         )
     ) as w (way, parameters, result, setting, body)
   loop
@@ -12640,18 +12650,17 @@ begin
       (
         select string_agg(
           format(
-            ' set %s = %L', (select string_agg(quote_ident(n), '.' order by o) from unnest(string_to_array(split_part(s, '=', 1), '.')) with ordinality u (n, o)),
-            substr(s, strpos(s, '=') + 1)
+            ' set "%s" = %L', replace(split_part(s, '=', 1), '.', '"."'), substr(s, strpos(s, '=') + 1)
           ), '' order by s
         )
         from unnest(v_settings) s
       ),
-      v_function.body || v_end
+      v_function.body
     );
     v_function.name := format('%s(%s)', v_function.name, v_function.types);
     execute format('comment on function %s is %L', v_function.name, 'pg_grace: what rules do as role ' || role::text);
     execute format('revoke all on function %s from public', v_function.name);
-    if role <> current_user::regrole then
+    if role <> quote_ident(current_user)::regrole then
       execute format('grant create on schema grace_internal to %s', role);
       execute format('alter function %s owner to %s', v_function.name, role);
       execute format('revoke create on schema grace_internal from %s', role);
@@ -12664,6 +12673,27 @@ exception when insufficient_privilege then
     using errcode = 'insufficient_privilege',
     detail = format('Role %I, which owns pg_grace, may not give a function to it: %s.', current_user, sqlerrm),
     hint = format('grant %s to %I;', role, current_user);
+end
+$$;
+
+-- Roles that no rule runs as any more own nothing here, and can be dropped.
+create or replace function grace_internal.drop_idle_runners()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_function record;
+begin
+  for v_function in
+    select p.oid::regprocedure as name
+    from grace_internal.runner r
+    join pg_proc p on p.pronamespace = 'grace_internal'::regnamespace and p.proname in ('check_as_' || r.id, 'read_as_' || r.id, 'write_as_' || r.id)
+    where r.role not in (select l.run_as from grace_internal.rule l)
+  loop
+    execute format('drop function %s', v_function.name);
+  end loop;
+  delete from grace_internal.runner r where r.role not in (select l.run_as from grace_internal.rule l);
 end
 $$;
 
@@ -12715,13 +12745,14 @@ end
 $$;
 
 -- rules/define_rule.sql
--- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's table;
--- left out, they are those of the only foreign key there is.
+-- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's
+-- table; left out, they are those of the only foreign key there is.
 create or replace function grace_internal.read_activity(
   target regclass, activity text, path text, out source regclass, out moment name, out link name [], out expression text, out condition text
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_head text := regexp_replace(activity, '\s+where\s.*$', '', 'i');
@@ -12778,6 +12809,7 @@ $$;
 create or replace function grace_internal.link_between(source regclass, target regclass, via text, out condition text, out columns name [])
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_columns name [] := (
@@ -12843,6 +12875,7 @@ create or replace function grace_internal.start_in_words(starts text)
 returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
   select coalesce(
     (
@@ -12891,6 +12924,7 @@ returns table (source text, condition text, starts text)
 language plpgsql stable
 security definer -- the catalog helpers are granted to nobody
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_filter grace_internal.filter;
@@ -12936,7 +12970,11 @@ begin
     end
   );
   condition := coalesce(nullif(condition, ''), 'true');
-  starts := grace_internal.start_text(v_target, definition ->> 'starts', definition -> 'activities', path);
+  if jsonb_typeof(definition -> 'activities') not in ('array', 'null') then
+    raise exception 'activities are a list'
+      using errcode = 'GR031', detail = format('Given was %s.', definition -> 'activities'), hint = 'Give them as ["email.sent_at via lead_id"].';
+  end if;
+  starts := grace_internal.start_text(v_target, definition ->> 'starts', nullif(definition -> 'activities', 'null'), path);
   return next;
 end
 $$;
@@ -13986,7 +14024,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case
-    when rule.final_by_due then interval '1 day' + coalesce((
+    when rule.final_by_due then interval '24 hours' + coalesce((
       select max(p.span)
       from grace_internal.protected p
       where p.target in (select grace_internal.cascade_tree(rule.target, true))
@@ -14016,6 +14054,7 @@ create or replace function grace_internal.horizon(rule grace_internal.rule, as_o
 returns timestamptz
 language sql stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
   select case
     when rule.final_by_due then
@@ -14024,14 +14063,27 @@ as $$
   end
 $$;
 
+-- A moment as text that means the same under every DateStyle and in every time zone.
+create or replace function grace_internal.instant(moment timestamptz)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when isfinite(moment) then to_char(timezone('UTC', moment), 'YYYY-MM-DD HH24:MI:SS.US') || '+00' else moment::text
+  end
+$$;
+
 -- The condition that a row is acted on in a run at that moment.
 create or replace function grace_internal.is_due(query grace_internal.rule_query, horizon timestamptz)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when query.due like '''-infinity''%' then query.condition
-    else format('%s and %s <= %L::timestamptz', query.condition, query.due, horizon) end
+begin
+  return case when query.due like '''-infinity''%' then query.condition
+    else format('%s and %s <= %L::timestamptz', query.condition, query.due, grace_internal.instant(horizon)) end;
+end
 $$;
 
 -- Why a rule can't act now; null when it can. What must be kept comes first: where that can't be told, nothing goes.
@@ -14089,6 +14141,15 @@ begin
 end
 $$;
 
+-- Null when it is gone.
+create or replace function grace_internal.role_name(role oid)
+returns name
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select r.rolname from pg_roles r where r.oid = role
+$$;
+
 -- Only who may become a role may have a rule run as that role, or change what such a rule does.
 create or replace function grace_internal.require_membership(role name)
 returns regrole
@@ -14099,7 +14160,7 @@ declare
   v_role oid := (select r.oid from pg_roles r where r.rolname = role);
 begin
   if v_role is null then
-    raise exception 'there is no role %', quote_ident(role)
+    raise exception 'there is no role %', coalesce(quote_ident(role), '(none was named)')
       using errcode = 'undefined_object', detail = 'A rule runs as a role of the database.', hint = 'Create it, or name another one.';
   end if;
   if not pg_has_role(grace_internal.caller(), v_role, 'member') then
@@ -14110,6 +14171,15 @@ begin
   end if;
   return v_role::regrole;
 end
+$$;
+
+-- A rule whose role is gone may be mended by anybody who administers.
+create or replace function grace_internal.require_membership_of_rule(rule grace_internal.rule)
+returns void
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.require_membership(r.rolname) from pg_roles r where r.oid = rule.run_as
 $$;
 
 create or replace function grace_internal.refuse_rule(problem text, detail text, hint text)
@@ -14123,13 +14193,13 @@ end
 $$;
 
 -- What can be seen from the definition alone.
-create or replace function grace_internal.check_definition(d jsonb, new_rule grace_internal.rule, start_type regtype)
+create or replace function grace_internal.check_definition(d jsonb, new_rule grace_internal.rule)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_has_start boolean := start_type is not null;
+  v_has_start constant boolean := new_rule.start_expression is not null;
 begin
   if new_rule.name = '' then
     perform grace_internal.refuse_rule('a rule needs a name', 'The name is empty.', 'Give a name that says what goes.');
@@ -14139,9 +14209,9 @@ begin
       using errcode = 'feature_not_supported', detail = 'There are no masks that say what becomes of a column.',
       hint = 'Use delete, or keep.';
   end if;
-  if new_rule.action not in ('delete', 'keep') then
+  if new_rule.action not in ('delete', 'keep') or new_rule.action is null then
     perform grace_internal.refuse_rule(
-      format('there is no action %s', quote_literal(new_rule.action)), 'Actions: delete, keep.',
+      format('there is no action %s', coalesce(quote_literal(new_rule.action), 'null')), 'Actions: delete, keep.',
       'delete moves records into the buffer; keep says that no rule may delete them before they are due.'
     );
   end if;
@@ -14163,9 +14233,15 @@ begin
       'an interval of a rule is negative', 'period, notice, pause and max_duration are lengths of time.', 'Give positive intervals.'
     );
   end if;
-  if new_rule.max_rows < 0 or new_rule.max_fraction not between 0 and 1 or new_rule.batch_size < 1 then
+  if num_nulls(new_rule.max_fraction, new_rule.batch_size, new_rule.pause, new_rule.four_eyes, new_rule.final_by_due) > 0 then
     perform grace_internal.refuse_rule(
-      'a limit of the rule is out of range', 'max_rows is at least 0, max_fraction between 0 and 1, batch_size at least 1.',
+      'something that a rule can''t be without is null', 'max_fraction, batch_size, pause, four_eyes and final_by_due have to be given.',
+      'max_fraction 1 means no limit, pause 0 none.'
+    );
+  end if;
+  if new_rule.max_rows < 0 or new_rule.max_fraction not between 0 and 1 or new_rule.batch_size not between 1 and 100000 then
+    perform grace_internal.refuse_rule(
+      'a limit of the rule is out of range', 'max_rows is at least 0, max_fraction between 0 and 1, batch_size between 1 and 100000.',
       'max_fraction 0.1 means a tenth of the table.'
     );
   end if;
@@ -14208,12 +14284,15 @@ begin
 end
 $$;
 
--- Makes a rule of a definition, or an existing one anew. Names in texts are read under path; what a rule has kept from before under its own.
+-- Makes a rule of a definition, or an existing one anew. Names in texts are read under path; what a rule has kept from before under its
+-- own.
 create or replace function grace._save_rule(definition jsonb, path text, existing text default null)
 returns void
 language plpgsql
 security definer -- the rules are granted to nobody
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+set timezone = 'UTC'
 as $$
 declare
   v_old grace_internal.rule;
@@ -14224,12 +14303,12 @@ declare
   v_bare text;
   v_start grace_internal.expression;
   v_query grace_internal.rule_query;
-  v_subject_to_row_security boolean;
 begin
   if existing is not null then
     v_old := grace_internal.rule_named(existing);
-    perform grace_internal.require_membership(v_old.run_as::text);
-  elsif exists (select from grace_internal.rule r where r.name = definition ->> 'name') then
+    perform grace_internal.require_membership_of_rule(v_old);
+  end if;
+  if exists (select from grace_internal.rule r where r.name = definition ->> 'name' and r.id is distinct from v_old.id) then
     raise exception 'there is a rule % already', quote_literal(definition ->> 'name')
       using errcode = 'duplicate_object', detail = 'Names of rules are unique.',
       hint = 'Give another name, change it (grace.alter_rule), or drop it first (grace.drop_rule).';
@@ -14239,32 +14318,39 @@ begin
     v_filter := grace_internal.filter_named(definition ->> 'filter');
   end if;
 
-  v_new.name := coalesce(definition ->> 'name', '');
-  v_new.filter_id := v_filter.id;
-  v_new.target := coalesce(v_filter.target, (definition ->> 'target')::oid::regclass);
-  v_new.action := definition ->> 'action';
-  v_new.predicate := definition ->> 'predicate';
-  v_new.starts := definition ->> 'starts';
-  v_new.activities := definition -> 'activities';
-  v_new.related_to := definition -> 'related_to';
-  v_new.period := coalesce((definition ->> 'period')::interval, '0');
-  v_new.zone := coalesce(v_old.zone, definition ->> 'zone');
-  v_new.final_by_due := (definition ->> 'final_by_due')::boolean;
-  v_new.notice := (definition ->> 'notice')::interval;
-  v_new.run_as := grace_internal.require_membership(definition ->> 'run_as');
-  v_new.columns := grace_internal.check_columns(
-    v_new.target, coalesce(
-      nullif(array(select jsonb_array_elements_text(definition -> 'columns')), '{}')::name [], v_filter.columns, '{}'
-    )
-  );
-  v_new.max_rows := (definition ->> 'max_rows')::bigint;
-  v_new.max_fraction := (definition ->> 'max_fraction')::numeric;
-  v_new.batch_size := (definition ->> 'batch_size')::integer;
-  v_new.pause := (definition ->> 'pause')::interval;
-  v_new.max_duration := (definition ->> 'max_duration')::interval;
-  v_new.four_eyes := (definition ->> 'four_eyes')::boolean;
-  v_new.basis := definition ->> 'basis';
-  v_new.path := path;
+  begin
+    v_new.name := coalesce(definition ->> 'name', '');
+    v_new.filter_id := v_filter.id;
+    v_new.target := coalesce(v_filter.target, (definition ->> 'target')::oid::regclass);
+    v_new.action := definition ->> 'action';
+    v_new.predicate := definition ->> 'predicate';
+    v_new.starts := definition ->> 'starts';
+    v_new.activities := coalesce(nullif(definition -> 'activities', 'null'), '[]');
+    v_new.related_to := definition -> 'related_to';
+    v_new.period := coalesce((definition ->> 'period')::interval, '0');
+    v_new.zone := coalesce(v_old.zone, definition ->> 'zone');
+    v_new.final_by_due := (definition ->> 'final_by_due')::boolean;
+    v_new.notice := (definition ->> 'notice')::interval;
+    v_new.run_as := grace_internal.require_membership(definition ->> 'run_as');
+    v_new.columns := grace_internal.check_columns(
+      v_new.target, coalesce(
+        nullif(array(select jsonb_array_elements_text(definition -> 'columns')), '{}')::name [], v_filter.columns, '{}'
+      )
+    );
+    v_new.max_rows := (definition ->> 'max_rows')::bigint;
+    v_new.max_fraction := (definition ->> 'max_fraction')::numeric;
+    v_new.batch_size := (definition ->> 'batch_size')::integer;
+    v_new.pause := (definition ->> 'pause')::interval;
+    v_new.max_duration := (definition ->> 'max_duration')::interval;
+    v_new.four_eyes := (definition ->> 'four_eyes')::boolean;
+    v_new.basis := definition ->> 'basis';
+    v_new.path := path;
+  exception when data_exception then
+    perform grace_internal.refuse_rule(
+      'not what a rule can be told', sqlerrm || '.', 'Give intervals as ''6 months'', numbers as numbers, lists as arrays.'
+    );
+  end;
+  perform set_config('timezone', v_new.zone, true);
 
   if v_filter.id is not null then
     perform grace_internal.refuse_strange_code(v_new.run_as, v_new.target, v_filter.depends); -- before it is read again
@@ -14289,9 +14375,9 @@ begin
     perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_texts.starts), path);
     v_start := grace_internal.read_expression(v_new.target, v_texts.starts, path, v_new.run_as);
   end if;
-  perform grace_internal.check_definition(definition, v_new, v_start.type);
   v_new.condition := v_condition.text;
   v_new.start_expression := v_start.text;
+  perform grace_internal.check_definition(definition, v_new);
   v_query := grace_internal.make_query(v_new);
   v_new.query := to_jsonb(v_query);
   v_new.depends := v_condition.depends || coalesce(v_start.depends, '[]') || (
@@ -14309,10 +14395,7 @@ begin
         detail = 'It has no DELETE privilege on the table.', hint = format('grant delete on %s to %s;', v_new.target, v_new.run_as);
     end if;
   else
-    execute 'select * from ' || grace_internal.as_role(
-      v_new.run_as, 'read', format('select pg_catalog.row_security_active(%L::pg_catalog.regclass)', v_new.target::oid), 'answer boolean'
-    ) into v_subject_to_row_security;
-    if v_subject_to_row_security then
+    if grace_internal.is_hidden_from(v_new.run_as, v_new.target) then
       raise exception 'role % does not see all of %', v_new.run_as, v_new.target
         using errcode = 'GR031',
         detail = 'Row security hides rows from it, which would not be kept then.',
@@ -14345,6 +14428,7 @@ begin
     changed_at = clock_timestamp(),
     changed_by = grace_internal.caller(), changed_login = session_user
   where r.id = v_new.id;
+  perform grace_internal.drop_idle_runners();
   perform grace_internal.schedule_rule(v_new.id, definition ->> 'schedule');
   insert into grace_internal.run (kind, rule_id, target, status, finished_at, details, role, login)
   values (
@@ -14432,7 +14516,7 @@ as $$
   select jsonb_build_object(
     'name', rule.name, 'filter', (select f.name from grace_internal.filter f where f.id = rule.filter_id), 'action', rule.action,
     'starts', rule.starts, 'period', case when rule.start_expression is not null then rule.period end,
-    'schedule', (select j.schedule from grace_internal.job j where j.rule_id = rule.id), 'run_as', rule.run_as::text,
+    'schedule', (select j.schedule from grace_internal.job j where j.rule_id = rule.id), 'run_as', grace_internal.role_name(rule.run_as),
     'max_rows', rule.max_rows, 'max_fraction', rule.max_fraction,
     'target', case when rule.filter_id is null then rule.target::oid end, 'predicate', rule.predicate,
     'activities', rule.activities, 'related_to', rule.related_to #>> '{}', 'final_by_due', rule.final_by_due, 'notice', rule.notice,
@@ -14450,18 +14534,38 @@ as $$
 declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
   v_definition jsonb := grace_internal.definition_of(v_rule);
-  v_unknown text := (
+  v_unknown text;
+  v_texts constant text [] := '{predicate,starts,activities,related_to}';
+begin
+  if jsonb_typeof(changes) is distinct from 'object' then
+    raise exception 'changes of a rule are an object'
+      using errcode = 'GR031', detail = format('Given was %s.', coalesce(changes::text, 'null')), hint = 'Give them as {"period": "6 months"}.';
+  end if;
+  v_unknown := (
     select string_agg(k, ', ' order by k) from jsonb_object_keys(changes) k where not v_definition ? k or k in ('target', 'zone')
   );
-begin
   if v_unknown is not null then
     raise exception 'a rule has nothing of the name %', v_unknown
       using errcode = 'GR031',
       detail = 'It has: ' || (select string_agg(k, ', ' order by k) from jsonb_object_keys(v_definition) k where k not in ('target', 'zone')),
       hint = 'Give changes as {"period": "6 months"}.';
   end if;
+  v_definition := v_definition || changes;
+  if v_definition -> 'activities' = 'null' then
+    v_definition := v_definition || '{"activities": []}';
+  end if;
+  if v_definition -> 'columns' = 'null' then
+    v_definition := v_definition || '{"columns": []}';
+  end if;
   perform grace._save_rule(
-    v_definition || changes, case when changes ?| array['predicate', 'starts', 'activities', 'related_to'] then path else v_rule.path end,
+    v_definition,
+    case
+      when not changes ?| v_texts then v_rule.path
+      when exists (
+        select from jsonb_each(v_definition) d where d.key = any (v_texts) and d.value not in ('null', '[]') and not changes ? d.key
+      ) then concat_ws(', ', nullif(v_rule.path, ''), nullif(path, '')) -- the names in what stays mean what they meant
+      else path
+    end,
     name
   );
 end
@@ -14477,7 +14581,7 @@ begin
 end
 $$;
 comment on function grace.alter_rule(text, jsonb) is
-'Changes what a rule says: an object with the arguments of grace.add_rule to change, {"period": "6 months", "notice": null}; the rest stays. Everything is checked as if it were added. The caller has to be a member of the role that it runs as. Errors: those of grace.add_rule, GR027.';
+'Changes what a rule says: an object with the arguments of grace.add_rule to change, {"period": "6 months", "notice": null}; the rest stays. Names in new texts are looked for where those of the texts that stay were, then under the caller''s search_path. Everything is checked as if it were added. The caller has to be a member of the role that it runs as. Errors: those of grace.add_rule, GR027.';
 
 create or replace function grace.drop_rule(name text)
 returns void
@@ -14487,14 +14591,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
+  v_definition jsonb;
 begin
-  perform grace_internal.require_membership(v_rule.run_as::text);
+  perform grace_internal.require_membership_of_rule(v_rule);
+  v_definition := grace_internal.definition_of(v_rule);
   delete from grace_internal.rule r where r.id = v_rule.id;
+  perform grace_internal.drop_idle_runners();
   perform grace_internal.schedule_rule(v_rule.id, null);
   insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
   values (
     'change', v_rule.target, 'done', clock_timestamp(),
-    jsonb_build_object('rule', name, 'dropped', true, 'definition', grace_internal.definition_of(v_rule)),
+    jsonb_build_object('rule', name, 'dropped', true, 'definition', v_definition),
     grace_internal.caller(), session_user
   );
 end
@@ -14512,7 +14619,7 @@ declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
 begin
   if enabled or v_rule.action = 'keep' then
-    perform grace_internal.require_membership(v_rule.run_as::text);
+    perform grace_internal.require_membership_of_rule(v_rule);
   end if;
   update grace_internal.rule r set enabled = enable_rule.enabled where r.id = v_rule.id;
   update grace_internal.job j set changed_at = clock_timestamp() where j.rule_id = v_rule.id; -- turns that passed are not made up for
@@ -14530,7 +14637,8 @@ comment on function grace.enable_rule(text, boolean) is
 'Lets a rule act, or stops it: a run that is under way ends after its batch. While it is disabled its turns pass. Errors: GR027; 42501 who is no member of its role (to stop one that deletes anybody may who administers).';
 
 -- rules/notices.sql
--- Of records those that were announced long enough ago. A notice for another due date than the one now believed is made anew as a run begins.
+-- Of records those that were announced long enough ago. A notice for another due date than the one now believed is made anew as a
+-- run begins.
 create or replace function grace_internal.announced_keys(rule grace_internal.rule, keys jsonb [])
 returns jsonb []
 language sql stable
@@ -14545,7 +14653,8 @@ as $$
   )
 $$;
 
--- Announces what a rule with notice will act on: what is due within the notice. What has got another due date, or is not due any more, is
+-- Announces what a rule with notice will act on: what is due within the notice, and half a day, so that the notice has passed when it is
+-- due, although this is done every six hours only. What has got another due date, or is not due any more, is
 -- no longer announced as it was. Returns how many are new.
 create or replace function grace_internal.announce(rule grace_internal.rule)
 returns bigint
@@ -14564,7 +14673,7 @@ begin
     rule.run_as, 'read',
     format(
       'select %s, %s from %s where %s', v_query.key_object, v_query.due, v_query.source,
-      grace_internal.is_due(v_query, grace_internal.horizon(rule, v_now + rule.notice))
+      grace_internal.is_due(v_query, grace_internal.horizon(rule, v_now + rule.notice + interval '12 hours'))
     ),
     'key jsonb, due timestamptz'
   );
@@ -14699,6 +14808,15 @@ begin
 end
 $$;
 
+-- Who exempts a record waits for the batch that may be deleting it, and is told if it has.
+create or replace function grace_internal.exemption_lock(rule_id integer)
+returns bigint
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select hashtextextended('pg_grace: exemptions', exemption_lock.rule_id)
+$$;
+
 create or replace function grace.exempt(rule text, key jsonb, reason text, until timestamptz default null)
 returns bigint
 language plpgsql
@@ -14718,6 +14836,7 @@ begin
     raise exception 'an exemption that has ended says nothing'
       using errcode = 'GR031', detail = format('until is %s.', until), hint = 'Give a moment that lies ahead, or none.';
   end if;
+  perform pg_advisory_xact_lock(grace_internal.exemption_lock(v_rule.id));
   v_key := grace_internal.record_key(v_rule, key);
   perform grace.end_exemption(e.id)
   from grace_internal.exemption e
@@ -14785,7 +14904,6 @@ as $$
   join pg_attribute a on a.attrelid = target and a.attnum = k.attnum
 $$;
 
-
 -- rules/kept.sql
 -- The rules that may keep what a rule deletes, or what goes with it.
 create or replace function grace_internal.keeping_rules(rule grace_internal.rule)
@@ -14799,8 +14917,24 @@ as $$
     select
     from grace_internal.cascade_tree(rule.target, true) as t (relation)
     where coalesce(pg_partition_root(t.relation), t.relation) = coalesce(pg_partition_root(k.target), k.target)
+      or t.relation in (select grace_internal.cascade_tree(k.target, false)) -- inherits from what is kept
   )
   order by k.id
+$$;
+
+-- Whether row security hides rows of a table from a role.
+create or replace function grace_internal.is_hidden_from(role regrole, target regclass)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_answer boolean;
+begin
+  execute 'select * from ' || grace_internal.as_role(role, 'read', format('select row_security_active(%s::oid)', target::oid), 'answer boolean')
+  into v_answer;
+  return v_answer;
+end
 $$;
 
 -- Records that a rule may not delete because another one says that they, or what would go with them, must be kept: the later date wins.
@@ -14833,19 +14967,28 @@ begin
     execute format(
       'select jsonb_agg(jsonb_build_object(''record'', c.record, ''key'', c.key)) from (%s) c', v_rows
     ) into v_pairs;
+    if grace_internal.is_hidden_from(v_keep.run_as, v_keep.target) then
+      raise exception 'what rule % keeps can''t be told', quote_literal(v_keep.name)
+        using errcode = 'GR028', detail = format('Row security hides rows of %s from role %s.', v_keep.target, v_keep.run_as),
+        hint = 'Nothing goes until that is mended, or the rule is dropped.';
+    end if;
     v_query := grace_internal.rule_query(v_keep);
     perform set_config('timezone', v_keep.zone, true);
     return query execute format(
       $q$select
-        p.record, format('%%s %%s is kept until %%s by rule %%s', %L, k.key, to_char(min(k.until), 'YYYY-MM-DD'), %L)
-      from jsonb_to_recordset(%L) as p (record jsonb, key jsonb)
-      join %s on k.key = p.key
+        p.record,
+        case
+          when bool_or(k.until is null) then format('%%s %%s is kept by rule %%s, whose period has not begun', %1$L, k.key, %2$L)
+          else format('%%s %%s is kept until %%s by rule %%s', %1$L, k.key, to_char(min(k.until), 'YYYY-MM-DD'), %2$L)
+        end
+      from jsonb_to_recordset(%3$L) as p (record jsonb, key jsonb)
+      join %4$s on k.key = p.key
       group by p.record, k.key$q$,
       v_keep.target, quote_literal(v_keep.name), coalesce(v_pairs, '[]'),
       grace_internal.as_role(
         v_keep.run_as, 'read',
         format(
-          'select %s, %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s and %s > now()',
+          'select %s, %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s and coalesce(%s > now(), true)',
           v_query.key_object, v_query.due, v_query.source, v_query.keys, v_query.key_list,
           (select jsonb_agg(p -> 'key') from jsonb_array_elements(v_pairs) p), v_query.key_columns, v_query.condition, v_query.due
         ),
@@ -14988,7 +15131,7 @@ begin
 end
 $$;
 
--- The run that waits for approval: the last one of its rule, if it was held.
+-- The run that waits for approval: the last one of its rule, if it was held, and the rule still says what it said then.
 create or replace function grace_internal.held_run(rule_id integer)
 returns grace_internal.run
 language sql stable
@@ -14998,6 +15141,7 @@ as $$
   from grace_internal.run r
   where r.id = (select max(l.id) from grace_internal.run l where l.rule_id = held_run.rule_id and l.kind = 'rule')
     and r.status = 'held'
+    and r.started_at > (select l.changed_at from grace_internal.rule l where l.id = held_run.rule_id)
 $$;
 
 create or replace function grace_internal.require_approver(rule grace_internal.rule)
@@ -15010,7 +15154,7 @@ declare
 begin
   if v_held.id is null then
     raise exception 'nothing of rule % waits for approval', quote_literal(rule.name)
-      using errcode = 'GR032', detail = 'Its last run was not held.', hint = 'Run it without approval.';
+      using errcode = 'GR032', detail = 'Its last run was not held, or the rule was changed since.', hint = 'Run it without approval.';
   end if;
   if rule.four_eyes and session_user in (rule.created_login, rule.changed_login) then
     raise exception 'a run of rule % has to be approved by somebody else', quote_literal(rule.name)
@@ -15022,7 +15166,9 @@ end
 $$;
 
 -- How many rows a rule acts on, and the token that says which: the keys' hashes taken together, in no order.
-create or replace function grace_internal.count_due(rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text)
+create or replace function grace_internal.count_due(
+  rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text
+)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
@@ -15166,7 +15312,7 @@ begin
     'rule', v_rule.id, (select j.name from grace_internal.job j where j.rule_id = v_rule.id), v_rule.target,
     case when v_limit is null then 'running' else 'held' end, case when v_limit is not null then clock_timestamp() end,
     jsonb_strip_nulls(jsonb_build_object(
-      'rule', v_rule.name, 'as', v_rule.run_as::text, 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
+      'rule', v_rule.name, 'as', grace_internal.role_name(v_rule.run_as), 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
       'condition', v_rule.condition, 'start', v_rule.start_expression, 'period', v_rule.period,
       'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id,
       'most', v_most, 'changed_at', v_rule.changed_at
@@ -15204,31 +15350,36 @@ begin
 end
 $$;
 
--- Where other tables say whether a row goes, it is locked first, if the role may: who adds a contact meanwhile waits, and what was added
--- before is seen by the statement that deletes.
+-- Where other tables, or rules that keep, say whether a row goes, it is locked first, if the role may: who adds a contact or an invoice
+-- meanwhile waits, and what was added before is seen by what looks after that.
 create or replace function grace_internal.locks_rows(rule grace_internal.rule)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
-  select rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE')
+begin
+  return rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE');
+end
 $$;
 
 -- The condition that a row comes after the last one of the batch before, in the key's order.
 create or replace function grace_internal.comes_after(rule grace_internal.rule, query grace_internal.rule_query, after jsonb)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when after is null then 'true' else format('(%s) > (%s)', query.keys, (
+begin
+  return case when after is null then 'true' else format('(%s) > (%s)', query.keys, (
     select string_agg(format('%L::%s', after ->> a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by k.position)
     from unnest(grace_internal.primary_key(rule.target)) with ordinality as k (attnum, position)
     join pg_attribute a on a.attrelid = rule.target and a.attnum = k.attnum
-  )) end
+  )) end;
+end
 $$;
 
--- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition stands
--- in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
+-- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition
+-- stands in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
 create or replace function grace_internal.delete_next(
   rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, after jsonb, size integer,
   out picked integer, out deleted integer, out last jsonb
@@ -15387,7 +15538,8 @@ $$;
 -- them says is on record. Stops after a while, for what is deleted stays locked until the batch ends. Returns how many are gone, and the
 -- last record that it came to. Errors: 55P03 when it meets nothing but locks.
 create or replace function grace_internal.delete_each(
-  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [], out deleted bigint, out last jsonb
+  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [],
+  out deleted bigint, out last jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -15461,20 +15613,24 @@ $$;
 -- Whether something beside a rule's condition says which of its rows go: then they are looked at by their keys before they are deleted.
 create or replace function grace_internal.needs_care(rule grace_internal.rule)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select
-    rule.notice is not null
-    or grace_internal.locks_rows(rule)
-    or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
-    or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
-    and exists (select from grace_internal.keeping_rules(rule))
+begin
+  return (
+    select
+      rule.notice is not null
+      or grace_internal.locks_rows(rule)
+      or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
+      or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
+      and exists (select from grace_internal.keeping_rules(rule))
+  );
+end
 $$;
 
--- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end. What
--- one statement can't delete is gone through by keys. A batch is made smaller while it takes longer than others should have to wait for
--- its rows.
+-- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end.
+-- What one statement can't delete is gone through by keys. A batch is made smaller while it keeps its rows locked for longer than others
+-- should have to wait for them.
 create or replace function grace._run_batch(run bigint, "position" jsonb)
 returns jsonb
 language plpgsql
@@ -15501,6 +15657,8 @@ declare
   v_most bigint;
   v_careful boolean;
   v_role text;
+  v_locks boolean;
+  v_locking_since timestamptz;
 begin
   select r.* into v_run
   from grace_internal.run r
@@ -15521,8 +15679,9 @@ begin
   v_size := coalesce(("position" ->> 'size')::integer, v_rule.batch_size);
   v_query := grace_internal.rule_query(v_rule);
   v_most := (v_run.details ->> 'most')::bigint - v_run.row_count;
-  v_careful := grace_internal.needs_care(v_rule);
   begin
+    perform pg_advisory_xact_lock_shared(grace_internal.exemption_lock(v_rule.id));
+    v_careful := grace_internal.needs_care(v_rule);
     perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
     perform set_config('timezone', v_rule.zone, true);
     if v_most <= 0 then
@@ -15532,9 +15691,10 @@ begin
       return null;
     end if;
     v_size := least(v_size, v_most);
-    v_role := (select o.rolname from pg_roles o where o.oid = v_rule.run_as);
+    v_role := grace_internal.role_name(v_rule.run_as);
     perform set_config('grace.acting_as', v_role || ' ' || grace_internal.signature('as ' || v_role), true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
+    v_locking_since := clock_timestamp();
     if not v_careful then
       begin
         select d.picked, d.deleted, d.last into v_picked, v_rows, v_last
@@ -15548,8 +15708,17 @@ begin
       v_keys := grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, v_size);
       v_picked := cardinality(v_keys);
       v_last := v_keys[v_size];
+      v_locks := grace_internal.locks_rows(v_rule);
+      v_locking_since := clock_timestamp();
+      if v_locks then
+        perform grace_internal.lock_keys(v_rule, v_query, v_keys);
+        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+      end if;
       v_left_out := grace_internal.leave_out(v_rule, v_keys);
       v_wanted := grace_internal.without(v_keys, v_left_out);
+      if not v_locks then
+        v_locking_since := clock_timestamp();
+      end if;
       select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
       from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
       perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -15574,7 +15743,7 @@ begin
   return jsonb_build_object(
     'after', v_last,
     'size', case
-      when clock_timestamp() - v_began > interval '80 milliseconds' then greatest(1, v_size / 2)
+      when clock_timestamp() - v_locking_since > interval '80 milliseconds' then greatest(1, v_size / 2)
       else least(v_rule.batch_size, v_size * 2)
     end,
     'pause', extract(epoch from v_rule.pause)
@@ -15658,9 +15827,9 @@ begin
     grace_internal.as_role(
       rule.run_as, 'read',
       format(
-        'select %s, q.start, %s, %s from %s cross join lateral (select %s as start) as q where %s%s',
+        'select %s, "grace 2".start, %s, %s from %s cross join lateral (select %s as start) as "grace 2" where %s%s',
         v_query.key_object,
-        case when rule.start_expression is null then '''-infinity''::timestamptz' else format('q.start + interval %L', rule.period) end,
+        case when rule.start_expression is null then '''-infinity''::timestamptz' else format('"grace 2".start + interval %L', rule.period) end,
         v_query.record, v_query.source, v_query.start, v_query.condition,
         case
           when planned_by.key is not null then format(
@@ -15668,9 +15837,9 @@ begin
             grace_internal.keys_of(rule.target, planned_by.key), v_query.key_columns
           )
           when rule.start_expression is null then ''
-          else format(' and q.start + interval %L <= %L::timestamptz', rule.period, coalesce(
+          else format(' and "grace 2".start + interval %L <= %L::timestamptz', rule.period, grace_internal.instant(coalesce(
             grace_internal.horizon(rule, clock_timestamp()) + planned_by.within, 'infinity'
-          ))
+          )))
         end
       ),
       'key jsonb, start timestamptz, due timestamptz, record jsonb'
@@ -15680,29 +15849,36 @@ end
 $$;
 
 -- When the rule will act on something due then: at its first turn from now on that is not before it or, with final_by_due, its last one
--- before the buffer could not run out in time. Null where it has no schedule.
-create or replace function grace_internal.acts_at(rule grace_internal.rule, due timestamptz)
+-- before the buffer could not run out in time; and not before its notice has passed. Null where it has no schedule.
+create or replace function grace_internal.acts_at(rule grace_internal.rule, due timestamptz, key jsonb)
 returns timestamptz
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
 declare
-  v_from timestamptz := greatest(
-    case when isfinite(due) then due - grace_internal.ahead(rule) else '-infinity' end - interval '1 microsecond', clock_timestamp()
+  v_now constant timestamptz := clock_timestamp();
+  v_announced constant timestamptz := rule.notice + coalesce(
+    (select n.announced_at from grace_internal.notice n where n.rule_id = rule.id and n.key = acts_at.key), v_now
   );
-  v_first timestamptz;
+  v_from timestamptz := greatest(
+    case when isfinite(due) then due - grace_internal.ahead(rule) else '-infinity' end - interval '1 microsecond', v_now
+  );
   v_turn timestamptz;
 begin
   if not isfinite(v_from) then
     return null;
   end if;
   v_turn := grace_internal.next_turn(rule, v_from);
-  if rule.final_by_due and v_turn > v_from + interval '1 microsecond' then
-    v_first := grace_internal.last_scheduled(
-      (select j.schedule from grace_internal.job j where j.rule_id = rule.id), v_from, clock_timestamp()
+  if rule.final_by_due then
+    v_turn := coalesce(
+      grace_internal.last_scheduled((select j.schedule from grace_internal.job j where j.rule_id = rule.id), v_from, v_now), v_turn
     );
   end if;
-  return coalesce(v_first, v_turn);
+  if v_announced > v_turn then
+    v_turn := grace_internal.next_turn(rule, v_announced);
+  end if;
+  return v_turn;
 end
 $$;
 
@@ -15731,20 +15907,15 @@ begin
   end if;
   return query
     select distinct on (t.target, t.key)
-      t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason, t.record
+      t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason,
+      case when pg_has_role(grace_internal.caller(), 'grace_operator', 'member') then t.record end
     from (
       select
-        r.target, p.record_key as key, r.name, r.action, p.start, p.due, p.record, s.state, s.reason,
-        case when n.passed > a.turn then grace_internal.next_turn(r, n.passed) else a.turn end as acts_at
+        r.target, p.record_key as key, r.name, r.action, p.start, p.due,
+        grace_internal.acts_at(r, p.due, p.record_key) as acts_at, p.record, s.state, s.reason
       from grace_internal.rule r
       cross join lateral grace_internal.planned_by(r, planned.key, planned.within) p
       cross join lateral grace_internal.planned_state(r, p.record_key, p.due) s
-      cross join lateral (select grace_internal.acts_at(r, p.due) as turn) as a
-      cross join lateral (
-        select r.notice + coalesce(
-          (select i.announced_at from grace_internal.notice i where i.rule_id = r.id and i.key = p.record_key), clock_timestamp()
-        ) as passed
-      ) as n
       where r.action <> 'keep' and coalesce(planned.target = r.target, true) and coalesce(planned.rule = r.name, true)
         and grace_internal.rule_problem(r) is null
     ) as t
@@ -15752,7 +15923,7 @@ begin
 end
 $$;
 comment on function grace.planned(regclass, jsonb, interval, text) is
-'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act, null where it has no schedule. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
+'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act, null where it has no schedule. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. record: for members of grace_operator. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
 
 -- What stands between a planned deletion and its record.
 create or replace function grace_internal.planned_state(
@@ -15841,7 +16012,8 @@ as $$
 $$;
 comment on function grace._preview_keys(regclass, jsonb, integer) is 'Internal: what goes along with records and what stands in the way.';
 
--- How long it takes to delete so many rows, what goes along included: as fast as the last runs on the table, or 30 µs each where there were none.
+-- How long it takes to delete so many rows, what goes along included: as fast as the last runs on the table, or 30 µs each where there
+-- were none.
 create or replace function grace_internal.estimated_duration(target regclass, rows bigint)
 returns interval
 language sql stable
@@ -15928,7 +16100,7 @@ begin
   perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
   v_query := grace_internal.rule_query(v_rule);
   v_result.target := v_rule.target;
-  v_result.run_as := v_rule.run_as::text;
+  v_result.run_as := grace_internal.role_name(v_rule.run_as);
   perform set_config('timezone', v_rule.zone, true);
   v_horizon := grace_internal.horizon(v_rule, clock_timestamp());
   v_due := grace_internal.is_due(v_query, v_horizon);
@@ -15975,6 +16147,7 @@ comment on function grace._preview_rule(text, integer, boolean) is 'Internal: wh
 create or replace function grace._preview_filter(filter text, sample integer, details boolean)
 returns grace.preview_result
 language plpgsql
+set standard_conforming_strings = on
 as $$
 declare
   v_result grace.preview_result;
@@ -16071,7 +16244,11 @@ from grace_internal.rule r
 left join grace_internal.filter f on f.id = r.filter_id
 left join grace_internal.job j on j.rule_id = r.id
 left join lateral (
-  select u.id as run, u.status, u.started_at, u.row_count
+  select
+    u.id as run,
+    u.status,
+    u.started_at,
+    u.row_count
   from grace_internal.run u
   where u.rule_id = r.id and u.kind = 'rule'
   order by u.id desc
@@ -16578,10 +16755,11 @@ as $$
   union all
   select
     'note', 'rule', r.name,
-    format('role %s may not lock rows of %s: a contact that is added in the very moment of the deletion goes with it', r.run_as, r.target),
+    format('role %s may not lock rows of %s: a contact, or what must be kept, that is added in the very moment of the deletion goes with it', r.run_as, r.target),
     format('grant update on %s to %s;', r.target, r.run_as), false
   from grace_internal.rule r
-  where r.enabled and r.action = 'delete' and r.activities <> '[]' and not has_table_privilege(r.run_as, r.target, 'UPDATE')
+  where r.enabled and r.action = 'delete' and not has_table_privilege(r.run_as, r.target, 'UPDATE')
+    and (r.activities <> '[]' or exists (select from grace_internal.keeping_rules(r)))
 $$;
 
 -- Rules that want to delete what other rules keep: the one that keeps wins.

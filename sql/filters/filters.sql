@@ -1,9 +1,13 @@
 create or replace function grace_internal.alias_of(relation regclass)
 returns name
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select c.relname from pg_class c where c.oid = relation
+begin
+  return (
+    select c.relname from pg_class c where c.oid = relation
+  );
+end
 $$;
 
 -- The table that a filter or rule is about: one that PostgreSQL can delete from, with a primary key to tell its rows by.
@@ -105,7 +109,7 @@ begin
       using errcode = 'duplicate_object', detail = 'Names of filters are unique.',
       hint = 'Give another name, or drop it first: select grace.drop_filter(…);';
   end if;
-  v_expression := grace_internal.read_expression(target, predicate, path, grace_internal.caller()::regrole);
+  v_expression := grace_internal.read_expression(target, predicate, path, quote_ident(grace_internal.caller())::regrole);
   insert into grace_internal.filter (
     name, target, predicate, condition, columns, depends, home, created_by, created_login
   )
@@ -142,6 +146,7 @@ comment on function grace._check_target(regclass) is 'Internal: refuses what can
 create or replace function grace.add_filter(name text, target regclass, predicate text, columns name [] default '{}')
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
+set standard_conforming_strings = on
 as $$
 declare
   v_source text := grace._check_target(target);
@@ -162,6 +167,7 @@ comment on function grace.add_filter(text, regclass, text, name []) is
 create or replace function grace._filter_matches(name text)
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
+set standard_conforming_strings = on
 as $$
 declare
   v_statement text;
@@ -188,7 +194,7 @@ declare
   v_code text;
 begin
   perform grace_internal.require_valid('filter', v_filter.name, v_filter.depends, v_filter.home);
-  v_code := grace_internal.strange_code(v_filter.target, v_filter.depends, grace_internal.caller()::regrole);
+  v_code := grace_internal.strange_code(v_filter.target, v_filter.depends, quote_ident(grace_internal.caller())::regrole);
   if v_code is not null then
     raise exception 'filter % would run somebody else''s code', quote_literal(name)
       using errcode = 'insufficient_privilege',
@@ -241,7 +247,7 @@ as $$
 declare
   v_filter grace_internal.filter := grace_internal.filter_named(name);
   v_expression grace_internal.expression := grace_internal.read_expression(
-    v_filter.target, predicate, path, grace_internal.caller()::regrole
+    v_filter.target, predicate, path, quote_ident(grace_internal.caller())::regrole
   );
   v_rule grace_internal.rule;
 begin
@@ -276,6 +282,7 @@ comment on function grace._filter_target(text) is 'Internal: the table that a fi
 create or replace function grace.alter_filter(name text, predicate text, columns name [] default null)
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
+set standard_conforming_strings = on
 as $$
 begin
   perform grace._check_predicate(grace._check_target(grace._filter_target(name)), predicate);
@@ -330,8 +337,11 @@ select
   f.condition,
   f.predicate,
   f.columns,
-  (
-    select array_agg(r.name order by r.name) from grace_internal.rule r where r.filter_id = f.id
+  array(
+    select r.name
+    from grace_internal.rule r
+    where r.filter_id = f.id
+    order by r.name
   ) as rules,
   grace._filter_problem(f.id) as problem,
   f.created_at,

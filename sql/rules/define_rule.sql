@@ -1,10 +1,11 @@
--- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's table;
--- left out, they are those of the only foreign key there is.
+-- TABLE.COLUMN via COLUMN [where CONDITION]: names are read under the caller's search_path. The columns named via refer to the rule's
+-- table; left out, they are those of the only foreign key there is.
 create or replace function grace_internal.read_activity(
   target regclass, activity text, path text, out source regclass, out moment name, out link name [], out expression text, out condition text
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_head text := regexp_replace(activity, '\s+where\s.*$', '', 'i');
@@ -61,6 +62,7 @@ $$;
 create or replace function grace_internal.link_between(source regclass, target regclass, via text, out condition text, out columns name [])
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_columns name [] := (
@@ -126,6 +128,7 @@ create or replace function grace_internal.start_in_words(starts text)
 returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
   select coalesce(
     (
@@ -174,6 +177,7 @@ returns table (source text, condition text, starts text)
 language plpgsql stable
 security definer -- the catalog helpers are granted to nobody
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
 declare
   v_filter grace_internal.filter;
@@ -219,7 +223,11 @@ begin
     end
   );
   condition := coalesce(nullif(condition, ''), 'true');
-  starts := grace_internal.start_text(v_target, definition ->> 'starts', definition -> 'activities', path);
+  if jsonb_typeof(definition -> 'activities') not in ('array', 'null') then
+    raise exception 'activities are a list'
+      using errcode = 'GR031', detail = format('Given was %s.', definition -> 'activities'), hint = 'Give them as ["email.sent_at via lead_id"].';
+  end if;
+  starts := grace_internal.start_text(v_target, definition ->> 'starts', nullif(definition -> 'activities', 'null'), path);
   return next;
 end
 $$;

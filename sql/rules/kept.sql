@@ -10,8 +10,24 @@ as $$
     select
     from grace_internal.cascade_tree(rule.target, true) as t (relation)
     where coalesce(pg_partition_root(t.relation), t.relation) = coalesce(pg_partition_root(k.target), k.target)
+      or t.relation in (select grace_internal.cascade_tree(k.target, false)) -- inherits from what is kept
   )
   order by k.id
+$$;
+
+-- Whether row security hides rows of a table from a role.
+create or replace function grace_internal.is_hidden_from(role regrole, target regclass)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_answer boolean;
+begin
+  execute 'select * from ' || grace_internal.as_role(role, 'read', format('select row_security_active(%s::oid)', target::oid), 'answer boolean')
+  into v_answer;
+  return v_answer;
+end
 $$;
 
 -- Records that a rule may not delete because another one says that they, or what would go with them, must be kept: the later date wins.
@@ -44,19 +60,28 @@ begin
     execute format(
       'select jsonb_agg(jsonb_build_object(''record'', c.record, ''key'', c.key)) from (%s) c', v_rows
     ) into v_pairs;
+    if grace_internal.is_hidden_from(v_keep.run_as, v_keep.target) then
+      raise exception 'what rule % keeps can''t be told', quote_literal(v_keep.name)
+        using errcode = 'GR028', detail = format('Row security hides rows of %s from role %s.', v_keep.target, v_keep.run_as),
+        hint = 'Nothing goes until that is mended, or the rule is dropped.';
+    end if;
     v_query := grace_internal.rule_query(v_keep);
     perform set_config('timezone', v_keep.zone, true);
     return query execute format(
       $q$select
-        p.record, format('%%s %%s is kept until %%s by rule %%s', %L, k.key, to_char(min(k.until), 'YYYY-MM-DD'), %L)
-      from jsonb_to_recordset(%L) as p (record jsonb, key jsonb)
-      join %s on k.key = p.key
+        p.record,
+        case
+          when bool_or(k.until is null) then format('%%s %%s is kept by rule %%s, whose period has not begun', %1$L, k.key, %2$L)
+          else format('%%s %%s is kept until %%s by rule %%s', %1$L, k.key, to_char(min(k.until), 'YYYY-MM-DD'), %2$L)
+        end
+      from jsonb_to_recordset(%3$L) as p (record jsonb, key jsonb)
+      join %4$s on k.key = p.key
       group by p.record, k.key$q$,
       v_keep.target, quote_literal(v_keep.name), coalesce(v_pairs, '[]'),
       grace_internal.as_role(
         v_keep.run_as, 'read',
         format(
-          'select %s, %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s and %s > now()',
+          'select %s, %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) and %s and coalesce(%s > now(), true)',
           v_query.key_object, v_query.due, v_query.source, v_query.keys, v_query.key_list,
           (select jsonb_agg(p -> 'key') from jsonb_array_elements(v_pairs) p), v_query.key_columns, v_query.condition, v_query.due
         ),

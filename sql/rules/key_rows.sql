@@ -11,4 +11,3 @@ as $$
   from unnest(grace_internal.primary_key(target)) with ordinality as k (attnum, position)
   join pg_attribute a on a.attrelid = target and a.attnum = k.attnum
 $$;
-

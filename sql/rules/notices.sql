@@ -1,4 +1,5 @@
--- Of records those that were announced long enough ago. A notice for another due date than the one now believed is made anew as a run begins.
+-- Of records those that were announced long enough ago. A notice for another due date than the one now believed is made anew as a
+-- run begins.
 create or replace function grace_internal.announced_keys(rule grace_internal.rule, keys jsonb [])
 returns jsonb []
 language sql stable
@@ -13,7 +14,8 @@ as $$
   )
 $$;
 
--- Announces what a rule with notice will act on: what is due within the notice. What has got another due date, or is not due any more, is
+-- Announces what a rule with notice will act on: what is due within the notice, and half a day, so that the notice has passed when it is
+-- due, although this is done every six hours only. What has got another due date, or is not due any more, is
 -- no longer announced as it was. Returns how many are new.
 create or replace function grace_internal.announce(rule grace_internal.rule)
 returns bigint
@@ -32,7 +34,7 @@ begin
     rule.run_as, 'read',
     format(
       'select %s, %s from %s where %s', v_query.key_object, v_query.due, v_query.source,
-      grace_internal.is_due(v_query, grace_internal.horizon(rule, v_now + rule.notice))
+      grace_internal.is_due(v_query, grace_internal.horizon(rule, v_now + rule.notice + interval '12 hours'))
     ),
     'key jsonb, due timestamptz'
   );

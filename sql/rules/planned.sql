@@ -15,9 +15,9 @@ begin
     grace_internal.as_role(
       rule.run_as, 'read',
       format(
-        'select %s, q.start, %s, %s from %s cross join lateral (select %s as start) as q where %s%s',
+        'select %s, "grace 2".start, %s, %s from %s cross join lateral (select %s as start) as "grace 2" where %s%s',
         v_query.key_object,
-        case when rule.start_expression is null then '''-infinity''::timestamptz' else format('q.start + interval %L', rule.period) end,
+        case when rule.start_expression is null then '''-infinity''::timestamptz' else format('"grace 2".start + interval %L', rule.period) end,
         v_query.record, v_query.source, v_query.start, v_query.condition,
         case
           when planned_by.key is not null then format(
@@ -25,9 +25,9 @@ begin
             grace_internal.keys_of(rule.target, planned_by.key), v_query.key_columns
           )
           when rule.start_expression is null then ''
-          else format(' and q.start + interval %L <= %L::timestamptz', rule.period, coalesce(
+          else format(' and "grace 2".start + interval %L <= %L::timestamptz', rule.period, grace_internal.instant(coalesce(
             grace_internal.horizon(rule, clock_timestamp()) + planned_by.within, 'infinity'
-          ))
+          )))
         end
       ),
       'key jsonb, start timestamptz, due timestamptz, record jsonb'
@@ -37,29 +37,36 @@ end
 $$;
 
 -- When the rule will act on something due then: at its first turn from now on that is not before it or, with final_by_due, its last one
--- before the buffer could not run out in time. Null where it has no schedule.
-create or replace function grace_internal.acts_at(rule grace_internal.rule, due timestamptz)
+-- before the buffer could not run out in time; and not before its notice has passed. Null where it has no schedule.
+create or replace function grace_internal.acts_at(rule grace_internal.rule, due timestamptz, key jsonb)
 returns timestamptz
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
 declare
-  v_from timestamptz := greatest(
-    case when isfinite(due) then due - grace_internal.ahead(rule) else '-infinity' end - interval '1 microsecond', clock_timestamp()
+  v_now constant timestamptz := clock_timestamp();
+  v_announced constant timestamptz := rule.notice + coalesce(
+    (select n.announced_at from grace_internal.notice n where n.rule_id = rule.id and n.key = acts_at.key), v_now
   );
-  v_first timestamptz;
+  v_from timestamptz := greatest(
+    case when isfinite(due) then due - grace_internal.ahead(rule) else '-infinity' end - interval '1 microsecond', v_now
+  );
   v_turn timestamptz;
 begin
   if not isfinite(v_from) then
     return null;
   end if;
   v_turn := grace_internal.next_turn(rule, v_from);
-  if rule.final_by_due and v_turn > v_from + interval '1 microsecond' then
-    v_first := grace_internal.last_scheduled(
-      (select j.schedule from grace_internal.job j where j.rule_id = rule.id), v_from, clock_timestamp()
+  if rule.final_by_due then
+    v_turn := coalesce(
+      grace_internal.last_scheduled((select j.schedule from grace_internal.job j where j.rule_id = rule.id), v_from, v_now), v_turn
     );
   end if;
-  return coalesce(v_first, v_turn);
+  if v_announced > v_turn then
+    v_turn := grace_internal.next_turn(rule, v_announced);
+  end if;
+  return v_turn;
 end
 $$;
 
@@ -88,20 +95,15 @@ begin
   end if;
   return query
     select distinct on (t.target, t.key)
-      t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason, t.record
+      t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason,
+      case when pg_has_role(grace_internal.caller(), 'grace_operator', 'member') then t.record end
     from (
       select
-        r.target, p.record_key as key, r.name, r.action, p.start, p.due, p.record, s.state, s.reason,
-        case when n.passed > a.turn then grace_internal.next_turn(r, n.passed) else a.turn end as acts_at
+        r.target, p.record_key as key, r.name, r.action, p.start, p.due,
+        grace_internal.acts_at(r, p.due, p.record_key) as acts_at, p.record, s.state, s.reason
       from grace_internal.rule r
       cross join lateral grace_internal.planned_by(r, planned.key, planned.within) p
       cross join lateral grace_internal.planned_state(r, p.record_key, p.due) s
-      cross join lateral (select grace_internal.acts_at(r, p.due) as turn) as a
-      cross join lateral (
-        select r.notice + coalesce(
-          (select i.announced_at from grace_internal.notice i where i.rule_id = r.id and i.key = p.record_key), clock_timestamp()
-        ) as passed
-      ) as n
       where r.action <> 'keep' and coalesce(planned.target = r.target, true) and coalesce(planned.rule = r.name, true)
         and grace_internal.rule_problem(r) is null
     ) as t
@@ -109,7 +111,7 @@ begin
 end
 $$;
 comment on function grace.planned(regclass, jsonb, interval, text) is
-'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act, null where it has no schedule. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
+'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act, null where it has no schedule. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. record: for members of grace_operator. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
 
 -- What stands between a planned deletion and its record.
 create or replace function grace_internal.planned_state(

@@ -45,7 +45,8 @@ as $$
 $$;
 comment on function grace._preview_keys(regclass, jsonb, integer) is 'Internal: what goes along with records and what stands in the way.';
 
--- How long it takes to delete so many rows, what goes along included: as fast as the last runs on the table, or 30 µs each where there were none.
+-- How long it takes to delete so many rows, what goes along included: as fast as the last runs on the table, or 30 µs each where there
+-- were none.
 create or replace function grace_internal.estimated_duration(target regclass, rows bigint)
 returns interval
 language sql stable
@@ -132,7 +133,7 @@ begin
   perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
   v_query := grace_internal.rule_query(v_rule);
   v_result.target := v_rule.target;
-  v_result.run_as := v_rule.run_as::text;
+  v_result.run_as := grace_internal.role_name(v_rule.run_as);
   perform set_config('timezone', v_rule.zone, true);
   v_horizon := grace_internal.horizon(v_rule, clock_timestamp());
   v_due := grace_internal.is_due(v_query, v_horizon);
@@ -179,6 +180,7 @@ comment on function grace._preview_rule(text, integer, boolean) is 'Internal: wh
 create or replace function grace._preview_filter(filter text, sample integer, details boolean)
 returns grace.preview_result
 language plpgsql
+set standard_conforming_strings = on
 as $$
 declare
   v_result grace.preview_result;

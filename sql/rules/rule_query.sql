@@ -57,7 +57,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return case
-    when rule.final_by_due then interval '1 day' + coalesce((
+    when rule.final_by_due then interval '24 hours' + coalesce((
       select max(p.span)
       from grace_internal.protected p
       where p.target in (select grace_internal.cascade_tree(rule.target, true))
@@ -87,6 +87,7 @@ create or replace function grace_internal.horizon(rule grace_internal.rule, as_o
 returns timestamptz
 language sql stable
 set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
 as $$
   select case
     when rule.final_by_due then
@@ -95,14 +96,27 @@ as $$
   end
 $$;
 
+-- A moment as text that means the same under every DateStyle and in every time zone.
+create or replace function grace_internal.instant(moment timestamptz)
+returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when isfinite(moment) then to_char(timezone('UTC', moment), 'YYYY-MM-DD HH24:MI:SS.US') || '+00' else moment::text
+  end
+$$;
+
 -- The condition that a row is acted on in a run at that moment.
 create or replace function grace_internal.is_due(query grace_internal.rule_query, horizon timestamptz)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when query.due like '''-infinity''%' then query.condition
-    else format('%s and %s <= %L::timestamptz', query.condition, query.due, horizon) end
+begin
+  return case when query.due like '''-infinity''%' then query.condition
+    else format('%s and %s <= %L::timestamptz', query.condition, query.due, grace_internal.instant(horizon)) end;
+end
 $$;
 
 -- Why a rule can't act now; null when it can. What must be kept comes first: where that can't be told, nothing goes.

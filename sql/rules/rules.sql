@@ -45,7 +45,11 @@ from grace_internal.rule r
 left join grace_internal.filter f on f.id = r.filter_id
 left join grace_internal.job j on j.rule_id = r.id
 left join lateral (
-  select u.id as run, u.status, u.started_at, u.row_count
+  select
+    u.id as run,
+    u.status,
+    u.started_at,
+    u.row_count
   from grace_internal.run u
   where u.rule_id = r.id and u.kind = 'rule'
   order by u.id desc

@@ -19,7 +19,7 @@ begin
 end
 $$;
 
--- The run that waits for approval: the last one of its rule, if it was held.
+-- The run that waits for approval: the last one of its rule, if it was held, and the rule still says what it said then.
 create or replace function grace_internal.held_run(rule_id integer)
 returns grace_internal.run
 language sql stable
@@ -29,6 +29,7 @@ as $$
   from grace_internal.run r
   where r.id = (select max(l.id) from grace_internal.run l where l.rule_id = held_run.rule_id and l.kind = 'rule')
     and r.status = 'held'
+    and r.started_at > (select l.changed_at from grace_internal.rule l where l.id = held_run.rule_id)
 $$;
 
 create or replace function grace_internal.require_approver(rule grace_internal.rule)
@@ -41,7 +42,7 @@ declare
 begin
   if v_held.id is null then
     raise exception 'nothing of rule % waits for approval', quote_literal(rule.name)
-      using errcode = 'GR032', detail = 'Its last run was not held.', hint = 'Run it without approval.';
+      using errcode = 'GR032', detail = 'Its last run was not held, or the rule was changed since.', hint = 'Run it without approval.';
   end if;
   if rule.four_eyes and session_user in (rule.created_login, rule.changed_login) then
     raise exception 'a run of rule % has to be approved by somebody else', quote_literal(rule.name)
@@ -53,7 +54,9 @@ end
 $$;
 
 -- How many rows a rule acts on, and the token that says which: the keys' hashes taken together, in no order.
-create or replace function grace_internal.count_due(rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text)
+create or replace function grace_internal.count_due(
+  rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text
+)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
@@ -197,7 +200,7 @@ begin
     'rule', v_rule.id, (select j.name from grace_internal.job j where j.rule_id = v_rule.id), v_rule.target,
     case when v_limit is null then 'running' else 'held' end, case when v_limit is not null then clock_timestamp() end,
     jsonb_strip_nulls(jsonb_build_object(
-      'rule', v_rule.name, 'as', v_rule.run_as::text, 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
+      'rule', v_rule.name, 'as', grace_internal.role_name(v_rule.run_as), 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
       'condition', v_rule.condition, 'start', v_rule.start_expression, 'period', v_rule.period,
       'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id,
       'most', v_most, 'changed_at', v_rule.changed_at
@@ -235,31 +238,36 @@ begin
 end
 $$;
 
--- Where other tables say whether a row goes, it is locked first, if the role may: who adds a contact meanwhile waits, and what was added
--- before is seen by the statement that deletes.
+-- Where other tables, or rules that keep, say whether a row goes, it is locked first, if the role may: who adds a contact or an invoice
+-- meanwhile waits, and what was added before is seen by what looks after that.
 create or replace function grace_internal.locks_rows(rule grace_internal.rule)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
 as $$
-  select rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE')
+begin
+  return rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE');
+end
 $$;
 
 -- The condition that a row comes after the last one of the batch before, in the key's order.
 create or replace function grace_internal.comes_after(rule grace_internal.rule, query grace_internal.rule_query, after jsonb)
 returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when after is null then 'true' else format('(%s) > (%s)', query.keys, (
+begin
+  return case when after is null then 'true' else format('(%s) > (%s)', query.keys, (
     select string_agg(format('%L::%s', after ->> a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by k.position)
     from unnest(grace_internal.primary_key(rule.target)) with ordinality as k (attnum, position)
     join pg_attribute a on a.attrelid = rule.target and a.attnum = k.attnum
-  )) end
+  )) end;
+end
 $$;
 
--- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition stands
--- in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
+-- The next rows of a run, found and deleted by one statement: where nothing but the rule's own condition says which go. The condition
+-- stands in both parts: a row that somebody changes meanwhile is looked at again. Returns how many were found and how many are gone.
 create or replace function grace_internal.delete_next(
   rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, after jsonb, size integer,
   out picked integer, out deleted integer, out last jsonb
@@ -418,7 +426,8 @@ $$;
 -- them says is on record. Stops after a while, for what is deleted stays locked until the batch ends. Returns how many are gone, and the
 -- last record that it came to. Errors: 55P03 when it meets nothing but locks.
 create or replace function grace_internal.delete_each(
-  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [], out deleted bigint, out last jsonb
+  run bigint, rule grace_internal.rule, query grace_internal.rule_query, horizon timestamptz, keys jsonb [],
+  out deleted bigint, out last jsonb
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -492,20 +501,24 @@ $$;
 -- Whether something beside a rule's condition says which of its rows go: then they are looked at by their keys before they are deleted.
 create or replace function grace_internal.needs_care(rule grace_internal.rule)
 returns boolean
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select
-    rule.notice is not null
-    or grace_internal.locks_rows(rule)
-    or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
-    or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
-    and exists (select from grace_internal.keeping_rules(rule))
+begin
+  return (
+    select
+      rule.notice is not null
+      or grace_internal.locks_rows(rule)
+      or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
+      or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
+      and exists (select from grace_internal.keeping_rules(rule))
+  );
+end
 $$;
 
--- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end. What
--- one statement can't delete is gone through by keys. A batch is made smaller while it takes longer than others should have to wait for
--- its rows.
+-- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end.
+-- What one statement can't delete is gone through by keys. A batch is made smaller while it keeps its rows locked for longer than others
+-- should have to wait for them.
 create or replace function grace._run_batch(run bigint, "position" jsonb)
 returns jsonb
 language plpgsql
@@ -532,6 +545,8 @@ declare
   v_most bigint;
   v_careful boolean;
   v_role text;
+  v_locks boolean;
+  v_locking_since timestamptz;
 begin
   select r.* into v_run
   from grace_internal.run r
@@ -552,8 +567,9 @@ begin
   v_size := coalesce(("position" ->> 'size')::integer, v_rule.batch_size);
   v_query := grace_internal.rule_query(v_rule);
   v_most := (v_run.details ->> 'most')::bigint - v_run.row_count;
-  v_careful := grace_internal.needs_care(v_rule);
   begin
+    perform pg_advisory_xact_lock_shared(grace_internal.exemption_lock(v_rule.id));
+    v_careful := grace_internal.needs_care(v_rule);
     perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
     perform set_config('timezone', v_rule.zone, true);
     if v_most <= 0 then
@@ -563,9 +579,10 @@ begin
       return null;
     end if;
     v_size := least(v_size, v_most);
-    v_role := (select o.rolname from pg_roles o where o.oid = v_rule.run_as);
+    v_role := grace_internal.role_name(v_rule.run_as);
     perform set_config('grace.acting_as', v_role || ' ' || grace_internal.signature('as ' || v_role), true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
+    v_locking_since := clock_timestamp();
     if not v_careful then
       begin
         select d.picked, d.deleted, d.last into v_picked, v_rows, v_last
@@ -579,8 +596,17 @@ begin
       v_keys := grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, v_size);
       v_picked := cardinality(v_keys);
       v_last := v_keys[v_size];
+      v_locks := grace_internal.locks_rows(v_rule);
+      v_locking_since := clock_timestamp();
+      if v_locks then
+        perform grace_internal.lock_keys(v_rule, v_query, v_keys);
+        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+      end if;
       v_left_out := grace_internal.leave_out(v_rule, v_keys);
       v_wanted := grace_internal.without(v_keys, v_left_out);
+      if not v_locks then
+        v_locking_since := clock_timestamp();
+      end if;
       select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
       from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
       perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -605,7 +631,7 @@ begin
   return jsonb_build_object(
     'after', v_last,
     'size', case
-      when clock_timestamp() - v_began > interval '80 milliseconds' then greatest(1, v_size / 2)
+      when clock_timestamp() - v_locking_since > interval '80 milliseconds' then greatest(1, v_size / 2)
       else least(v_rule.batch_size, v_size * 2)
     end,
     'pause', extract(epoch from v_rule.pause)

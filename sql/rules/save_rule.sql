@@ -20,6 +20,15 @@ begin
 end
 $$;
 
+-- Null when it is gone.
+create or replace function grace_internal.role_name(role oid)
+returns name
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select r.rolname from pg_roles r where r.oid = role
+$$;
+
 -- Only who may become a role may have a rule run as that role, or change what such a rule does.
 create or replace function grace_internal.require_membership(role name)
 returns regrole
@@ -30,7 +39,7 @@ declare
   v_role oid := (select r.oid from pg_roles r where r.rolname = role);
 begin
   if v_role is null then
-    raise exception 'there is no role %', quote_ident(role)
+    raise exception 'there is no role %', coalesce(quote_ident(role), '(none was named)')
       using errcode = 'undefined_object', detail = 'A rule runs as a role of the database.', hint = 'Create it, or name another one.';
   end if;
   if not pg_has_role(grace_internal.caller(), v_role, 'member') then
@@ -41,6 +50,15 @@ begin
   end if;
   return v_role::regrole;
 end
+$$;
+
+-- A rule whose role is gone may be mended by anybody who administers.
+create or replace function grace_internal.require_membership_of_rule(rule grace_internal.rule)
+returns void
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select grace_internal.require_membership(r.rolname) from pg_roles r where r.oid = rule.run_as
 $$;
 
 create or replace function grace_internal.refuse_rule(problem text, detail text, hint text)
@@ -54,13 +72,13 @@ end
 $$;
 
 -- What can be seen from the definition alone.
-create or replace function grace_internal.check_definition(d jsonb, new_rule grace_internal.rule, start_type regtype)
+create or replace function grace_internal.check_definition(d jsonb, new_rule grace_internal.rule)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_has_start boolean := start_type is not null;
+  v_has_start constant boolean := new_rule.start_expression is not null;
 begin
   if new_rule.name = '' then
     perform grace_internal.refuse_rule('a rule needs a name', 'The name is empty.', 'Give a name that says what goes.');
@@ -70,9 +88,9 @@ begin
       using errcode = 'feature_not_supported', detail = 'There are no masks that say what becomes of a column.',
       hint = 'Use delete, or keep.';
   end if;
-  if new_rule.action not in ('delete', 'keep') then
+  if new_rule.action not in ('delete', 'keep') or new_rule.action is null then
     perform grace_internal.refuse_rule(
-      format('there is no action %s', quote_literal(new_rule.action)), 'Actions: delete, keep.',
+      format('there is no action %s', coalesce(quote_literal(new_rule.action), 'null')), 'Actions: delete, keep.',
       'delete moves records into the buffer; keep says that no rule may delete them before they are due.'
     );
   end if;
@@ -94,9 +112,15 @@ begin
       'an interval of a rule is negative', 'period, notice, pause and max_duration are lengths of time.', 'Give positive intervals.'
     );
   end if;
-  if new_rule.max_rows < 0 or new_rule.max_fraction not between 0 and 1 or new_rule.batch_size < 1 then
+  if num_nulls(new_rule.max_fraction, new_rule.batch_size, new_rule.pause, new_rule.four_eyes, new_rule.final_by_due) > 0 then
     perform grace_internal.refuse_rule(
-      'a limit of the rule is out of range', 'max_rows is at least 0, max_fraction between 0 and 1, batch_size at least 1.',
+      'something that a rule can''t be without is null', 'max_fraction, batch_size, pause, four_eyes and final_by_due have to be given.',
+      'max_fraction 1 means no limit, pause 0 none.'
+    );
+  end if;
+  if new_rule.max_rows < 0 or new_rule.max_fraction not between 0 and 1 or new_rule.batch_size not between 1 and 100000 then
+    perform grace_internal.refuse_rule(
+      'a limit of the rule is out of range', 'max_rows is at least 0, max_fraction between 0 and 1, batch_size between 1 and 100000.',
       'max_fraction 0.1 means a tenth of the table.'
     );
   end if;
@@ -139,12 +163,15 @@ begin
 end
 $$;
 
--- Makes a rule of a definition, or an existing one anew. Names in texts are read under path; what a rule has kept from before under its own.
+-- Makes a rule of a definition, or an existing one anew. Names in texts are read under path; what a rule has kept from before under its
+-- own.
 create or replace function grace._save_rule(definition jsonb, path text, existing text default null)
 returns void
 language plpgsql
 security definer -- the rules are granted to nobody
 set search_path = pg_catalog, pg_temp
+set standard_conforming_strings = on
+set timezone = 'UTC'
 as $$
 declare
   v_old grace_internal.rule;
@@ -155,12 +182,12 @@ declare
   v_bare text;
   v_start grace_internal.expression;
   v_query grace_internal.rule_query;
-  v_subject_to_row_security boolean;
 begin
   if existing is not null then
     v_old := grace_internal.rule_named(existing);
-    perform grace_internal.require_membership(v_old.run_as::text);
-  elsif exists (select from grace_internal.rule r where r.name = definition ->> 'name') then
+    perform grace_internal.require_membership_of_rule(v_old);
+  end if;
+  if exists (select from grace_internal.rule r where r.name = definition ->> 'name' and r.id is distinct from v_old.id) then
     raise exception 'there is a rule % already', quote_literal(definition ->> 'name')
       using errcode = 'duplicate_object', detail = 'Names of rules are unique.',
       hint = 'Give another name, change it (grace.alter_rule), or drop it first (grace.drop_rule).';
@@ -170,32 +197,39 @@ begin
     v_filter := grace_internal.filter_named(definition ->> 'filter');
   end if;
 
-  v_new.name := coalesce(definition ->> 'name', '');
-  v_new.filter_id := v_filter.id;
-  v_new.target := coalesce(v_filter.target, (definition ->> 'target')::oid::regclass);
-  v_new.action := definition ->> 'action';
-  v_new.predicate := definition ->> 'predicate';
-  v_new.starts := definition ->> 'starts';
-  v_new.activities := definition -> 'activities';
-  v_new.related_to := definition -> 'related_to';
-  v_new.period := coalesce((definition ->> 'period')::interval, '0');
-  v_new.zone := coalesce(v_old.zone, definition ->> 'zone');
-  v_new.final_by_due := (definition ->> 'final_by_due')::boolean;
-  v_new.notice := (definition ->> 'notice')::interval;
-  v_new.run_as := grace_internal.require_membership(definition ->> 'run_as');
-  v_new.columns := grace_internal.check_columns(
-    v_new.target, coalesce(
-      nullif(array(select jsonb_array_elements_text(definition -> 'columns')), '{}')::name [], v_filter.columns, '{}'
-    )
-  );
-  v_new.max_rows := (definition ->> 'max_rows')::bigint;
-  v_new.max_fraction := (definition ->> 'max_fraction')::numeric;
-  v_new.batch_size := (definition ->> 'batch_size')::integer;
-  v_new.pause := (definition ->> 'pause')::interval;
-  v_new.max_duration := (definition ->> 'max_duration')::interval;
-  v_new.four_eyes := (definition ->> 'four_eyes')::boolean;
-  v_new.basis := definition ->> 'basis';
-  v_new.path := path;
+  begin
+    v_new.name := coalesce(definition ->> 'name', '');
+    v_new.filter_id := v_filter.id;
+    v_new.target := coalesce(v_filter.target, (definition ->> 'target')::oid::regclass);
+    v_new.action := definition ->> 'action';
+    v_new.predicate := definition ->> 'predicate';
+    v_new.starts := definition ->> 'starts';
+    v_new.activities := coalesce(nullif(definition -> 'activities', 'null'), '[]');
+    v_new.related_to := definition -> 'related_to';
+    v_new.period := coalesce((definition ->> 'period')::interval, '0');
+    v_new.zone := coalesce(v_old.zone, definition ->> 'zone');
+    v_new.final_by_due := (definition ->> 'final_by_due')::boolean;
+    v_new.notice := (definition ->> 'notice')::interval;
+    v_new.run_as := grace_internal.require_membership(definition ->> 'run_as');
+    v_new.columns := grace_internal.check_columns(
+      v_new.target, coalesce(
+        nullif(array(select jsonb_array_elements_text(definition -> 'columns')), '{}')::name [], v_filter.columns, '{}'
+      )
+    );
+    v_new.max_rows := (definition ->> 'max_rows')::bigint;
+    v_new.max_fraction := (definition ->> 'max_fraction')::numeric;
+    v_new.batch_size := (definition ->> 'batch_size')::integer;
+    v_new.pause := (definition ->> 'pause')::interval;
+    v_new.max_duration := (definition ->> 'max_duration')::interval;
+    v_new.four_eyes := (definition ->> 'four_eyes')::boolean;
+    v_new.basis := definition ->> 'basis';
+    v_new.path := path;
+  exception when data_exception then
+    perform grace_internal.refuse_rule(
+      'not what a rule can be told', sqlerrm || '.', 'Give intervals as ''6 months'', numbers as numbers, lists as arrays.'
+    );
+  end;
+  perform set_config('timezone', v_new.zone, true);
 
   if v_filter.id is not null then
     perform grace_internal.refuse_strange_code(v_new.run_as, v_new.target, v_filter.depends); -- before it is read again
@@ -220,9 +254,9 @@ begin
     perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_texts.starts), path);
     v_start := grace_internal.read_expression(v_new.target, v_texts.starts, path, v_new.run_as);
   end if;
-  perform grace_internal.check_definition(definition, v_new, v_start.type);
   v_new.condition := v_condition.text;
   v_new.start_expression := v_start.text;
+  perform grace_internal.check_definition(definition, v_new);
   v_query := grace_internal.make_query(v_new);
   v_new.query := to_jsonb(v_query);
   v_new.depends := v_condition.depends || coalesce(v_start.depends, '[]') || (
@@ -240,10 +274,7 @@ begin
         detail = 'It has no DELETE privilege on the table.', hint = format('grant delete on %s to %s;', v_new.target, v_new.run_as);
     end if;
   else
-    execute 'select * from ' || grace_internal.as_role(
-      v_new.run_as, 'read', format('select pg_catalog.row_security_active(%L::pg_catalog.regclass)', v_new.target::oid), 'answer boolean'
-    ) into v_subject_to_row_security;
-    if v_subject_to_row_security then
+    if grace_internal.is_hidden_from(v_new.run_as, v_new.target) then
       raise exception 'role % does not see all of %', v_new.run_as, v_new.target
         using errcode = 'GR031',
         detail = 'Row security hides rows from it, which would not be kept then.',
@@ -276,6 +307,7 @@ begin
     changed_at = clock_timestamp(),
     changed_by = grace_internal.caller(), changed_login = session_user
   where r.id = v_new.id;
+  perform grace_internal.drop_idle_runners();
   perform grace_internal.schedule_rule(v_new.id, definition ->> 'schedule');
   insert into grace_internal.run (kind, rule_id, target, status, finished_at, details, role, login)
   values (
@@ -363,7 +395,7 @@ as $$
   select jsonb_build_object(
     'name', rule.name, 'filter', (select f.name from grace_internal.filter f where f.id = rule.filter_id), 'action', rule.action,
     'starts', rule.starts, 'period', case when rule.start_expression is not null then rule.period end,
-    'schedule', (select j.schedule from grace_internal.job j where j.rule_id = rule.id), 'run_as', rule.run_as::text,
+    'schedule', (select j.schedule from grace_internal.job j where j.rule_id = rule.id), 'run_as', grace_internal.role_name(rule.run_as),
     'max_rows', rule.max_rows, 'max_fraction', rule.max_fraction,
     'target', case when rule.filter_id is null then rule.target::oid end, 'predicate', rule.predicate,
     'activities', rule.activities, 'related_to', rule.related_to #>> '{}', 'final_by_due', rule.final_by_due, 'notice', rule.notice,
@@ -381,18 +413,38 @@ as $$
 declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
   v_definition jsonb := grace_internal.definition_of(v_rule);
-  v_unknown text := (
+  v_unknown text;
+  v_texts constant text [] := '{predicate,starts,activities,related_to}';
+begin
+  if jsonb_typeof(changes) is distinct from 'object' then
+    raise exception 'changes of a rule are an object'
+      using errcode = 'GR031', detail = format('Given was %s.', coalesce(changes::text, 'null')), hint = 'Give them as {"period": "6 months"}.';
+  end if;
+  v_unknown := (
     select string_agg(k, ', ' order by k) from jsonb_object_keys(changes) k where not v_definition ? k or k in ('target', 'zone')
   );
-begin
   if v_unknown is not null then
     raise exception 'a rule has nothing of the name %', v_unknown
       using errcode = 'GR031',
       detail = 'It has: ' || (select string_agg(k, ', ' order by k) from jsonb_object_keys(v_definition) k where k not in ('target', 'zone')),
       hint = 'Give changes as {"period": "6 months"}.';
   end if;
+  v_definition := v_definition || changes;
+  if v_definition -> 'activities' = 'null' then
+    v_definition := v_definition || '{"activities": []}';
+  end if;
+  if v_definition -> 'columns' = 'null' then
+    v_definition := v_definition || '{"columns": []}';
+  end if;
   perform grace._save_rule(
-    v_definition || changes, case when changes ?| array['predicate', 'starts', 'activities', 'related_to'] then path else v_rule.path end,
+    v_definition,
+    case
+      when not changes ?| v_texts then v_rule.path
+      when exists (
+        select from jsonb_each(v_definition) d where d.key = any (v_texts) and d.value not in ('null', '[]') and not changes ? d.key
+      ) then concat_ws(', ', nullif(v_rule.path, ''), nullif(path, '')) -- the names in what stays mean what they meant
+      else path
+    end,
     name
   );
 end
@@ -408,7 +460,7 @@ begin
 end
 $$;
 comment on function grace.alter_rule(text, jsonb) is
-'Changes what a rule says: an object with the arguments of grace.add_rule to change, {"period": "6 months", "notice": null}; the rest stays. Everything is checked as if it were added. The caller has to be a member of the role that it runs as. Errors: those of grace.add_rule, GR027.';
+'Changes what a rule says: an object with the arguments of grace.add_rule to change, {"period": "6 months", "notice": null}; the rest stays. Names in new texts are looked for where those of the texts that stay were, then under the caller''s search_path. Everything is checked as if it were added. The caller has to be a member of the role that it runs as. Errors: those of grace.add_rule, GR027.';
 
 create or replace function grace.drop_rule(name text)
 returns void
@@ -418,14 +470,17 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
+  v_definition jsonb;
 begin
-  perform grace_internal.require_membership(v_rule.run_as::text);
+  perform grace_internal.require_membership_of_rule(v_rule);
+  v_definition := grace_internal.definition_of(v_rule);
   delete from grace_internal.rule r where r.id = v_rule.id;
+  perform grace_internal.drop_idle_runners();
   perform grace_internal.schedule_rule(v_rule.id, null);
   insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
   values (
     'change', v_rule.target, 'done', clock_timestamp(),
-    jsonb_build_object('rule', name, 'dropped', true, 'definition', grace_internal.definition_of(v_rule)),
+    jsonb_build_object('rule', name, 'dropped', true, 'definition', v_definition),
     grace_internal.caller(), session_user
   );
 end
@@ -443,7 +498,7 @@ declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
 begin
   if enabled or v_rule.action = 'keep' then
-    perform grace_internal.require_membership(v_rule.run_as::text);
+    perform grace_internal.require_membership_of_rule(v_rule);
   end if;
   update grace_internal.rule r set enabled = enable_rule.enabled where r.id = v_rule.id;
   update grace_internal.job j set changed_at = clock_timestamp() where j.rule_id = v_rule.id; -- turns that passed are not made up for

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import Database, rows, value
+from tests.server import CRON_SETTINGS, Server
 
 from pg_grace.cluster import Cluster
 from pg_grace.connection import Connection
-from tests.conftest import Database, rows, value
-from tests.server import CRON_SETTINGS, Server
 
 CRM = Path(__file__).parents[2] / "examples" / "crm"
 EVERY_MINUTE = "* * * * *"
@@ -76,7 +76,8 @@ def test_kein_interesse_goes_every_month_as_the_branch_offices_role(crm: Databas
     in_graz = keys(conn, f"{no_interest} and country = 'AT'")
     elsewhere = keys(conn, f"{no_interest} and country <> 'AT'")
     others = keys(conn, "select id from crm.lead where status <> 'no_interest'")
-    assert in_graz and elsewhere
+    assert in_graz
+    assert elsewhere
 
     shown = crm.cli(
         "filter",

@@ -26,7 +26,7 @@ def add_rule(conn: Connection, name: str = "r", /, **arguments: Any) -> None:
 
 def run(conn: Connection, name: str = "r", arguments: str = "") -> tuple[Any, ...]:
     """Run a rule; return status and number of rows of the run."""
-    conn.execute(sql.SQL("call grace.run({}{})").format(sql.Literal(name), sql.SQL(arguments)))  # type: ignore[arg-type]
+    conn.execute(sql.SQL("call grace.run({}{})").format(sql.Literal(name), sql.SQL(arguments)))
     return last_run(conn)
 
 
