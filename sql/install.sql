@@ -11898,7 +11898,7 @@ as $$
 declare
   v_result grace_internal.expression;
   v_name text := 'expression_' || md5(random()::text);
-  v_is_foreign boolean := role <> current_user::regrole and not (select r.rolsuper from pg_roles r where r.oid = role);
+  v_is_foreign boolean := role <> quote_ident(current_user)::regrole and not (select r.rolsuper from pg_roles r where r.oid = role);
   v_schema name := case when v_is_foreign then 'grace_' || v_name else 'grace_internal' end;
   v_view text := format(
     e'create view %I.%I as select (%s\n) as %2$I from %4$s cross join (values (1)) as "grace 1" ("grace 1") where (%3$s\n) is not null',
@@ -12264,7 +12264,7 @@ begin
       using errcode = 'duplicate_object', detail = 'Names of filters are unique.',
       hint = 'Give another name, or drop it first: select grace.drop_filter(…);';
   end if;
-  v_expression := grace_internal.read_expression(target, predicate, path, grace_internal.caller()::regrole);
+  v_expression := grace_internal.read_expression(target, predicate, path, quote_ident(grace_internal.caller())::regrole);
   insert into grace_internal.filter (
     name, target, predicate, condition, columns, depends, home, created_by, created_login
   )
@@ -12349,7 +12349,7 @@ declare
   v_code text;
 begin
   perform grace_internal.require_valid('filter', v_filter.name, v_filter.depends, v_filter.home);
-  v_code := grace_internal.strange_code(v_filter.target, v_filter.depends, grace_internal.caller()::regrole);
+  v_code := grace_internal.strange_code(v_filter.target, v_filter.depends, quote_ident(grace_internal.caller())::regrole);
   if v_code is not null then
     raise exception 'filter % would run somebody else''s code', quote_literal(name)
       using errcode = 'insufficient_privilege',
@@ -12402,7 +12402,7 @@ as $$
 declare
   v_filter grace_internal.filter := grace_internal.filter_named(name);
   v_expression grace_internal.expression := grace_internal.read_expression(
-    v_filter.target, predicate, path, grace_internal.caller()::regrole
+    v_filter.target, predicate, path, quote_ident(grace_internal.caller())::regrole
   );
   v_rule grace_internal.rule;
 begin
@@ -12530,12 +12530,12 @@ $$;
 
 -- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET
 -- ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether
--- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes,
--- and has what was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it,
--- so nothing may be left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers
--- have got. A SET that the role's code executes would outlast the function, in spite of its SET clauses, so what reads is done in a
--- subtransaction that is taken back; whoever calls what writes has to set search_path again. Only the owner of pg_grace may call
--- them. Returns the number that they have in their names.
+-- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and
+-- has what was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so
+-- nothing may be left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have
+-- got. A SET that the role's code executes would outlast the function, in spite of its SET clauses, so what reads is done in a
+-- subtransaction that is taken back; whoever calls what writes has to set search_path again. Only the owner of pg_grace may call them.
+-- Returns the number that they have in their names.
 create or replace function grace_internal.ensure_runner(role regrole)
 returns integer
 language plpgsql
@@ -12547,15 +12547,6 @@ declare
   v_function record;
   -- Values are written and read the same whoever calls.
   v_formats constant text := e'\nset datestyle = \'ISO, MDY\' set intervalstyle = postgres set extra_float_digits = 1';
-  -- What a cursor WITH HOLD says is run as the transaction ends, by whoever ends it.
-  v_end constant text := $end$
-  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-  if exists (select from pg_catalog.pg_cursors c where c.is_holdable and c.creation_time >= pg_catalog.statement_timestamp()) then
-    raise exception 'a cursor would outlive what is done as the role'
-      using errcode = 'insufficient_privilege', detail = 'It was declared WITH HOLD.', hint = 'Functions and triggers can''t do that here.';
-  end if;
-end
-$end$;
 begin
   select r.* into v_runner from grace_internal.runner r where r.role = ensure_runner.role;
   if found and v_runner.settings = v_settings and grace_internal.runner_stands(v_runner) then
@@ -12593,7 +12584,8 @@ begin
     if not v_done then
       raise;
     end if;
-  end;$body$
+  end;
+end$body$
         ),
         (
           'read', 'statement text', 'setof record', v_formats || e'\nset transaction_read_only = on',
@@ -12619,7 +12611,8 @@ begin
     if not v_done then
       raise;
     end if;
-  end;$body$
+  end;
+end$body$
         ),
         (
           'write', 'statement text', 'setof record', v_formats,
@@ -12629,6 +12622,7 @@ declare
   v_after text;
 begin
   return query execute statement;
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   for v_round in 1 .. 10 loop
     v_before := v_after;
     set constraints all immediate;
@@ -12644,7 +12638,13 @@ begin
     raise exception 'triggers defer to the end of the transaction what they do'
       using errcode = 'insufficient_privilege', detail = 'It would not be done as the role.',
       hint = 'Don''t let deferred triggers say "set constraints … deferred"; track_counts has to be on.';
-  end if;$body$
+  end if;
+  -- What a cursor WITH HOLD says is run as the transaction ends, by whoever ends it.
+  if exists (select from pg_cursors c where c.is_holdable and c.creation_time >= statement_timestamp()) then
+    raise exception 'a cursor would outlive what is done as the role'
+      using errcode = 'insufficient_privilege', detail = 'It was declared WITH HOLD.', hint = 'Functions and triggers can''t do that here.';
+  end if;
+end$body$
         )
     ) as w (way, parameters, result, setting, body)
   loop
@@ -12659,18 +12659,17 @@ begin
       (
         select string_agg(
           format(
-            ' set %s = %L', (select string_agg(quote_ident(n), '.' order by o) from unnest(string_to_array(split_part(s, '=', 1), '.')) with ordinality u (n, o)),
-            substr(s, strpos(s, '=') + 1)
+            ' set "%s" = %L', replace(split_part(s, '=', 1), '.', '"."'), substr(s, strpos(s, '=') + 1)
           ), '' order by s
         )
         from unnest(v_settings) s
       ),
-      v_function.body || v_end
+      v_function.body
     );
     v_function.name := format('%s(%s)', v_function.name, v_function.types);
     execute format('comment on function %s is %L', v_function.name, 'pg_grace: what rules do as role ' || role::text);
     execute format('revoke all on function %s from public', v_function.name);
-    if role <> current_user::regrole then
+    if role <> quote_ident(current_user)::regrole then
       execute format('grant create on schema grace_internal to %s', role);
       execute format('alter function %s owner to %s', v_function.name, role);
       execute format('revoke create on schema grace_internal from %s', role);
@@ -14071,7 +14070,8 @@ begin
 end
 $$;
 
--- Up to which due date a run at that moment acts. With final_by_due it can't wait for the turn after, but no period is over before it begins.
+-- Up to which due date a run at that moment acts. With final_by_due it can't wait for the turn after, but no period is over before it
+-- begins.
 create or replace function grace_internal.horizon(rule grace_internal.rule, as_of timestamptz)
 returns timestamptz
 language sql stable
@@ -14561,6 +14561,7 @@ declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
   v_definition jsonb := grace_internal.definition_of(v_rule);
   v_unknown text;
+  v_texts constant text [] := '{predicate,starts,activities,related_to}';
 begin
   if jsonb_typeof(changes) is distinct from 'object' then
     raise exception 'changes of a rule are an object'
@@ -14583,7 +14584,14 @@ begin
     v_definition := v_definition || '{"columns": []}';
   end if;
   perform grace._save_rule(
-    v_definition, case when changes ?| array['predicate', 'starts', 'activities', 'related_to'] then path else v_rule.path end,
+    v_definition,
+    case
+      when not changes ?| v_texts then v_rule.path
+      when exists (
+        select from jsonb_each(v_definition) d where d.key = any (v_texts) and d.value not in ('null', '[]') and not changes ? d.key
+      ) then concat_ws(', ', nullif(v_rule.path, ''), nullif(path, '')) -- the names in what stays mean what they meant
+      else path
+    end,
     name
   );
 end
@@ -14599,7 +14607,7 @@ begin
 end
 $$;
 comment on function grace.alter_rule(text, jsonb) is
-'Changes what a rule says: an object with the arguments of grace.add_rule to change, {"period": "6 months", "notice": null}; the rest stays. Everything is checked as if it were added. The caller has to be a member of the role that it runs as. Errors: those of grace.add_rule, GR027.';
+'Changes what a rule says: an object with the arguments of grace.add_rule to change, {"period": "6 months", "notice": null}; the rest stays. Names in new texts are looked for where those of the texts that stay were, then under the caller''s search_path. Everything is checked as if it were added. The caller has to be a member of the role that it runs as. Errors: those of grace.add_rule, GR027.';
 
 create or replace function grace.drop_rule(name text)
 returns void
@@ -14826,6 +14834,15 @@ begin
 end
 $$;
 
+-- Who exempts a record waits for the batch that may be deleting it, and is told if it has.
+create or replace function grace_internal.exemption_lock(rule_id integer)
+returns bigint
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select hashtextextended('pg_grace: exemptions', exemption_lock.rule_id)
+$$;
+
 create or replace function grace.exempt(rule text, key jsonb, reason text, until timestamptz default null)
 returns bigint
 language plpgsql
@@ -14845,6 +14862,7 @@ begin
     raise exception 'an exemption that has ended says nothing'
       using errcode = 'GR031', detail = format('until is %s.', until), hint = 'Give a moment that lies ahead, or none.';
   end if;
+  perform pg_advisory_xact_lock(grace_internal.exemption_lock(v_rule.id));
   v_key := grace_internal.record_key(v_rule, key);
   perform grace.end_exemption(e.id)
   from grace_internal.exemption e
@@ -14925,6 +14943,7 @@ as $$
     select
     from grace_internal.cascade_tree(rule.target, true) as t (relation)
     where coalesce(pg_partition_root(t.relation), t.relation) = coalesce(pg_partition_root(k.target), k.target)
+      or t.relation in (select grace_internal.cascade_tree(k.target, false)) -- inherits from what is kept
   )
   order by k.id
 $$;
@@ -15357,8 +15376,8 @@ begin
 end
 $$;
 
--- Where other tables say whether a row goes, it is locked first, if the role may: who adds a contact meanwhile waits, and what was added
--- before is seen by the statement that deletes.
+-- Where other tables, or rules that keep, say whether a row goes, it is locked first, if the role may: who adds a contact or an invoice
+-- meanwhile waits, and what was added before is seen by what looks after that.
 create or replace function grace_internal.locks_rows(rule grace_internal.rule)
 returns boolean
 language plpgsql stable
@@ -15679,8 +15698,9 @@ declare
   v_stopped jsonb;
   v_most bigint;
   v_careful boolean;
-  v_locking_since timestamptz;
   v_role text;
+  v_locks boolean;
+  v_locking_since timestamptz;
 begin
   select r.* into v_run
   from grace_internal.run r
@@ -15701,8 +15721,9 @@ begin
   v_size := coalesce(("position" ->> 'size')::integer, v_rule.batch_size);
   v_query := grace_internal.rule_query(v_rule);
   v_most := (v_run.details ->> 'most')::bigint - v_run.row_count;
-  v_careful := grace_internal.needs_care(v_rule);
   begin
+    perform pg_advisory_xact_lock_shared(grace_internal.exemption_lock(v_rule.id));
+    v_careful := grace_internal.needs_care(v_rule);
     perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
     perform set_config('timezone', v_rule.zone, true);
     if v_most <= 0 then
@@ -15712,7 +15733,7 @@ begin
       return null;
     end if;
     v_size := least(v_size, v_most);
-    v_role := (select o.rolname from pg_roles o where o.oid = v_rule.run_as);
+    v_role := grace_internal.role_name(v_rule.run_as);
     perform set_config('grace.acting_as', v_role || ' ' || grace_internal.signature('as ' || v_role), true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
     v_locking_since := clock_timestamp();
@@ -15729,9 +15750,17 @@ begin
       v_keys := grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, v_size);
       v_picked := cardinality(v_keys);
       v_last := v_keys[v_size];
+      v_locks := grace_internal.locks_rows(v_rule);
+      v_locking_since := clock_timestamp();
+      if v_locks then
+        perform grace_internal.lock_keys(v_rule, v_query, v_keys);
+        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+      end if;
       v_left_out := grace_internal.leave_out(v_rule, v_keys);
       v_wanted := grace_internal.without(v_keys, v_left_out);
-      v_locking_since := clock_timestamp();
+      if not v_locks then
+        v_locking_since := clock_timestamp();
+      end if;
       select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
       from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
       perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -15937,7 +15966,8 @@ begin
   end if;
   return query
     select distinct on (t.target, t.key)
-      t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason, t.record
+      t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason,
+      case when pg_has_role(grace_internal.caller(), 'grace_operator', 'member') then t.record end
     from (
       select
         r.target, p.record_key as key, r.name, r.action, p.start, p.due,
@@ -15952,7 +15982,7 @@ begin
 end
 $$;
 comment on function grace.planned(regclass, jsonb, interval, text) is
-'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act, null where it has no schedule. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
+'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act, null where it has no schedule. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. record: for members of grace_operator. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
 
 -- What stands between a planned deletion and its record.
 create or replace function grace_internal.planned_state(
@@ -16802,10 +16832,11 @@ as $$
   union all
   select
     'note', 'rule', r.name,
-    format('role %s may not lock rows of %s: a contact that is added in the very moment of the deletion goes with it', r.run_as, r.target),
+    format('role %s may not lock rows of %s: a contact, or what must be kept, that is added in the very moment of the deletion goes with it', r.run_as, r.target),
     format('grant update on %s to %s;', r.target, r.run_as), false
   from grace_internal.rule r
-  where r.enabled and r.action = 'delete' and r.activities <> '[]' and not has_table_privilege(r.run_as, r.target, 'UPDATE')
+  where r.enabled and r.action = 'delete' and not has_table_privilege(r.run_as, r.target, 'UPDATE')
+    and (r.activities <> '[]' or exists (select from grace_internal.keeping_rules(r)))
 $$;
 
 -- Rules that want to delete what other rules keep: the one that keeps wins.

@@ -77,10 +77,11 @@ as $$
   union all
   select
     'note', 'rule', r.name,
-    format('role %s may not lock rows of %s: a contact that is added in the very moment of the deletion goes with it', r.run_as, r.target),
+    format('role %s may not lock rows of %s: a contact, or what must be kept, that is added in the very moment of the deletion goes with it', r.run_as, r.target),
     format('grant update on %s to %s;', r.target, r.run_as), false
   from grace_internal.rule r
-  where r.enabled and r.action = 'delete' and r.activities <> '[]' and not has_table_privilege(r.run_as, r.target, 'UPDATE')
+  where r.enabled and r.action = 'delete' and not has_table_privilege(r.run_as, r.target, 'UPDATE')
+    and (r.activities <> '[]' or exists (select from grace_internal.keeping_rules(r)))
 $$;
 
 -- Rules that want to delete what other rules keep: the one that keeps wins.

@@ -113,7 +113,7 @@ begin
       using errcode = 'duplicate_object', detail = 'Names of filters are unique.',
       hint = 'Give another name, or drop it first: select grace.drop_filter(…);';
   end if;
-  v_expression := grace_internal.read_expression(target, predicate, path, grace_internal.caller()::regrole);
+  v_expression := grace_internal.read_expression(target, predicate, path, quote_ident(grace_internal.caller())::regrole);
   insert into grace_internal.filter (
     name, target, predicate, condition, columns, depends, home, created_by, created_login
   )
@@ -198,7 +198,7 @@ declare
   v_code text;
 begin
   perform grace_internal.require_valid('filter', v_filter.name, v_filter.depends, v_filter.home);
-  v_code := grace_internal.strange_code(v_filter.target, v_filter.depends, grace_internal.caller()::regrole);
+  v_code := grace_internal.strange_code(v_filter.target, v_filter.depends, quote_ident(grace_internal.caller())::regrole);
   if v_code is not null then
     raise exception 'filter % would run somebody else''s code', quote_literal(name)
       using errcode = 'insufficient_privilege',
@@ -251,7 +251,7 @@ as $$
 declare
   v_filter grace_internal.filter := grace_internal.filter_named(name);
   v_expression grace_internal.expression := grace_internal.read_expression(
-    v_filter.target, predicate, path, grace_internal.caller()::regrole
+    v_filter.target, predicate, path, quote_ident(grace_internal.caller())::regrole
   );
   v_rule grace_internal.rule;
 begin

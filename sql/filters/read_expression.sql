@@ -40,7 +40,7 @@ as $$
 declare
   v_result grace_internal.expression;
   v_name text := 'expression_' || md5(random()::text);
-  v_is_foreign boolean := role <> current_user::regrole and not (select r.rolsuper from pg_roles r where r.oid = role);
+  v_is_foreign boolean := role <> quote_ident(current_user)::regrole and not (select r.rolsuper from pg_roles r where r.oid = role);
   v_schema name := case when v_is_foreign then 'grace_' || v_name else 'grace_internal' end;
   v_view text := format(
     e'create view %I.%I as select (%s\n) as %2$I from %4$s cross join (values (1)) as "grace 1" ("grace 1") where (%3$s\n) is not null',

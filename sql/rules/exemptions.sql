@@ -30,6 +30,15 @@ begin
 end
 $$;
 
+-- Who exempts a record waits for the batch that may be deleting it, and is told if it has.
+create or replace function grace_internal.exemption_lock(rule_id integer)
+returns bigint
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select hashtextextended('pg_grace: exemptions', exemption_lock.rule_id)
+$$;
+
 create or replace function grace.exempt(rule text, key jsonb, reason text, until timestamptz default null)
 returns bigint
 language plpgsql
@@ -49,6 +58,7 @@ begin
     raise exception 'an exemption that has ended says nothing'
       using errcode = 'GR031', detail = format('until is %s.', until), hint = 'Give a moment that lies ahead, or none.';
   end if;
+  perform pg_advisory_xact_lock(grace_internal.exemption_lock(v_rule.id));
   v_key := grace_internal.record_key(v_rule, key);
   perform grace.end_exemption(e.id)
   from grace_internal.exemption e

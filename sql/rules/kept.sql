@@ -10,6 +10,7 @@ as $$
     select
     from grace_internal.cascade_tree(rule.target, true) as t (relation)
     where coalesce(pg_partition_root(t.relation), t.relation) = coalesce(pg_partition_root(k.target), k.target)
+      or t.relation in (select grace_internal.cascade_tree(k.target, false)) -- inherits from what is kept
   )
   order by k.id
 $$;

@@ -98,7 +98,8 @@ begin
   end if;
   return query
     select distinct on (t.target, t.key)
-      t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason, t.record
+      t.target, t.key, t.name, t.action, t.start, nullif(t.due, '-infinity'), t.acts_at, t.state, t.reason,
+      case when pg_has_role(grace_internal.caller(), 'grace_operator', 'member') then t.record end
     from (
       select
         r.target, p.record_key as key, r.name, r.action, p.start, p.due,
@@ -113,7 +114,7 @@ begin
 end
 $$;
 comment on function grace.planned(regclass, jsonb, interval, text) is
-'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act, null where it has no schedule. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
+'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act, null where it has no schedule. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. record: for members of grace_operator. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
 
 -- What stands between a planned deletion and its record.
 create or replace function grace_internal.planned_state(

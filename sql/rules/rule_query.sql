@@ -82,7 +82,8 @@ begin
 end
 $$;
 
--- Up to which due date a run at that moment acts. With final_by_due it can't wait for the turn after, but no period is over before it begins.
+-- Up to which due date a run at that moment acts. With final_by_due it can't wait for the turn after, but no period is over before it
+-- begins.
 create or replace function grace_internal.horizon(rule grace_internal.rule, as_of timestamptz)
 returns timestamptz
 language sql stable

@@ -238,8 +238,8 @@ begin
 end
 $$;
 
--- Where other tables say whether a row goes, it is locked first, if the role may: who adds a contact meanwhile waits, and what was added
--- before is seen by the statement that deletes.
+-- Where other tables, or rules that keep, say whether a row goes, it is locked first, if the role may: who adds a contact or an invoice
+-- meanwhile waits, and what was added before is seen by what looks after that.
 create or replace function grace_internal.locks_rows(rule grace_internal.rule)
 returns boolean
 language plpgsql stable
@@ -560,8 +560,9 @@ declare
   v_stopped jsonb;
   v_most bigint;
   v_careful boolean;
-  v_locking_since timestamptz;
   v_role text;
+  v_locks boolean;
+  v_locking_since timestamptz;
 begin
   select r.* into v_run
   from grace_internal.run r
@@ -582,8 +583,9 @@ begin
   v_size := coalesce(("position" ->> 'size')::integer, v_rule.batch_size);
   v_query := grace_internal.rule_query(v_rule);
   v_most := (v_run.details ->> 'most')::bigint - v_run.row_count;
-  v_careful := grace_internal.needs_care(v_rule);
   begin
+    perform pg_advisory_xact_lock_shared(grace_internal.exemption_lock(v_rule.id));
+    v_careful := grace_internal.needs_care(v_rule);
     perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
     perform set_config('timezone', v_rule.zone, true);
     if v_most <= 0 then
@@ -593,7 +595,7 @@ begin
       return null;
     end if;
     v_size := least(v_size, v_most);
-    v_role := (select o.rolname from pg_roles o where o.oid = v_rule.run_as);
+    v_role := grace_internal.role_name(v_rule.run_as);
     perform set_config('grace.acting_as', v_role || ' ' || grace_internal.signature('as ' || v_role), true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
     v_locking_since := clock_timestamp();
@@ -610,9 +612,17 @@ begin
       v_keys := grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, v_size);
       v_picked := cardinality(v_keys);
       v_last := v_keys[v_size];
+      v_locks := grace_internal.locks_rows(v_rule);
+      v_locking_since := clock_timestamp();
+      if v_locks then
+        perform grace_internal.lock_keys(v_rule, v_query, v_keys);
+        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+      end if;
       v_left_out := grace_internal.leave_out(v_rule, v_keys);
       v_wanted := grace_internal.without(v_keys, v_left_out);
-      v_locking_since := clock_timestamp();
+      if not v_locks then
+        v_locking_since := clock_timestamp();
+      end if;
       select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
       from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
       perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);

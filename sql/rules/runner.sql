@@ -17,12 +17,12 @@ $$;
 
 -- Three functions owned by a role, as which they execute a statement: the one sandbox that holds. In a SECURITY DEFINER function no SET
 -- ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether
--- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes,
--- and has what was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it,
--- so nothing may be left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers
--- have got. A SET that the role's code executes would outlast the function, in spite of its SET clauses, so what reads is done in a
--- subtransaction that is taken back; whoever calls what writes has to set search_path again. Only the owner of pg_grace may call
--- them. Returns the number that they have in their names.
+-- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes, and
+-- has what was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so
+-- nothing may be left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have
+-- got. A SET that the role's code executes would outlast the function, in spite of its SET clauses, so what reads is done in a
+-- subtransaction that is taken back; whoever calls what writes has to set search_path again. Only the owner of pg_grace may call them.
+-- Returns the number that they have in their names.
 create or replace function grace_internal.ensure_runner(role regrole)
 returns integer
 language plpgsql
@@ -34,15 +34,6 @@ declare
   v_function record;
   -- Values are written and read the same whoever calls.
   v_formats constant text := e'\nset datestyle = \'ISO, MDY\' set intervalstyle = postgres set extra_float_digits = 1';
-  -- What a cursor WITH HOLD says is run as the transaction ends, by whoever ends it.
-  v_end constant text := $end$
-  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-  if exists (select from pg_catalog.pg_cursors c where c.is_holdable and c.creation_time >= pg_catalog.statement_timestamp()) then
-    raise exception 'a cursor would outlive what is done as the role'
-      using errcode = 'insufficient_privilege', detail = 'It was declared WITH HOLD.', hint = 'Functions and triggers can''t do that here.';
-  end if;
-end
-$end$;
 begin
   select r.* into v_runner from grace_internal.runner r where r.role = ensure_runner.role;
   if found and v_runner.settings = v_settings and grace_internal.runner_stands(v_runner) then
@@ -80,7 +71,8 @@ begin
     if not v_done then
       raise;
     end if;
-  end;$body$
+  end;
+end$body$
         ),
         (
           'read', 'statement text', 'setof record', v_formats || e'\nset transaction_read_only = on',
@@ -106,7 +98,8 @@ begin
     if not v_done then
       raise;
     end if;
-  end;$body$
+  end;
+end$body$
         ),
         (
           'write', 'statement text', 'setof record', v_formats,
@@ -116,6 +109,7 @@ declare
   v_after text;
 begin
   return query execute statement;
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   for v_round in 1 .. 10 loop
     v_before := v_after;
     set constraints all immediate;
@@ -131,7 +125,13 @@ begin
     raise exception 'triggers defer to the end of the transaction what they do'
       using errcode = 'insufficient_privilege', detail = 'It would not be done as the role.',
       hint = 'Don''t let deferred triggers say "set constraints … deferred"; track_counts has to be on.';
-  end if;$body$
+  end if;
+  -- What a cursor WITH HOLD says is run as the transaction ends, by whoever ends it.
+  if exists (select from pg_cursors c where c.is_holdable and c.creation_time >= statement_timestamp()) then
+    raise exception 'a cursor would outlive what is done as the role'
+      using errcode = 'insufficient_privilege', detail = 'It was declared WITH HOLD.', hint = 'Functions and triggers can''t do that here.';
+  end if;
+end$body$
         )
     ) as w (way, parameters, result, setting, body)
   loop
@@ -146,18 +146,17 @@ begin
       (
         select string_agg(
           format(
-            ' set %s = %L', (select string_agg(quote_ident(n), '.' order by o) from unnest(string_to_array(split_part(s, '=', 1), '.')) with ordinality u (n, o)),
-            substr(s, strpos(s, '=') + 1)
+            ' set "%s" = %L', replace(split_part(s, '=', 1), '.', '"."'), substr(s, strpos(s, '=') + 1)
           ), '' order by s
         )
         from unnest(v_settings) s
       ),
-      v_function.body || v_end
+      v_function.body
     );
     v_function.name := format('%s(%s)', v_function.name, v_function.types);
     execute format('comment on function %s is %L', v_function.name, 'pg_grace: what rules do as role ' || role::text);
     execute format('revoke all on function %s from public', v_function.name);
-    if role <> current_user::regrole then
+    if role <> quote_ident(current_user)::regrole then
       execute format('grant create on schema grace_internal to %s', role);
       execute format('alter function %s owner to %s', v_function.name, role);
       execute format('revoke create on schema grace_internal from %s', role);

@@ -418,6 +418,7 @@ declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
   v_definition jsonb := grace_internal.definition_of(v_rule);
   v_unknown text;
+  v_texts constant text [] := '{predicate,starts,activities,related_to}';
 begin
   if jsonb_typeof(changes) is distinct from 'object' then
     raise exception 'changes of a rule are an object'
@@ -440,7 +441,14 @@ begin
     v_definition := v_definition || '{"columns": []}';
   end if;
   perform grace._save_rule(
-    v_definition, case when changes ?| array['predicate', 'starts', 'activities', 'related_to'] then path else v_rule.path end,
+    v_definition,
+    case
+      when not changes ?| v_texts then v_rule.path
+      when exists (
+        select from jsonb_each(v_definition) d where d.key = any (v_texts) and d.value not in ('null', '[]') and not changes ? d.key
+      ) then concat_ws(', ', nullif(v_rule.path, ''), nullif(path, '')) -- the names in what stays mean what they meant
+      else path
+    end,
     name
   );
 end
@@ -456,7 +464,7 @@ begin
 end
 $$;
 comment on function grace.alter_rule(text, jsonb) is
-'Changes what a rule says: an object with the arguments of grace.add_rule to change, {"period": "6 months", "notice": null}; the rest stays. Everything is checked as if it were added. The caller has to be a member of the role that it runs as. Errors: those of grace.add_rule, GR027.';
+'Changes what a rule says: an object with the arguments of grace.add_rule to change, {"period": "6 months", "notice": null}; the rest stays. Names in new texts are looked for where those of the texts that stay were, then under the caller''s search_path. Everything is checked as if it were added. The caller has to be a member of the role that it runs as. Errors: those of grace.add_rule, GR027.';
 
 create or replace function grace.drop_rule(name text)
 returns void

@@ -66,8 +66,8 @@ def test_reading_a_text_runs_nothing_as_the_owner_of_pg_grace(notes: Connection,
 def test_what_is_no_condition_is_not_run_as_the_owner_of_pg_grace(
     notes: Connection, db: Database, keeper: str, function: str
 ) -> None:
+    notes.execute("select grace.add_filter('f', 'note', 'done')")
     theirs = session_of(db, keeper)
-    theirs.execute("select grace.add_filter('f', 'note', 'done')")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         theirs.execute(
             f"select grace.{function}", ("1); select pg_catalog.pg_read_file('postgresql.conf'); select (1",)
@@ -244,3 +244,105 @@ def test_final_by_due_takes_no_record_whose_period_has_not_begun(notes: Connecti
     )
     notes.execute("call grace.run('r')")
     assert rows(notes, "select id from note where id >= 100") == [(100,)]
+
+
+def test_what_inherits_from_what_is_kept_is_kept(notes: Connection, keeper: str) -> None:
+    notes.execute(
+        f"""
+        create table paper (id int primary key, on_day date);
+        create table invoice (primary key (id)) inherits (paper);
+        insert into invoice values (1, current_date);
+        grant select, delete on paper, invoice to {keeper};
+        select grace.protect('paper');
+        select grace.add_rule('k', target => 'paper', action => 'keep', starts => 'on_day', period => '8 years');
+        select grace.add_rule('r', target => 'invoice', run_as => '{keeper}');
+        call grace.run('r');
+        """
+    )
+    assert value(notes, "select count(*) from invoice") == 1
+
+
+def test_an_auditor_sees_what_is_planned_but_no_content(
+    notes: Connection, db: Database, keeper: str, role: Any
+) -> None:
+    auditor, operator = role("auditor"), role("operator")
+    notes.execute(f"grant grace_auditor to {auditor}; grant grace_operator to {operator}")
+    notes.execute(
+        f"select grace.add_rule('r', target => 'note', predicate => 'id = 1', run_as => '{keeper}', columns => '{{done}}')"
+    )
+    planned = "select record_key, record from grace.planned(rule => 'r')"
+    assert rows(session_of(db, auditor), planned) == [({"id": 1}, None)]
+    assert rows(session_of(db, operator), planned) == [({"id": 1}, {"done": True})]
+
+
+def test_names_in_texts_that_stay_mean_what_they_meant(notes: Connection, keeper: str) -> None:
+    notes.execute(
+        f"""
+        create schema a; create schema b;
+        create table a.mail (note_id int references note on delete cascade, sent_at timestamptz);
+        create table b.mail (note_id int references note on delete cascade, sent_at timestamptz);
+        create table b.other (note_id int);
+        grant usage on schema a, b to {keeper};
+        grant select on a.mail, b.mail, b.other to {keeper};
+        set search_path = a, public;
+        select grace.add_rule(
+          'r', target => 'note', activities => '{{mail.sent_at via note_id}}', period => '1 year', run_as => '{keeper}'
+        );
+        set search_path = b;
+        """
+    )
+    change = "select grace.alter_rule('r', %s)"
+    notes.execute(change, ('{"predicate": "not exists (select from other o where o.note_id = note.id)"}',))
+    assert rows(notes, "select starts ~ ' a.mail ', condition ~ ' b.other ' from grace.rules") == [(True, True)]
+    notes.execute(change, ('{"predicate": null, "activities": ["mail.sent_at via note_id"]}',))
+    assert value(notes, "select starts ~ ' b.mail ' from grace.rules") is True
+
+
+def test_who_exempts_a_record_that_is_just_being_deleted_is_told(notes: Connection, db: Database, keeper: str) -> None:
+    notes.execute(
+        f"""
+        create function {keeper}.slow() returns trigger language plpgsql
+        as $$ begin perform pg_sleep(2); return null; end $$;
+        create trigger slow after delete on note for each statement execute function {keeper}.slow();
+        """
+    )
+    notes.execute(
+        f"select grace.add_rule('r', target => 'note', predicate => 'id <= 2', run_as => '{keeper}', batch_size => 1)"
+    )
+    other = db.connect()
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(notes.execute, "call grace.run('r')")
+        while not value(other, "select exists (select from pg_stat_activity where wait_event = 'PgSleep')"):
+            assert not run.done()
+        with pytest.raises(psycopg.Error) as caught:
+            other.execute("select grace.exempt('r', '1', 'too late')")
+        other.execute("select grace.exempt('r', '50', 'in time')")
+        run.result()
+    assert caught.value.sqlstate == "GR008"
+
+
+def test_what_must_be_kept_saves_its_record_also_when_it_comes_during_a_batch(
+    notes: Connection, db: Database, keeper: str
+) -> None:
+    """The look at what is kept takes a while here; who adds something waits from before it on."""
+    notes.execute(
+        f"""
+        create table paper (id int primary key, note_id int references note on delete cascade, on_day date);
+        create index on paper (note_id);
+        insert into paper values (1, 1, current_date);
+        grant select on paper to {keeper};
+        create function slow(d date) returns date language plpgsql stable as $$ begin perform pg_sleep(2); return d; end $$;
+        select grace.protect('note');
+        select grace.add_rule('k', target => 'paper', action => 'keep', starts => 'slow(on_day)', period => '8 years');
+        select grace.add_rule('r', target => 'note', predicate => 'id <= 2', run_as => '{keeper}');
+        """
+    )
+    other = db.connect()
+    with ThreadPoolExecutor() as pool:
+        run = pool.submit(notes.execute, "call grace.run('r')")
+        while not value(other, "select exists (select from pg_stat_activity where wait_event = 'PgSleep')"):
+            assert not run.done()
+        with pytest.raises(psycopg.errors.ForeignKeyViolation):
+            other.execute("insert into paper values (2, 2, current_date)")
+        run.result()
+    assert rows(notes, "select id from note where id <= 2") == [(1,)]
