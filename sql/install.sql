@@ -12440,8 +12440,8 @@ $$;
 -- ROLE and no setting gets out of the role, by whatever way the call came, and row security is that of the role. One finds out whether
 -- a text is one condition, by having it fit where nothing but an expression fits; one reads, in a read-only transaction; one writes,
 -- and has what was deferred done at once, in that role's name too. What the end of the transaction does is done by whoever began it, so
--- nothing may be left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such triggers have got. Only the
--- owner of pg_grace may call them. Returns the number that they have in their names.
+-- nothing may be left for that: what deferred triggers defer once more shows in the numbers of rows that tables with such
+-- triggers have got. Only the owner of pg_grace may call them. Returns the number that they have in their names.
 create or replace function grace_internal.ensure_runner(role regrole)
 returns integer
 language plpgsql
