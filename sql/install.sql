@@ -15385,7 +15385,8 @@ set search_path = pg_catalog, pg_temp
 set standard_conforming_strings = on
 as $$
 begin
-  return rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' and has_table_privilege(rule.run_as, rule.target, 'UPDATE');
+  return (rule.condition || coalesce(rule.start_expression, '') ~* '\mselect\M' or exists (select from grace_internal.keeping_rules(rule)))
+    and has_table_privilege(rule.run_as, rule.target, 'UPDATE');
 end
 $$;
 
