@@ -14561,7 +14561,7 @@ declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
   v_definition jsonb := grace_internal.definition_of(v_rule);
   v_unknown text;
-  v_texts constant text [] := '{predicate,starts,activities,related_to}';
+  v_texts constant text [] := array['predicate', 'starts', 'activities', 'related_to'];
 begin
   if jsonb_typeof(changes) is distinct from 'object' then
     raise exception 'changes of a rule are an object'
