@@ -15927,7 +15927,10 @@ begin
   v_turn := grace_internal.next_turn(rule, v_from);
   if rule.final_by_due then
     v_turn := coalesce(
-      grace_internal.last_scheduled((select j.schedule from grace_internal.job j where j.rule_id = rule.id), v_from, v_now), v_turn
+      grace_internal.last_scheduled(
+        (select j.schedule from grace_internal.job j where j.rule_id = rule.id), v_from,
+        greatest(v_now, due - rule.period - interval '1 microsecond') -- not before the period has begun
+      ), v_turn
     );
   end if;
   if rule.notice is not null then

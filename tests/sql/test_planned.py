@@ -121,18 +121,19 @@ def test_months_end_when_they_end_and_in_the_rules_zone(conn: Connection, db: Da
 @pytest.mark.parametrize("final", [False, True])
 def test_it_acts_at_the_turn_that_was_foretold(lead: Connection, schedule: str, final: bool) -> None:
     """Of what is due at odd moments, and at turns themselves, each run at a turn would do what planned() says."""
-    add_rule(lead, target="lead", starts="created_at", period="1 day", schedule=schedule, final_by_due=final)
+    period = "100 days" if final else "1 day"
+    add_rule(lead, target="lead", starts="created_at", period=period, schedule=schedule, final_by_due=final)
     lead.execute("delete from lead")
     turns = [row[0] for row in rows(lead, "select grace.schedule_times(%s, 40)", schedule)]
     ahead = value(lead, "select grace_internal.ahead(r) from grace_internal.rule r")
     assert ahead == (timedelta(days=31) if final else timedelta())
     lead.execute(
-        "insert into lead select n, '', %s::timestamptz - interval '1 day' + n * interval '31 hours' from generate_series(1, 40) n",
-        (turns[1],),
+        "insert into lead select n, '', %s::timestamptz - %s::interval + n * interval '31 hours' from generate_series(1, 40) n",
+        (turns[1], period),
     )
     for number, turn in enumerate(turns[:6]):
         lead.execute(
-            "insert into lead values (%s, '', %s::timestamptz + %s - interval '1 day')", (100 + number, turn, ahead)
+            "insert into lead values (%s, '', %s::timestamptz + %s - %s::interval)", (100 + number, turn, ahead, period)
         )
     acts = dict(rows(lead, "select (record_key ->> 'id')::int, acts_at from grace.planned('lead', within => null)"))
     assert len(acts) == 46
@@ -141,7 +142,8 @@ def test_it_acts_at_the_turn_that_was_foretold(lead: Connection, schedule: str, 
         due = value(
             lead,
             "select array_agg(l.id) from lead l, grace_internal.rule r"
-            " where l.created_at + interval '1 day' <= grace_internal.horizon(r, %s)",
+            " where l.created_at + %s::interval <= grace_internal.horizon(r, %s)",
+            period,
             turn,
         )
         for one in due or []:
@@ -149,7 +151,7 @@ def test_it_acts_at_the_turn_that_was_foretold(lead: Connection, schedule: str, 
     assert {key: acts[key] for key in seen} == seen
     if final:
         for one, at in seen.items():
-            last = value(lead, "select created_at + interval '1 day' from lead where id = %s", one)
+            last = value(lead, "select created_at + %s::interval from lead where id = %s", period, one)
             assert at + ahead <= last or at == turns[0]
 
 
