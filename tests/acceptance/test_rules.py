@@ -155,7 +155,7 @@ def test_leads_without_contact_for_a_year_go_and_their_mails_before_them(crm: Da
     )  # fmt: skip
     crm.cli("rule", "alter", "old leads", "--schedule", "daily")
 
-    planned = json.loads(crm.cli("--format", "json", "rule", "planned", "--table", "crm.lead", "--within", "0d").stdout)
+    planned = json.loads(crm.cli("--format", "json", "rule", "planned", "--rule", "old leads", "--within", "0d").stdout)
     assert {one["key"]["id"] for one in planned} == leads
     assert all(one["acts_at"] for one in planned)
 
