@@ -77,3 +77,59 @@ begin
   end loop;
 end
 $$;
+
+-- Of all rows that are due those that a run would leave out, each with the first thing that stands in its way.
+create or replace function grace_internal.left_out_of(rule grace_internal.rule, due text)
+returns setof grace_internal.left_out
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+begin
+  perform set_config('timezone', rule.zone, true);
+  if rule.notice is null
+    and not exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
+    and not exists (select from grace_internal.active_hold)
+    and not exists (select from grace_internal.keeping_rules(rule))
+  then
+    return;
+  end if;
+  return query execute format(
+    $q$with due as materialized (
+      select k.key from %s
+    )
+    select distinct on (s.key) s.key, s.state, s.reason
+    from (
+      select d.key, 1 as rank, 'exempt' as state, e.reason
+      from due d
+      join grace_internal.exemption e on e.rule_id = ($1).id and e.key = d.key
+      where e.dropped_at is null and coalesce(e.until > clock_timestamp(), true)
+      union all
+      select d.key, 2, 'held', h.reason
+      from due d
+      cross join lateral (select grace_internal.hold_on(($1).target, d.key) as reason) as h
+      where exists (select from grace_internal.active_hold) and h.reason is not null
+      union all
+      select k.key, 3, 'kept', k.reason from grace_internal.kept_records($1, %L) k
+      union all
+      select d.key, 4, 'not announced', null
+      from due d
+      where ($1).notice is not null and not exists (
+        select
+        from grace_internal.notice n
+        where n.rule_id = ($1).id and n.key = d.key and n.announced_at <= clock_timestamp() - ($1).notice
+      )
+    ) as s
+    order by s.key, s.rank, s.reason$q$,
+    grace_internal.as_role(
+      rule.run_as, 'read', format('select %s from %s where %s', v_query.key_object, v_query.source, due), 'key jsonb'
+    ),
+    grace_internal.as_role(
+      rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, due), v_query.key_columns
+    )
+  )
+  using rule;
+end
+$$;

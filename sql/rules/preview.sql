@@ -3,7 +3,7 @@ begin
   if to_regtype('grace.preview_result') is null then
     create type grace.preview_result as (
       target regclass, condition text, run_as text, row_count bigint, token text, cost double precision, takes interval,
-      would_be_held text, exempt bigint, held bigint, kept bigint, not_announced bigint, sample jsonb, cascades jsonb, blocked jsonb
+      would_be_held text, deletes bigint, exempt bigint, held bigint, kept bigint, not_announced bigint, sample jsonb, cascades jsonb, blocked jsonb
     );
     comment on type grace.preview_result is 'What a run now would do; grace.preview() says what each attribute is.';
   end if;
@@ -62,54 +62,28 @@ as $$
   ), 0.00003)::double precision)
 $$;
 
--- How many of the rows that are due would be left out, by what stands in the way.
-create or replace function grace_internal.count_left_out_of(
-  rule grace_internal.rule, due text, max_kept integer,
-  out exempt bigint, out held bigint, out kept bigint, out not_announced bigint, out kept_records jsonb
-)
-language plpgsql
+-- The keys of the rows that are due, but for those that are left out, as a FROM item.
+create or replace function grace_internal.rows_but(rule grace_internal.rule, due text, left_out grace_internal.left_out [])
+returns text
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_query grace_internal.rule_query := grace_internal.rule_query(rule);
-  v_records text := grace_internal.as_role(
-    rule.run_as, 'read', format('select %s from %s where %s', v_query.key_object, v_query.source, due), 'key jsonb'
-  );
 begin
-  exempt := 0;
-  held := 0;
-  kept := 0;
-  not_announced := 0;
-  if exists (select from grace_internal.exemption e where e.rule_id = rule.id) then
-    execute format(
-      'select count(*) from %s where exists (select from grace_internal.exemption e '
-      'where e.rule_id = $1 and e.key = k.key and e.dropped_at is null and coalesce(e.until > clock_timestamp(), true))', v_records
-    ) into exempt using rule.id;
+  if cardinality(left_out) = 0 then
+    return grace_internal.as_role(
+      rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, due), v_query.key_columns
+    );
   end if;
-  if rule.notice is not null then
-    execute format(
-      'select count(*) from %s where not exists (select from grace_internal.notice n '
-      'where n.rule_id = $1 and n.key = k.key and n.announced_at <= clock_timestamp() - $2)', v_records
-    ) into not_announced using rule.id, rule.notice;
-  end if;
-  if exists (select from grace_internal.active_hold) then
-    execute format(
-      'select count(*) from %s where grace_internal.hold_on(%L, k.key) is not null', v_records, rule.target::oid::regclass
-    ) into held;
-  end if;
-  select
-    count(*), jsonb_agg(jsonb_build_object('key', k.key, 'reason', k.reason)) filter (where k.number <= max_kept)
-  into kept, kept_records
-  from (
-    select r.key, min(r.reason) as reason, row_number() over () as number
-    from grace_internal.kept_records(
-      rule,
-      grace_internal.as_role(
-        rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, due), v_query.key_columns
-      )
-    ) r
-    group by r.key
-  ) as k;
+  return format(
+    '(select %s from %s where k.grace_key <> all (%L::jsonb[])) as k', v_query.key_list,
+    grace_internal.as_role(
+      rule.run_as, 'read', format('select %s, %s from %s where %s', v_query.keys, v_query.key_object, v_query.source, due),
+      v_query.key_columns || ', grace_key jsonb'
+    ),
+    array(select l.key from unnest(left_out) l)
+  );
 end
 $$;
 
@@ -128,7 +102,7 @@ declare
   v_due text;
   v_plan jsonb;
   v_rows bigint;
-  v_kept jsonb;
+  v_left_out grace_internal.left_out [];
 begin
   perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
   v_query := grace_internal.rule_query(v_rule);
@@ -143,7 +117,6 @@ begin
     v_rule.run_as, 'read', format('explain (format json) select 1 from %s where %s', v_query.source, v_due), 'plan json'
   ) into v_plan;
   v_result.cost := (v_plan #>> '{0,Plan,Total Cost}')::double precision;
-  v_result.would_be_held := (grace_internal.limit_passed(v_rule, v_result.row_count)).reason;
   if sample > 0 then
     execute 'select jsonb_agg(k.record) from ' || grace_internal.as_role(
       v_rule.run_as, 'read',
@@ -157,19 +130,23 @@ begin
     ) into v_result.sample;
   end if;
   if details then
-    select c.exempt, c.held, c.kept, c.not_announced, c.kept_records
-    into v_result.exempt, v_result.held, v_result.kept, v_result.not_announced, v_kept
-    from grace_internal.count_left_out_of(v_rule, v_due, 100) c;
+    v_left_out := array(select l from grace_internal.left_out_of(v_rule, v_due) l);
+    select
+      v_result.row_count - count(*),
+      count(*) filter (where l.state = 'exempt'), count(*) filter (where l.state = 'held'),
+      count(*) filter (where l.state = 'kept'), count(*) filter (where l.state = 'not announced')
+    into v_result.deletes, v_result.exempt, v_result.held, v_result.kept, v_result.not_announced
+    from unnest(v_left_out) l;
+    v_result.would_be_held := (grace_internal.limit_passed(v_rule, v_result.deletes)).reason;
     select c.cascades, c.blocked, c.rows into v_result.cascades, v_result.blocked, v_rows
-    from grace_internal.preview_closure(
-      v_rule.target,
-      grace_internal.as_role(
-        v_rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, v_due), v_query.key_columns
-      ),
-      100
-    ) c;
-    v_result.blocked := coalesce(v_kept || v_result.blocked, v_kept, v_result.blocked);
-    v_result.takes := grace_internal.estimated_duration(v_rule.target, v_result.row_count + coalesce(v_rows, 0));
+    from grace_internal.preview_closure(v_rule.target, grace_internal.rows_but(v_rule, v_due, v_left_out), 100) c;
+    select jsonb_agg(jsonb_build_object('key', k.key, 'reason', k.reason)) || coalesce(v_result.blocked, '[]')
+    into v_result.blocked
+    from (
+      select l.key, l.reason from unnest(v_left_out) l where l.state in ('kept', 'held') limit 100
+    ) as k
+    having count(*) > 0 or v_result.blocked is not null;
+    v_result.takes := grace_internal.estimated_duration(v_rule.target, coalesce(v_rows, 0));
   end if;
   return v_result;
 end
@@ -227,4 +204,4 @@ begin
 end
 $$;
 comment on function grace.preview(text, text, integer, boolean) is
-'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; exempt, held, kept, not_announced: how many of the rows would be left out; sample: the first ones as users know them; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
+'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; deletes: how many of them a run would delete, if no foreign key or trigger keeps them; exempt, held, kept, not_announced: how many would be left out; sample: the first ones as users know them; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that a hold, another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';

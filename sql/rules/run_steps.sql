@@ -135,6 +135,7 @@ declare
   v_held grace_internal.run;
   v_other grace_internal.run;
   v_rows bigint;
+  v_acting bigint;
   v_token text;
   v_limit text;
   v_most bigint;
@@ -178,7 +179,10 @@ begin
       perform grace_internal.announce(v_rule);
     end if;
     select c.rows, c.token into v_rows, v_token from grace_internal.count_due(v_rule, v_horizon, token is not null) c;
-    select l.reason, l.most into v_limit, v_most from grace_internal.limit_passed(v_rule, v_rows) l;
+    v_acting := v_rows - (
+      select count(*) from grace_internal.left_out_of(v_rule, grace_internal.is_due(grace_internal.rule_query(v_rule), v_horizon))
+    );
+    select l.reason, l.most into v_limit, v_most from grace_internal.limit_passed(v_rule, v_acting) l;
   exception when others then
     perform grace_internal.record_failed_run(v_rule, format('%s (SQLSTATE %s)', sqlerrm, sqlstate));
     return null;
@@ -191,16 +195,17 @@ begin
       ) || '.',
       hint = 'Nothing was deleted. Preview it again: select * from grace.preview(…);';
   end if;
-  if v_rows <= (v_held.details ->> 'matched')::bigint then
+  if v_acting <= (v_held.details ->> 'acting')::bigint then
     v_limit := null;
-    v_most := greatest(v_most, (v_held.details ->> 'matched')::bigint);
+    v_most := greatest(v_most, (v_held.details ->> 'acting')::bigint);
   end if;
   insert into grace_internal.run (kind, rule_id, job, target, status, finished_at, details, role, login)
   values (
     'rule', v_rule.id, (select j.name from grace_internal.job j where j.rule_id = v_rule.id), v_rule.target,
     case when v_limit is null then 'running' else 'held' end, case when v_limit is not null then clock_timestamp() end,
     jsonb_strip_nulls(jsonb_build_object(
-      'rule', v_rule.name, 'as', grace_internal.role_name(v_rule.run_as), 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
+      'rule', v_rule.name, 'as', grace_internal.role_name(v_rule.run_as), 'as_of', v_now, 'due_by', v_horizon,
+      'matched', v_rows, 'acting', v_acting,
       'condition', v_rule.condition, 'start', v_rule.start_expression, 'period', v_rule.period,
       'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id,
       'most', v_most, 'changed_at', v_rule.changed_at

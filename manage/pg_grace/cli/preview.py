@@ -15,7 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _CALL = (
-    "select target::text as table, condition, run_as, row_count, token, would_be_held, exempt, held, kept,"
+    "select target::text as table, condition, run_as, row_count, deletes, token, would_be_held, exempt, held, kept,"
     " not_announced, takes, cost, sample, cascades, blocked"
     " from grace.preview({kind} => %s, sample => %s, details => %s)"
 )

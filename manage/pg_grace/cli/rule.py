@@ -524,7 +524,7 @@ def _ask(connection: Connection, name: str, token: str | None, *, approve: bool)
             note(f"left out: {number_of(count, 'row')}{more} {what}")
     if found["would_be_held"] and not approve:
         note(f"it would delete nothing, and wait for approval: {found['would_be_held']}")
-    confirm(f"Delete {number_of(found['row_count'], 'row')} of {found['table']}?", yes=False)
+    confirm(f"Delete {number_of(found['deletes'], 'row')} of {found['table']}?", yes=False)
     return token or str(found["token"])
 
 
