@@ -34,7 +34,7 @@ $$;
 -- Where that can't be told, all of them are kept. records: a FROM item that yields their keys. The rows that go along are found with the
 -- rights of the owner of pg_grace, whether they are kept is asked as the role of the rule that keeps.
 create or replace function grace_internal.kept_records(rule grace_internal.rule, records text)
-returns table (key jsonb, reason text)
+returns table (key jsonb, reason text, until timestamptz)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set constraint_exclusion = off -- it evaluates the tables' checks while planning
@@ -73,7 +73,8 @@ begin
         case
           when bool_or(k.until is null) then format('%%s %%s is kept by rule %%s, whose period has not begun', %1$L, k.key, %2$L)
           else format('%%s %%s is kept until %%s by rule %%s', %1$L, k.key, to_char(min(k.until), 'YYYY-MM-DD'), %2$L)
-        end
+        end,
+        case when not bool_or(k.until is null) then min(k.until) else 'infinity' end
       from jsonb_to_recordset(%3$L) as p (record jsonb, key jsonb)
       join %4$s on k.key = p.key
       group by p.record, k.key$q$,
@@ -92,15 +93,16 @@ begin
 end
 $$;
 
+-- Of these records those that are kept, each with what keeps it longest.
 create or replace function grace_internal.kept_keys(rule grace_internal.rule, keys jsonb [])
-returns table (key jsonb, reason text)
+returns table (key jsonb, reason text, until timestamptz)
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  select k.key, min(k.reason)
+  select distinct on (k.key) k.key, k.reason, k.until
   from grace_internal.kept_records(rule, grace_internal.key_rows(rule.target, to_jsonb(keys))) k
   where cardinality(keys) > 0
-  group by k.key
+  order by k.key, k.until desc, k.reason
 $$;
 
 -- The hold on a record, in words; null when there is none. A delete asks the holds themselves: this is for what is only shown.
@@ -111,7 +113,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
-    select format('%s (hold %s)', h.reason, h.id)
+    select format('%s (hold %s%s)', h.reason, h.id, ', case ' || h.case_number)
     from grace_internal.protected p
     cross join lateral grace_internal.held_keys(p.id) k
     join grace_internal.hold h on h.id = k.hold_id

@@ -112,7 +112,11 @@ begin
       cross join lateral (select grace_internal.hold_on(($1).target, d.key) as reason) as h
       where exists (select from grace_internal.active_hold) and h.reason is not null
       union all
-      select k.key, 3, 'kept', k.reason from grace_internal.kept_records($1, %L) k
+      (
+        select distinct on (k.key) k.key, 3, 'kept', k.reason
+        from grace_internal.kept_records($1, %L) k
+        order by k.key, k.until desc, k.reason
+      )
       union all
       select d.key, 4, 'not announced', null
       from due d

@@ -105,23 +105,26 @@ begin
       case when pg_has_role(grace_internal.caller(), 'grace_operator', 'member') then t.record end
     from (
       select
-        r.target, p.record_key as key, r.name, r.action, p.start, p.due,
-        grace_internal.acts_at(r, p.due, p.record_key) as acts_at, p.record, s.state, s.reason
+        r.target, p.record_key as key, r.name, r.action, p.start, p.due, p.record, s.state, s.reason,
+        case
+          when s.state in ('planned', 'not announced') then grace_internal.acts_at(r, p.due, p.record_key)
+          when isfinite(s.until) then grace_internal.acts_at(r, greatest(p.due, s.until + grace_internal.ahead(r)), p.record_key)
+        end as acts_at
       from grace_internal.rule r
       cross join lateral grace_internal.planned_by(r, planned.key, planned.within) p
       cross join lateral grace_internal.planned_state(r, p.record_key, p.due) s
-      where r.action <> 'keep' and coalesce(planned.target = r.target, true) and coalesce(planned.rule = r.name, true)
+      where coalesce(planned.target = r.target, true) and coalesce(planned.rule = r.name, true)
         and grace_internal.rule_problem(r) is null
     ) as t
-    order by t.target, t.key, t.state not in ('planned', 'not announced'), t.due, t.acts_at, t.name;
+    order by t.target, t.key, t.action = 'keep', t.state not in ('planned', 'not announced'), t.due, t.acts_at, t.name;
 end
 $$;
 comment on function grace.planned(regclass, jsonb, interval, text) is
-'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act, null where it has no schedule. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. record: for members of grace_operator. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
+'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act (of what another rule keeps, the first one after that), null where it has no schedule or nothing lets it act. A rule that keeps has its date in due. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. record: for members of grace_operator. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
 
 -- What stands between a planned deletion and its record.
 create or replace function grace_internal.planned_state(
-  rule grace_internal.rule, key jsonb, due timestamptz, out state text, out reason text
+  rule grace_internal.rule, key jsonb, due timestamptz, out state text, out reason text, out until timestamptz
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -130,8 +133,12 @@ begin
   if due is null then
     state := 'no start';
     return;
+  elsif rule.action = 'keep' then
+    state := case when not rule.enabled then 'disabled' when due > statement_timestamp() then 'kept' else 'kept until then' end;
+    reason := rule.basis;
+    return;
   end if;
-  select 'exempt', e.reason into state, reason
+  select 'exempt', e.reason, e.until into state, reason, until
   from grace_internal.exemption e
   where e.rule_id = rule.id and e.key = planned_state.key and e.dropped_at is null and coalesce(e.until > statement_timestamp(), true);
   if found then
@@ -145,7 +152,7 @@ begin
     end if;
   end if;
   if exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled) then
-    select 'kept', k.reason into state, reason from grace_internal.kept_keys(rule, array[key]) k;
+    select 'kept', k.reason, k.until into state, reason, until from grace_internal.kept_keys(rule, array[key]) k;
     if found then
       return;
     end if;

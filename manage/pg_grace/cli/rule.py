@@ -587,9 +587,41 @@ def planned(
         rows = [{**row, "key": plain_key(row["key"])} for row in rows]
     print_rows(rows[:limit], _PLANNED_COLUMNS, settings.output_format, _PLANNED_ON_TERMINAL)
     if not rows:
-        note("nothing is planned" if key is None else "no rule has anything to do with this record")
+        note("nothing is planned" if key is None else _why_nothing(connection, values))
+    for broken in connection.execute(
+        "select name, problem from grace.rules where problem is not null and enabled"
+        " and coalesce(target = %(target)s::oid::regclass, true) and coalesce(name = %(rule)s, true) order by name",
+        values,
+    ):
+        note(f"rule {broken['name']!r} stands still, and plans nothing: {broken['problem']}")
     if len(rows) > limit:
         note(f"there are more than these {limit}; narrow the search, or say --limit")
+
+
+def _why_nothing(connection: Connection, values: dict[str, Any]) -> str:
+    """Return what there is to say of a record that no rule has to do with: above all when it is not there any more."""
+    if values["target"] is not None and _is_protected(connection, values["target"]):
+        gone = connection.execute(
+            "select d.id, d.deleted_at, d.reason, d.expires_at"
+            " from grace.buffered(%(target)s::oid::regclass, keys => %(key)s::jsonb) b"
+            " join grace.deletions d on d.id = b.deletion_id and d.target = %(target)s::oid::regclass"
+            " order by d.deleted_at desc limit 1",
+            values,
+        ).fetchone()
+        if gone is not None:
+            why = f" ({gone['reason']})" if gone["reason"] else ""
+            return (
+                f"it was deleted at {gone['deleted_at']:%Y-%m-%d %H:%M%z}{why}, in deletion {gone['id']},"
+                f" and can be restored until {gone['expires_at']:%Y-%m-%d %H:%M%z}"
+            )
+    return "no rule has anything to do with this record, or there is none with this key"
+
+
+def _is_protected(connection: Connection, target: int) -> bool:
+    return (
+        connection.execute("select from grace.protected where target = %s::oid::regclass", (target,)).fetchone()
+        is not None
+    )
 
 
 @rules.command("notices")
