@@ -546,6 +546,8 @@ as $$
     union all
     select * from grace_internal.examine_overlaps()
     union all
+    select * from grace_internal.examine_neighbours()
+    union all
     select * from grace_internal.examine_personal_columns()
     union all
     select * from grace_internal.check_holds()

@@ -63,6 +63,7 @@ declare
   v_live text [];
   v_found jsonb := jsonb_build_array();
   v_holds bigint [];
+  v_others text;
 begin
   perform grace_internal.check_hold(reason, until);
   select p.* into v_protected from grace_internal.protected p where p.id = v_id;
@@ -118,6 +119,13 @@ begin
     returning id
   )
   select array_agg(h.id order by h.id) into v_holds from held h;
+  select string_agg(format('%s by hold %s', o.key, o.id), ', ' order by o.id) into v_others
+  from grace_internal.active_hold o
+  where o.protected_id = v_id and o.id <> all (v_holds)
+    and o.key_values in (select h.key_values from grace_internal.hold h where h.id = any (v_holds));
+  if v_others is not null then
+    raise notice 'held already: %', v_others;
+  end if;
   perform grace_internal.generate_capture(v_id);
   insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
   values (
@@ -138,6 +146,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_hold grace_internal.hold;
+  v_others text;
 begin
   perform grace_internal.check_hold(reason, null);
   select h.* into v_hold from grace_internal.hold h where h.id = hold for update;
@@ -159,6 +168,12 @@ begin
   -- What is kept and no longer held is due with the next purge.
   update grace_internal.capture c set kept = false where c.protected_id = v_hold.protected_id and c.kept;
   perform grace_internal.forget_ended_holds();
+  select string_agg(format('hold %s', o.id), ', ' order by o.id) into v_others
+  from grace_internal.active_hold o
+  where o.protected_id = v_hold.protected_id and o.key_values = v_hold.key_values and o.columns = v_hold.columns;
+  if v_others is not null then
+    raise notice 'the record is still held: %', v_others;
+  end if;
   insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
   values (
     'hold', (select p.target from grace_internal.protected p where p.id = v_hold.protected_id), 'done', clock_timestamp(), 1,

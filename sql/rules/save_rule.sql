@@ -282,6 +282,14 @@ begin
     end if;
   end if;
 
+  if v_old.four_eyes and session_user in (v_old.created_login, v_old.changed_login) and (
+    not v_new.four_eyes or coalesce(v_new.max_rows, 'infinity'::numeric) > coalesce(v_old.max_rows, 'infinity'::numeric)
+    or v_new.max_fraction > v_old.max_fraction
+  ) then
+    raise exception 'the limits of rule % have to be loosened by somebody else', quote_literal(v_old.name)
+      using errcode = 'GR032', detail = format('%s wrote the rule, which says four_eyes.', session_user),
+      hint = 'Let another administrator do it.';
+  end if;
   if existing is null then
     insert into grace_internal.rule (
       name, target, action, condition, zone, run_as, columns, max_fraction, batch_size, pause, four_eyes, depends, home, path, query,

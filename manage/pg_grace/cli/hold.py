@@ -71,6 +71,7 @@ def add_hold(
     ids = [row["hold"] for row in held]
     rows = connection.execute(_LIST.encode(), {"all": True, "table": None, "ids": ids}).fetchall()
     print_rows(rows, _COLUMNS, settings.output_format)
+    note("what hangs on a record is held only if it is named, too")
 
 
 @hold.command("list")
