@@ -52,6 +52,7 @@ create table grace_internal.rule (
   home text not null,
   path text not null,
   query jsonb not null,
+  sources jsonb not null default '[]',
   reported text,
   enabled boolean not null default true,
   announced_at timestamptz,
@@ -74,6 +75,7 @@ comment on column grace_internal.rule.start_expression is
 comment on column grace_internal.rule.zone is 'The time zone in which dates begin and months are counted.';
 comment on column grace_internal.rule.path is 'The search_path under which the names in its texts are read.';
 comment on column grace_internal.rule.query is 'The pieces of its statements.';
+comment on column grace_internal.rule.sources is 'The pieces of the statements that find the latest activity in rows that are about to be deleted.';
 comment on column grace_internal.rule.announced_at is 'When notices were last given.';
 
 create table grace_internal.runner (
@@ -113,6 +115,16 @@ create table grace_internal.notice (
 );
 
 comment on table grace_internal.notice is 'What was announced: when which rule would act on which record.';
+
+create table grace_internal.last_activity (
+  rule_id integer not null references grace_internal.rule on delete cascade,
+  key jsonb not null,
+  at timestamptz not null,
+  primary key (rule_id, key)
+);
+
+comment on table grace_internal.last_activity is
+'The latest activity of records of which a rule has deleted the row that says so: the key and the time, so that the period does not start earlier for want of the row.';
 
 create table grace_internal.hold (
   id bigint generated always as identity primary key,

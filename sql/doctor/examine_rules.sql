@@ -85,7 +85,7 @@ as $$
 $$;
 
 -- Rules that want to delete what other rules keep: the one that keeps wins.
--- Rules that keep nothing while they are disabled, and activities that other rules delete before the period that counts from them is over.
+-- Rules that keep nothing while they are disabled.
 create or replace function grace_internal.examine_neighbours()
 returns setof grace.finding
 language sql stable
@@ -96,17 +96,6 @@ as $$
     format('select grace.enable_rule(%L);', r.name), false
   from grace_internal.rule r
   where r.action = 'keep' and not r.enabled
-  union all
-  select distinct
-    'problem', 'rule', r.name,
-    format('it deletes rows of %s, from which rule %L counts: what that plans moves back', a.source, k.name),
-    format('Let rule %L count from a column that stays, for example the time of the last contact.', k.name), false
-  from grace_internal.rule k
-  cross join lateral jsonb_array_elements_text(k.activities) t (activity)
-  cross join lateral grace_internal.read_activity(k.target, t.activity, k.path) a
-  join grace_internal.rule r on r.action = 'delete' and r.enabled and r.id <> k.id and r.target <> k.target
-    and a.source in (select grace_internal.cascade_tree(r.target, true)) and (r.period < k.period or r.start_expression is null)
-  where k.enabled and grace_internal.rule_problem(k) is null
 $$;
 
 create or replace function grace_internal.examine_overlaps()

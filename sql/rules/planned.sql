@@ -1,5 +1,5 @@
 -- What a rule plans, one row a record: from the live rows, so that a new contact moves the date by itself. within: how far ahead, null for
--- all; key: of one record only, whatever its date.
+-- all; key: of one record only, whatever its date. An activity that a rule has deleted since counts as if it were there.
 create or replace function grace_internal.planned_by(rule grace_internal.rule, key jsonb, within interval)
 returns table (record_key jsonb, start timestamptz, due timestamptz, record jsonb)
 language plpgsql stable
@@ -8,10 +8,17 @@ set timezone = 'UTC'
 as $$
 declare
   v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+  v_until text := grace_internal.instant(case
+    when planned_by.key is null then coalesce(grace_internal.horizon(rule, clock_timestamp()) + planned_by.within, 'infinity')
+    else 'infinity'
+  end);
 begin
   perform set_config('timezone', rule.zone, true);
   return query execute format(
-    'select k.key, k.start, k.due, k.record from %s',
+    'select k.key, greatest(k.start, m.at), case when m.at > k.start then m.at + %L::interval else k.due end, k.record '
+    'from %s left join grace_internal.last_activity m on m.rule_id = %s and m.key = k.key '
+    'where not coalesce(m.at + %1$L::interval > %4$L::timestamptz, false)',
+    rule.period,
     grace_internal.as_role(
       rule.run_as, 'read',
       format(
@@ -25,13 +32,12 @@ begin
             grace_internal.keys_of(rule.target, planned_by.key), v_query.key_columns
           )
           when rule.start_expression is null then ''
-          else format(' and "grace 2".start + interval %L <= %L::timestamptz', rule.period, grace_internal.instant(coalesce(
-            grace_internal.horizon(rule, clock_timestamp()) + planned_by.within, 'infinity'
-          )))
+          else format(' and "grace 2".start + interval %L <= %L::timestamptz', rule.period, v_until)
         end
       ),
       'key jsonb, start timestamptz, due timestamptz, record jsonb'
-    )
+    ),
+    rule.id, v_until
   );
 end
 $$;

@@ -532,6 +532,8 @@ begin
       rule.notice is not null
       or grace_internal.locks_rows(rule)
       or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
+      or exists (select from grace_internal.last_activity m where m.rule_id = rule.id)
+      or grace_internal.is_counted_from(rule.target)
       or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
       and exists (select from grace_internal.keeping_rules(rule))
   );
@@ -629,6 +631,7 @@ begin
       if not v_locks then
         v_locking_since := clock_timestamp();
       end if;
+      perform grace_internal.remember_activities(v_rule, v_wanted);
       select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
       from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
       perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -690,6 +693,10 @@ begin
     status = coalesce(r.details #>> '{stopped,status}', case when r.details ? 'failures' then 'incomplete' else 'done' end)
   where r.id = run and r.kind = 'rule' and r.status = 'running' and r.pid = pg_backend_pid()
   returning r.status into v_status;
+  perform grace_internal.forget_activities(l)
+  from grace_internal.run r
+  join grace_internal.rule l on l.id = r.rule_id
+  where r.id = run;
   if v_status <> 'done' then
     perform grace_internal.report_run(run);
   end if;

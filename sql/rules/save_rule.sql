@@ -259,6 +259,7 @@ begin
   perform grace_internal.check_definition(definition, v_new);
   v_query := grace_internal.make_query(v_new);
   v_new.query := to_jsonb(v_query);
+  v_new.sources := grace_internal.activity_sources(v_new.target, v_new.activities, path, v_new.run_as);
   v_new.depends := v_condition.depends || coalesce(v_start.depends, '[]') || (
     grace_internal.read_expression(
       v_new.target, format('(%s, %s) is null', v_query.keys, coalesce(nullif(v_query.record, ''), 'null')), 'pg_catalog', v_new.run_as
@@ -311,7 +312,7 @@ begin
     related_to = v_new.related_to, period = v_new.period, final_by_due = v_new.final_by_due, notice = v_new.notice,
     run_as = v_new.run_as, columns = v_new.columns, max_rows = v_new.max_rows, max_fraction = v_new.max_fraction,
     batch_size = v_new.batch_size, pause = v_new.pause, max_duration = v_new.max_duration, four_eyes = v_new.four_eyes,
-    basis = v_new.basis, depends = v_new.depends, home = v_new.home, path = v_new.path, query = v_new.query, reported = null,
+    basis = v_new.basis, depends = v_new.depends, home = v_new.home, path = v_new.path, query = v_new.query, sources = v_new.sources, reported = null,
     changed_at = clock_timestamp(),
     changed_by = grace_internal.caller(), changed_login = session_user
   where r.id = v_new.id;
