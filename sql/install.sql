@@ -617,6 +617,7 @@ create table grace_internal.rule (
   home text not null,
   path text not null,
   query jsonb not null,
+  sources jsonb not null default '[]',
   reported text,
   enabled boolean not null default true,
   announced_at timestamptz,
@@ -639,6 +640,7 @@ comment on column grace_internal.rule.start_expression is
 comment on column grace_internal.rule.zone is 'The time zone in which dates begin and months are counted.';
 comment on column grace_internal.rule.path is 'The search_path under which the names in its texts are read.';
 comment on column grace_internal.rule.query is 'The pieces of its statements.';
+comment on column grace_internal.rule.sources is 'The pieces of the statements that find the latest activity in rows that are about to be deleted.';
 comment on column grace_internal.rule.announced_at is 'When notices were last given.';
 
 create table grace_internal.runner (
@@ -678,6 +680,16 @@ create table grace_internal.notice (
 );
 
 comment on table grace_internal.notice is 'What was announced: when which rule would act on which record.';
+
+create table grace_internal.last_activity (
+  rule_id integer not null references grace_internal.rule on delete cascade,
+  key jsonb not null,
+  at timestamptz not null,
+  primary key (rule_id, key)
+);
+
+comment on table grace_internal.last_activity is
+'The latest activity of records of which a rule has deleted the row that says so: the key and the time, so that the period does not start earlier for want of the row.';
 
 create table grace_internal.hold (
   id bigint generated always as identity primary key,
@@ -10355,6 +10367,7 @@ declare
   v_live text [];
   v_found jsonb := jsonb_build_array();
   v_holds bigint [];
+  v_others text;
 begin
   perform grace_internal.check_hold(reason, until);
   select p.* into v_protected from grace_internal.protected p where p.id = v_id;
@@ -10410,6 +10423,13 @@ begin
     returning id
   )
   select array_agg(h.id order by h.id) into v_holds from held h;
+  select string_agg(format('%s by hold %s', o.key, o.id), ', ' order by o.id) into v_others
+  from grace_internal.active_hold o
+  where o.protected_id = v_id and o.id <> all (v_holds)
+    and o.key_values in (select h.key_values from grace_internal.hold h where h.id = any (v_holds));
+  if v_others is not null then
+    raise notice 'held already: %', v_others;
+  end if;
   perform grace_internal.generate_capture(v_id);
   insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
   values (
@@ -10430,6 +10450,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_hold grace_internal.hold;
+  v_others text;
 begin
   perform grace_internal.check_hold(reason, null);
   select h.* into v_hold from grace_internal.hold h where h.id = hold for update;
@@ -10451,6 +10472,12 @@ begin
   -- What is kept and no longer held is due with the next purge.
   update grace_internal.capture c set kept = false where c.protected_id = v_hold.protected_id and c.kept;
   perform grace_internal.forget_ended_holds();
+  select string_agg(format('hold %s', o.id), ', ' order by o.id) into v_others
+  from grace_internal.active_hold o
+  where o.protected_id = v_hold.protected_id and o.key_values = v_hold.key_values and o.columns = v_hold.columns;
+  if v_others is not null then
+    raise notice 'the record is still held: %', v_others;
+  end if;
   insert into grace_internal.run (kind, target, status, finished_at, row_count, details, role, login)
   values (
     'hold', (select p.target from grace_internal.protected p where p.id = v_hold.protected_id), 'done', clock_timestamp(), 1,
@@ -14402,6 +14429,7 @@ begin
   perform grace_internal.check_definition(definition, v_new);
   v_query := grace_internal.make_query(v_new);
   v_new.query := to_jsonb(v_query);
+  v_new.sources := grace_internal.activity_sources(v_new.target, v_new.activities, path, v_new.run_as);
   v_new.depends := v_condition.depends || coalesce(v_start.depends, '[]') || (
     grace_internal.read_expression(
       v_new.target, format('(%s, %s) is null', v_query.keys, coalesce(nullif(v_query.record, ''), 'null')), 'pg_catalog', v_new.run_as
@@ -14425,6 +14453,14 @@ begin
     end if;
   end if;
 
+  if v_old.four_eyes and session_user in (v_old.created_login, v_old.changed_login) and (
+    not v_new.four_eyes or coalesce(v_new.max_rows, 'infinity'::numeric) > coalesce(v_old.max_rows, 'infinity'::numeric)
+    or v_new.max_fraction > v_old.max_fraction
+  ) then
+    raise exception 'the limits of rule % have to be loosened by somebody else', quote_literal(v_old.name)
+      using errcode = 'GR032', detail = format('%s wrote the rule, which says four_eyes.', session_user),
+      hint = 'Let another administrator do it.';
+  end if;
   if existing is null then
     insert into grace_internal.rule (
       name, target, action, condition, zone, run_as, columns, max_fraction, batch_size, pause, four_eyes, depends, home, path, query,
@@ -14446,7 +14482,7 @@ begin
     related_to = v_new.related_to, period = v_new.period, final_by_due = v_new.final_by_due, notice = v_new.notice,
     run_as = v_new.run_as, columns = v_new.columns, max_rows = v_new.max_rows, max_fraction = v_new.max_fraction,
     batch_size = v_new.batch_size, pause = v_new.pause, max_duration = v_new.max_duration, four_eyes = v_new.four_eyes,
-    basis = v_new.basis, depends = v_new.depends, home = v_new.home, path = v_new.path, query = v_new.query, reported = null,
+    basis = v_new.basis, depends = v_new.depends, home = v_new.home, path = v_new.path, query = v_new.query, sources = v_new.sources, reported = null,
     changed_at = clock_timestamp(),
     changed_by = grace_internal.caller(), changed_login = session_user
   where r.id = v_new.id;
@@ -14705,7 +14741,9 @@ begin
   );
   execute format(
     $q$with planned as materialized (
-      select k.key, k.due from %s
+      select k.key, k.due
+      from %s
+      where not exists (select from grace_internal.last_activity m where m.rule_id = $1 and m.key = k.key and m.at + $3 > k.due)
     ), past as (
       delete from grace_internal.notice n
       where n.rule_id = $1 and not exists (select from planned p where p.key = n.key)
@@ -14726,7 +14764,7 @@ begin
     v_planned
   )
   into v_new
-  using rule.id, v_now;
+  using rule.id, v_now, rule.period;
   update grace_internal.rule r set announced_at = v_now where r.id = rule.id;
   if v_new > 0 then
     perform pg_notify('grace', jsonb_build_object(
@@ -14967,7 +15005,7 @@ $$;
 -- Where that can't be told, all of them are kept. records: a FROM item that yields their keys. The rows that go along are found with the
 -- rights of the owner of pg_grace, whether they are kept is asked as the role of the rule that keeps.
 create or replace function grace_internal.kept_records(rule grace_internal.rule, records text)
-returns table (key jsonb, reason text)
+returns table (key jsonb, reason text, until timestamptz)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set constraint_exclusion = off -- it evaluates the tables' checks while planning
@@ -15006,7 +15044,8 @@ begin
         case
           when bool_or(k.until is null) then format('%%s %%s is kept by rule %%s, whose period has not begun', %1$L, k.key, %2$L)
           else format('%%s %%s is kept until %%s by rule %%s', %1$L, k.key, to_char(min(k.until), 'YYYY-MM-DD'), %2$L)
-        end
+        end,
+        case when not bool_or(k.until is null) then min(k.until) else 'infinity' end
       from jsonb_to_recordset(%3$L) as p (record jsonb, key jsonb)
       join %4$s on k.key = p.key
       group by p.record, k.key$q$,
@@ -15025,15 +15064,16 @@ begin
 end
 $$;
 
+-- Of these records those that are kept, each with what keeps it longest.
 create or replace function grace_internal.kept_keys(rule grace_internal.rule, keys jsonb [])
-returns table (key jsonb, reason text)
+returns table (key jsonb, reason text, until timestamptz)
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-  select k.key, min(k.reason)
+  select distinct on (k.key) k.key, k.reason, k.until
   from grace_internal.kept_records(rule, grace_internal.key_rows(rule.target, to_jsonb(keys))) k
   where cardinality(keys) > 0
-  group by k.key
+  order by k.key, k.until desc, k.reason
 $$;
 
 -- The hold on a record, in words; null when there is none. A delete asks the holds themselves: this is for what is only shown.
@@ -15044,7 +15084,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
-    select format('%s (hold %s)', h.reason, h.id)
+    select format('%s (hold %s%s)', h.reason, h.id, ', case ' || h.case_number)
     from grace_internal.protected p
     cross join lateral grace_internal.held_keys(p.id) k
     join grace_internal.hold h on h.id = k.hold_id
@@ -15052,6 +15092,101 @@ begin
     limit 1
   );
 end
+$$;
+
+-- rules/last_activity.sql
+-- The pieces of the statements that find, for rows of an activity's table, the latest of each record that they belong to.
+create or replace function grace_internal.activity_sources(target regclass, activities jsonb, path text, role regrole)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'source', a.source::oid,
+    'moment', format('%I.%I', grace_internal.alias_of(a.source), a.moment),
+    'from', format('%s cross join %s', grace_internal.source_of(a.source), grace_internal.source_of(target)),
+    'condition', format(
+      '%s and (%s)', l.condition,
+      (grace_internal.read_expression(a.source, coalesce(a.condition, 'true'), path, role)).text
+    ),
+    'keys', k.keys, 'list', k.list, 'columns', k.columns
+  )), '[]')
+  from jsonb_array_elements_text(activities) t (activity)
+  cross join lateral grace_internal.read_activity(target, t.activity, path) a
+  cross join lateral grace_internal.link_between(a.source, target, array_to_string(array(select quote_ident(n) from unnest(a.link) n), ', ')) l
+  cross join lateral (
+    select
+      string_agg(format('%I.%I', grace_internal.alias_of(a.source), n.attname), ', ' order by p.position) as keys,
+      string_agg(format('k.%I', n.attname), ', ' order by p.position) as list,
+      string_agg(format('%I %s', n.attname, format_type(n.atttypid, n.atttypmod)), ', ' order by p.position) as columns
+    from unnest(grace_internal.primary_key(a.source)) with ordinality as p (attnum, position)
+    join pg_attribute n on n.attrelid = a.source and n.attnum = p.attnum
+  ) as k
+  where k.keys is not null
+$$;
+
+-- Whether another rule counts from rows of the table that a rule deletes from.
+create or replace function grace_internal.is_counted_from(target regclass)
+returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return exists (
+    select
+    from grace_internal.rule k
+    where k.sources @> jsonb_build_array(jsonb_build_object('source', is_counted_from.target::oid))
+  );
+end
+$$;
+
+-- Before a rule deletes rows from which another one counts, the latest of them is remembered for each record that they belong to: else its
+-- period would start earlier, and the record go before its time.
+create or replace function grace_internal.remember_activities(rule grace_internal.rule, keys jsonb [])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_counts record;
+  v_query grace_internal.rule_query;
+begin
+  for v_counts in
+    select k as counting, s.*
+    from grace_internal.rule k
+    cross join lateral jsonb_to_recordset(k.sources) as s (
+      source oid, moment text, "from" text, condition text, keys text, list text, columns text
+    )
+    where s.source = rule.target and k.id <> rule.id and grace_internal.rule_problem(k) is null
+    order by k.id
+  loop
+    v_query := grace_internal.rule_query(v_counts.counting);
+    perform set_config('timezone', (v_counts.counting).zone, true);
+    execute format(
+      'insert into grace_internal.last_activity as m (rule_id, key, at) select $1, k.key, k.at from %s '
+      'where k.at is not null order by k.key on conflict (rule_id, key) do update set at = greatest(m.at, excluded.at)',
+      grace_internal.as_role(
+        (v_counts.counting).run_as, 'read',
+        format(
+          'select %s, max((%s)::timestamptz) from %s where %s and (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) group by %s',
+          v_query.key_object, v_counts.moment, v_counts."from", v_counts.condition, v_counts.keys, v_counts.list, to_jsonb(keys),
+          v_counts.columns, v_query.keys
+        ),
+        'key jsonb, at timestamptz'
+      )
+    ) using (v_counts.counting).id;
+  end loop;
+end
+$$;
+
+-- What was remembered and no longer says anything, because the period is over.
+create or replace function grace_internal.forget_activities(rule grace_internal.rule)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  delete from grace_internal.last_activity m where m.rule_id = (rule).id and m.at + (rule).period < clock_timestamp() - interval '1 day'
 $$;
 
 -- rules/leave_out.sql
@@ -15063,7 +15198,7 @@ begin
 end
 $$;
 
--- Of the records that a run has picked those that it may not act on: exempt, not announced where that is wanted, kept by another rule. What
+-- Of the records that a run has picked those that it may not act on: exempt, with a contact that was deleted meanwhile, not announced where that is wanted, kept by another rule. What
 -- is held says so itself, by an error.
 create or replace function grace_internal.leave_out(rule grace_internal.rule, keys jsonb [])
 returns grace_internal.left_out []
@@ -15082,6 +15217,12 @@ begin
       from grace_internal.exemption e
       where e.rule_id = rule.id and e.key = k.key and e.dropped_at is null and coalesce(e.until > clock_timestamp(), true)
     )
+  );
+  v_left := v_left || array(
+    select row(k.key, 'recent contact', null)::grace_internal.left_out
+    from unnest(keys) as k (key)
+    join grace_internal.last_activity m on m.rule_id = rule.id and m.key = k.key
+    where m.at + rule.period > grace_internal.horizon(rule, clock_timestamp())
   );
   if rule.notice is not null then
     v_left := v_left || array(
@@ -15132,6 +15273,72 @@ begin
   for v_kept in select l.key, l.reason from unnest(left_out) l where l.state = 'kept' and l.key = any (keys) loop
     perform grace_internal.record_failure(run, v_kept.key, 'GR033', v_kept.reason);
   end loop;
+end
+$$;
+
+-- Of all rows that are due those that a run would leave out, each with the first thing that stands in its way.
+create or replace function grace_internal.left_out_of(rule grace_internal.rule, due text)
+returns setof grace_internal.left_out
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+begin
+  perform set_config('timezone', rule.zone, true);
+  if rule.notice is null
+    and not exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
+    and not exists (select from grace_internal.last_activity m where m.rule_id = rule.id)
+    and not exists (select from grace_internal.active_hold)
+    and not exists (select from grace_internal.keeping_rules(rule))
+  then
+    return;
+  end if;
+  return query execute format(
+    $q$with due as materialized (
+      select k.key from %s
+    )
+    select distinct on (s.key) s.key, s.state, s.reason
+    from (
+      select d.key, 1 as rank, 'exempt' as state, e.reason
+      from due d
+      join grace_internal.exemption e on e.rule_id = ($1).id and e.key = d.key
+      where e.dropped_at is null and coalesce(e.until > clock_timestamp(), true)
+      union all
+      select d.key, 2, 'held', h.reason
+      from due d
+      cross join lateral (select grace_internal.hold_on(($1).target, d.key) as reason) as h
+      where exists (select from grace_internal.active_hold) and h.reason is not null
+      union all
+      (
+        select distinct on (k.key) k.key, 3, 'kept', k.reason
+        from grace_internal.kept_records($1, %L) k
+        order by k.key, k.until desc, k.reason
+      )
+      union all
+      select d.key, 0, 'recent contact', null
+      from due d
+      join grace_internal.last_activity m on m.rule_id = ($1).id and m.key = d.key
+      where m.at + ($1).period > grace_internal.horizon($1, clock_timestamp())
+      union all
+      select d.key, 4, 'not announced', null
+      from due d
+      where ($1).notice is not null and not exists (
+        select
+        from grace_internal.notice n
+        where n.rule_id = ($1).id and n.key = d.key and n.announced_at <= clock_timestamp() - ($1).notice
+      )
+    ) as s
+    order by s.key, s.rank, s.reason$q$,
+    grace_internal.as_role(
+      rule.run_as, 'read', format('select %s from %s where %s', v_query.key_object, v_query.source, due), 'key jsonb'
+    ),
+    grace_internal.as_role(
+      rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, due), v_query.key_columns
+    )
+  )
+  using rule;
 end
 $$;
 
@@ -15272,7 +15479,10 @@ declare
   v_horizon timestamptz;
   v_held grace_internal.run;
   v_other grace_internal.run;
+  v_alone boolean;
+  v_aborted bigint;
   v_rows bigint;
+  v_acting bigint;
   v_token text;
   v_limit text;
   v_most bigint;
@@ -15287,20 +15497,29 @@ begin
     raise exception 'rule % is disabled', quote_literal(rule)
       using errcode = 'GR031', detail = 'It does nothing.', hint = format('select grace.enable_rule(%L);', rule);
   end if;
-  lock table grace_internal.run in share update exclusive mode; -- of two runs of a rule one is refused
-  perform grace_internal.note_aborted_runs();
+  -- Of two runs of a rule one is refused, whether the other has begun or is still counting.
+  v_alone := pg_try_advisory_xact_lock(hashtextextended('pg_grace: run', v_rule.id));
   select r.* into v_other
   from grace_internal.run r
-  where r.rule_id = v_rule.id and r.kind = 'rule' and r.status = 'running' and r.pid <> pg_backend_pid();
-  if found then
+  where r.rule_id = v_rule.id and r.kind = 'rule' and r.status = 'running' and r.pid <> pg_backend_pid()
+    and grace._is_running(r.pid, r.started_at);
+  if found or not v_alone then
     raise exception 'rule % is running', quote_literal(rule)
       using errcode = 'GR014',
-      detail = format('Run %s, process %s, since %s.', v_other.id, v_other.pid, v_other.started_at),
+      detail = case
+        when v_other.id is null then 'It is beginning in another session.'
+        else format('Run %s, process %s, since %s.', v_other.id, v_other.pid, v_other.started_at)
+      end,
       hint = 'It does the same work; wait for it.';
   end if;
-  update grace_internal.run r
-  set status = 'aborted', finished_at = clock_timestamp()
-  where r.rule_id = v_rule.id and r.kind = 'rule' and r.status = 'running';
+  for v_aborted in
+    update grace_internal.run r
+    set status = 'aborted', finished_at = clock_timestamp()
+    where r.rule_id = v_rule.id and r.kind = 'rule' and r.status = 'running'
+    returning r.id
+  loop
+    perform grace_internal.report_run(v_aborted);
+  end loop;
   if approve then
     v_held := grace_internal.require_approver(v_rule);
   end if;
@@ -15316,7 +15535,10 @@ begin
       perform grace_internal.announce(v_rule);
     end if;
     select c.rows, c.token into v_rows, v_token from grace_internal.count_due(v_rule, v_horizon, token is not null) c;
-    select l.reason, l.most into v_limit, v_most from grace_internal.limit_passed(v_rule, v_rows) l;
+    v_acting := v_rows - (
+      select count(*) from grace_internal.left_out_of(v_rule, grace_internal.is_due(grace_internal.rule_query(v_rule), v_horizon))
+    );
+    select l.reason, l.most into v_limit, v_most from grace_internal.limit_passed(v_rule, v_acting) l;
   exception when others then
     perform grace_internal.record_failed_run(v_rule, format('%s (SQLSTATE %s)', sqlerrm, sqlstate));
     return null;
@@ -15329,16 +15551,17 @@ begin
       ) || '.',
       hint = 'Nothing was deleted. Preview it again: select * from grace.preview(…);';
   end if;
-  if v_rows <= (v_held.details ->> 'matched')::bigint then
+  if v_acting <= (v_held.details ->> 'acting')::bigint then
     v_limit := null;
-    v_most := greatest(v_most, (v_held.details ->> 'matched')::bigint);
+    v_most := greatest(v_most, (v_held.details ->> 'acting')::bigint);
   end if;
   insert into grace_internal.run (kind, rule_id, job, target, status, finished_at, details, role, login)
   values (
     'rule', v_rule.id, (select j.name from grace_internal.job j where j.rule_id = v_rule.id), v_rule.target,
     case when v_limit is null then 'running' else 'held' end, case when v_limit is not null then clock_timestamp() end,
     jsonb_strip_nulls(jsonb_build_object(
-      'rule', v_rule.name, 'as', grace_internal.role_name(v_rule.run_as), 'as_of', v_now, 'due_by', v_horizon, 'matched', v_rows,
+      'rule', v_rule.name, 'as', grace_internal.role_name(v_rule.run_as), 'as_of', v_now, 'due_by', v_horizon,
+      'matched', v_rows, 'acting', v_acting,
       'condition', v_rule.condition, 'start', v_rule.start_expression, 'period', v_rule.period,
       'plan', grace_internal.run_plan(v_rule, v_horizon), 'held_because', v_limit, 'approves', v_held.id,
       'most', v_most, 'changed_at', v_rule.changed_at
@@ -15665,6 +15888,8 @@ begin
       rule.notice is not null
       or grace_internal.locks_rows(rule)
       or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
+      or exists (select from grace_internal.last_activity m where m.rule_id = rule.id)
+      or grace_internal.is_counted_from(rule.target)
       or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
       and exists (select from grace_internal.keeping_rules(rule))
   );
@@ -15672,8 +15897,8 @@ end
 $$;
 
 -- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end.
--- What one statement can't delete is gone through by keys. A batch is made smaller while it keeps its rows locked for longer than others
--- should have to wait for them.
+-- What one statement can't delete is gone through by keys. A batch is made smaller while deleting its rows takes longer than others
+-- should have to wait for them; what it takes to look at what rules keep does not depend on how many rows it has.
 create or replace function grace._run_batch(run bigint, "position" jsonb)
 returns jsonb
 language plpgsql
@@ -15700,8 +15925,7 @@ declare
   v_most bigint;
   v_careful boolean;
   v_role text;
-  v_locks boolean;
-  v_locking_since timestamptz;
+  v_deleting_since timestamptz;
 begin
   select r.* into v_run
   from grace_internal.run r
@@ -15737,7 +15961,7 @@ begin
     v_role := grace_internal.role_name(v_rule.run_as);
     perform set_config('grace.acting_as', v_role || ' ' || grace_internal.signature('as ' || v_role), true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
-    v_locking_since := clock_timestamp();
+    v_deleting_since := clock_timestamp();
     if not v_careful then
       begin
         select d.picked, d.deleted, d.last into v_picked, v_rows, v_last
@@ -15751,17 +15975,14 @@ begin
       v_keys := grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, v_size);
       v_picked := cardinality(v_keys);
       v_last := v_keys[v_size];
-      v_locks := grace_internal.locks_rows(v_rule);
-      v_locking_since := clock_timestamp();
-      if v_locks then
+      if grace_internal.locks_rows(v_rule) then
         perform grace_internal.lock_keys(v_rule, v_query, v_keys);
         perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
       end if;
       v_left_out := grace_internal.leave_out(v_rule, v_keys);
       v_wanted := grace_internal.without(v_keys, v_left_out);
-      if not v_locks then
-        v_locking_since := clock_timestamp();
-      end if;
+      v_deleting_since := clock_timestamp();
+      perform grace_internal.remember_activities(v_rule, v_wanted);
       select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
       from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
       perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
@@ -15786,7 +16007,7 @@ begin
   return jsonb_build_object(
     'after', v_last,
     'size', case
-      when clock_timestamp() - v_locking_since > interval '80 milliseconds' then greatest(1, v_size / 2)
+      when clock_timestamp() - v_deleting_since > interval '80 milliseconds' then greatest(1, v_size / 2)
       else least(v_rule.batch_size, v_size * 2)
     end,
     'pause', extract(epoch from v_rule.pause)
@@ -15823,6 +16044,10 @@ begin
     status = coalesce(r.details #>> '{stopped,status}', case when r.details ? 'failures' then 'incomplete' else 'done' end)
   where r.id = run and r.kind = 'rule' and r.status = 'running' and r.pid = pg_backend_pid()
   returning r.status into v_status;
+  perform grace_internal.forget_activities(l)
+  from grace_internal.run r
+  join grace_internal.rule l on l.id = r.rule_id
+  where r.id = run;
   if v_status <> 'done' then
     perform grace_internal.report_run(run);
   end if;
@@ -15868,7 +16093,7 @@ comment on procedure grace.run(text, boolean, bigint, text) is
 
 -- rules/planned.sql
 -- What a rule plans, one row a record: from the live rows, so that a new contact moves the date by itself. within: how far ahead, null for
--- all; key: of one record only, whatever its date.
+-- all; key: of one record only, whatever its date. An activity that a rule has deleted since counts as if it were there.
 create or replace function grace_internal.planned_by(rule grace_internal.rule, key jsonb, within interval)
 returns table (record_key jsonb, start timestamptz, due timestamptz, record jsonb)
 language plpgsql stable
@@ -15877,10 +16102,17 @@ set timezone = 'UTC'
 as $$
 declare
   v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+  v_until text := grace_internal.instant(case
+    when planned_by.key is null then coalesce(grace_internal.horizon(rule, clock_timestamp()) + planned_by.within, 'infinity')
+    else 'infinity'
+  end);
 begin
   perform set_config('timezone', rule.zone, true);
   return query execute format(
-    'select k.key, k.start, k.due, k.record from %s',
+    'select k.key, greatest(k.start, m.at), case when m.at > k.start then m.at + %L::interval else k.due end, k.record '
+    'from %s left join grace_internal.last_activity m on m.rule_id = %s and m.key = k.key '
+    'where not coalesce(m.at + %1$L::interval > %4$L::timestamptz, false)',
+    rule.period,
     grace_internal.as_role(
       rule.run_as, 'read',
       format(
@@ -15894,13 +16126,12 @@ begin
             grace_internal.keys_of(rule.target, planned_by.key), v_query.key_columns
           )
           when rule.start_expression is null then ''
-          else format(' and "grace 2".start + interval %L <= %L::timestamptz', rule.period, grace_internal.instant(coalesce(
-            grace_internal.horizon(rule, clock_timestamp()) + planned_by.within, 'infinity'
-          )))
+          else format(' and "grace 2".start + interval %L <= %L::timestamptz', rule.period, v_until)
         end
       ),
       'key jsonb, start timestamptz, due timestamptz, record jsonb'
-    )
+    ),
+    rule.id, v_until
   );
 end
 $$;
@@ -15974,23 +16205,26 @@ begin
       case when pg_has_role(grace_internal.caller(), 'grace_operator', 'member') then t.record end
     from (
       select
-        r.target, p.record_key as key, r.name, r.action, p.start, p.due,
-        grace_internal.acts_at(r, p.due, p.record_key) as acts_at, p.record, s.state, s.reason
+        r.target, p.record_key as key, r.name, r.action, p.start, p.due, p.record, s.state, s.reason,
+        case
+          when s.state in ('planned', 'not announced') then grace_internal.acts_at(r, p.due, p.record_key)
+          when isfinite(s.until) then grace_internal.acts_at(r, greatest(p.due, s.until + grace_internal.ahead(r)), p.record_key)
+        end as acts_at
       from grace_internal.rule r
       cross join lateral grace_internal.planned_by(r, planned.key, planned.within) p
       cross join lateral grace_internal.planned_state(r, p.record_key, p.due) s
-      where r.action <> 'keep' and coalesce(planned.target = r.target, true) and coalesce(planned.rule = r.name, true)
+      where coalesce(planned.target = r.target, true) and coalesce(planned.rule = r.name, true)
         and grace_internal.rule_problem(r) is null
     ) as t
-    order by t.target, t.key, t.state not in ('planned', 'not announced'), t.due, t.acts_at, t.name;
+    order by t.target, t.key, t.action = 'keep', t.state not in ('planned', 'not announced'), t.due, t.acts_at, t.name;
 end
 $$;
 comment on function grace.planned(regclass, jsonb, interval, text) is
-'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act, null where it has no schedule. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. record: for members of grace_operator. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
+'When which rule will act on which record, worked out from the rows as they are now: nothing is stored, so a new contact moves the date by itself. One row a record, that of the rule that acts first. within: how far ahead, null for all dates; key: one record, whatever its date. start: from when the period counts; due: when it ends, null for at once; acts_at: the turn at which the rule will act (of what another rule keeps, the first one after that), null where it has no schedule or nothing lets it act. A rule that keeps has its date in due. state: planned, not announced (it waits for its notice), exempt, held, kept, disabled, no start (the period has not begun); reason says why. record: for members of grace_operator. Rows that a rule''s role does not see are not planned by it. Errors: GR008, GR027, GR028.';
 
 -- What stands between a planned deletion and its record.
 create or replace function grace_internal.planned_state(
-  rule grace_internal.rule, key jsonb, due timestamptz, out state text, out reason text
+  rule grace_internal.rule, key jsonb, due timestamptz, out state text, out reason text, out until timestamptz
 )
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -15999,8 +16233,12 @@ begin
   if due is null then
     state := 'no start';
     return;
+  elsif rule.action = 'keep' then
+    state := case when not rule.enabled then 'disabled' when due > statement_timestamp() then 'kept' else 'kept until then' end;
+    reason := rule.basis;
+    return;
   end if;
-  select 'exempt', e.reason into state, reason
+  select 'exempt', e.reason, e.until into state, reason, until
   from grace_internal.exemption e
   where e.rule_id = rule.id and e.key = planned_state.key and e.dropped_at is null and coalesce(e.until > statement_timestamp(), true);
   if found then
@@ -16014,7 +16252,7 @@ begin
     end if;
   end if;
   if exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled) then
-    select 'kept', k.reason into state, reason from grace_internal.kept_keys(rule, array[key]) k;
+    select 'kept', k.reason, k.until into state, reason, until from grace_internal.kept_keys(rule, array[key]) k;
     if found then
       return;
     end if;
@@ -16038,7 +16276,7 @@ begin
   if to_regtype('grace.preview_result') is null then
     create type grace.preview_result as (
       target regclass, condition text, run_as text, row_count bigint, token text, cost double precision, takes interval,
-      would_be_held text, exempt bigint, held bigint, kept bigint, not_announced bigint, sample jsonb, cascades jsonb, blocked jsonb
+      would_be_held text, deletes bigint, exempt bigint, held bigint, kept bigint, not_announced bigint, sample jsonb, cascades jsonb, blocked jsonb
     );
     comment on type grace.preview_result is 'What a run now would do; grace.preview() says what each attribute is.';
   end if;
@@ -16097,54 +16335,28 @@ as $$
   ), 0.00003)::double precision)
 $$;
 
--- How many of the rows that are due would be left out, by what stands in the way.
-create or replace function grace_internal.count_left_out_of(
-  rule grace_internal.rule, due text, max_kept integer,
-  out exempt bigint, out held bigint, out kept bigint, out not_announced bigint, out kept_records jsonb
-)
-language plpgsql
+-- The keys of the rows that are due, but for those that are left out, as a FROM item.
+create or replace function grace_internal.rows_but(rule grace_internal.rule, due text, left_out grace_internal.left_out [])
+returns text
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_query grace_internal.rule_query := grace_internal.rule_query(rule);
-  v_records text := grace_internal.as_role(
-    rule.run_as, 'read', format('select %s from %s where %s', v_query.key_object, v_query.source, due), 'key jsonb'
-  );
 begin
-  exempt := 0;
-  held := 0;
-  kept := 0;
-  not_announced := 0;
-  if exists (select from grace_internal.exemption e where e.rule_id = rule.id) then
-    execute format(
-      'select count(*) from %s where exists (select from grace_internal.exemption e '
-      'where e.rule_id = $1 and e.key = k.key and e.dropped_at is null and coalesce(e.until > clock_timestamp(), true))', v_records
-    ) into exempt using rule.id;
+  if cardinality(left_out) = 0 then
+    return grace_internal.as_role(
+      rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, due), v_query.key_columns
+    );
   end if;
-  if rule.notice is not null then
-    execute format(
-      'select count(*) from %s where not exists (select from grace_internal.notice n '
-      'where n.rule_id = $1 and n.key = k.key and n.announced_at <= clock_timestamp() - $2)', v_records
-    ) into not_announced using rule.id, rule.notice;
-  end if;
-  if exists (select from grace_internal.active_hold) then
-    execute format(
-      'select count(*) from %s where grace_internal.hold_on(%L, k.key) is not null', v_records, rule.target::oid::regclass
-    ) into held;
-  end if;
-  select
-    count(*), jsonb_agg(jsonb_build_object('key', k.key, 'reason', k.reason)) filter (where k.number <= max_kept)
-  into kept, kept_records
-  from (
-    select r.key, min(r.reason) as reason, row_number() over () as number
-    from grace_internal.kept_records(
-      rule,
-      grace_internal.as_role(
-        rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, due), v_query.key_columns
-      )
-    ) r
-    group by r.key
-  ) as k;
+  return format(
+    '(select %s from %s where k.grace_key <> all (%L::jsonb[])) as k', v_query.key_list,
+    grace_internal.as_role(
+      rule.run_as, 'read', format('select %s, %s from %s where %s', v_query.keys, v_query.key_object, v_query.source, due),
+      v_query.key_columns || ', grace_key jsonb'
+    ),
+    array(select l.key from unnest(left_out) l)
+  );
 end
 $$;
 
@@ -16163,7 +16375,7 @@ declare
   v_due text;
   v_plan jsonb;
   v_rows bigint;
-  v_kept jsonb;
+  v_left_out grace_internal.left_out [];
 begin
   perform grace_internal.require_valid('rule', v_rule.name, v_rule.depends, v_rule.home);
   v_query := grace_internal.rule_query(v_rule);
@@ -16178,7 +16390,6 @@ begin
     v_rule.run_as, 'read', format('explain (format json) select 1 from %s where %s', v_query.source, v_due), 'plan json'
   ) into v_plan;
   v_result.cost := (v_plan #>> '{0,Plan,Total Cost}')::double precision;
-  v_result.would_be_held := (grace_internal.limit_passed(v_rule, v_result.row_count)).reason;
   if sample > 0 then
     execute 'select jsonb_agg(k.record) from ' || grace_internal.as_role(
       v_rule.run_as, 'read',
@@ -16192,19 +16403,23 @@ begin
     ) into v_result.sample;
   end if;
   if details then
-    select c.exempt, c.held, c.kept, c.not_announced, c.kept_records
-    into v_result.exempt, v_result.held, v_result.kept, v_result.not_announced, v_kept
-    from grace_internal.count_left_out_of(v_rule, v_due, 100) c;
+    v_left_out := array(select l from grace_internal.left_out_of(v_rule, v_due) l);
+    select
+      v_result.row_count - count(*),
+      count(*) filter (where l.state = 'exempt'), count(*) filter (where l.state = 'held'),
+      count(*) filter (where l.state = 'kept'), count(*) filter (where l.state = 'not announced')
+    into v_result.deletes, v_result.exempt, v_result.held, v_result.kept, v_result.not_announced
+    from unnest(v_left_out) l;
+    v_result.would_be_held := (grace_internal.limit_passed(v_rule, v_result.deletes)).reason;
     select c.cascades, c.blocked, c.rows into v_result.cascades, v_result.blocked, v_rows
-    from grace_internal.preview_closure(
-      v_rule.target,
-      grace_internal.as_role(
-        v_rule.run_as, 'read', format('select %s from %s where %s', v_query.keys, v_query.source, v_due), v_query.key_columns
-      ),
-      100
-    ) c;
-    v_result.blocked := coalesce(v_kept || v_result.blocked, v_kept, v_result.blocked);
-    v_result.takes := grace_internal.estimated_duration(v_rule.target, v_result.row_count + coalesce(v_rows, 0));
+    from grace_internal.preview_closure(v_rule.target, grace_internal.rows_but(v_rule, v_due, v_left_out), 100) c;
+    select jsonb_agg(jsonb_build_object('key', k.key, 'reason', k.reason)) || coalesce(v_result.blocked, '[]')
+    into v_result.blocked
+    from (
+      select l.key, l.reason from unnest(v_left_out) l where l.state in ('kept', 'held') limit 100
+    ) as k
+    having count(*) > 0 or v_result.blocked is not null;
+    v_result.takes := grace_internal.estimated_duration(v_rule.target, coalesce(v_rows, 0));
   end if;
   return v_result;
 end
@@ -16262,7 +16477,7 @@ begin
 end
 $$;
 comment on function grace.preview(text, text, integer, boolean) is
-'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; exempt, held, kept, not_announced: how many of the rows would be left out; sample: the first ones as users know them; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
+'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; deletes: how many of them a run would delete, if no foreign key or trigger keeps them; exempt, held, kept, not_announced: how many would be left out; sample: the first ones as users know them; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that a hold, another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
 
 -- rules/rules.sql
 create or replace function grace._rule_problem(rule_id integer)
@@ -16844,6 +17059,19 @@ as $$
 $$;
 
 -- Rules that want to delete what other rules keep: the one that keeps wins.
+-- Rules that keep nothing while they are disabled.
+create or replace function grace_internal.examine_neighbours()
+returns setof grace.finding
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    'note', 'rule', r.name, format('it is disabled, so rules may delete what it would keep of %s', r.target),
+    format('select grace.enable_rule(%L);', r.name), false
+  from grace_internal.rule r
+  where r.action = 'keep' and not r.enabled
+$$;
+
 create or replace function grace_internal.examine_overlaps()
 returns setof grace.finding
 language sql stable
@@ -17451,6 +17679,8 @@ as $$
     select * from grace_internal.examine_rules()
     union all
     select * from grace_internal.examine_overlaps()
+    union all
+    select * from grace_internal.examine_neighbours()
     union all
     select * from grace_internal.examine_personal_columns()
     union all

@@ -134,6 +134,8 @@ declare
   v_horizon timestamptz;
   v_held grace_internal.run;
   v_other grace_internal.run;
+  v_alone boolean;
+  v_aborted bigint;
   v_rows bigint;
   v_acting bigint;
   v_token text;
@@ -150,20 +152,29 @@ begin
     raise exception 'rule % is disabled', quote_literal(rule)
       using errcode = 'GR031', detail = 'It does nothing.', hint = format('select grace.enable_rule(%L);', rule);
   end if;
-  lock table grace_internal.run in share update exclusive mode; -- of two runs of a rule one is refused
-  perform grace_internal.note_aborted_runs();
+  -- Of two runs of a rule one is refused, whether the other has begun or is still counting.
+  v_alone := pg_try_advisory_xact_lock(hashtextextended('pg_grace: run', v_rule.id));
   select r.* into v_other
   from grace_internal.run r
-  where r.rule_id = v_rule.id and r.kind = 'rule' and r.status = 'running' and r.pid <> pg_backend_pid();
-  if found then
+  where r.rule_id = v_rule.id and r.kind = 'rule' and r.status = 'running' and r.pid <> pg_backend_pid()
+    and grace._is_running(r.pid, r.started_at);
+  if found or not v_alone then
     raise exception 'rule % is running', quote_literal(rule)
       using errcode = 'GR014',
-      detail = format('Run %s, process %s, since %s.', v_other.id, v_other.pid, v_other.started_at),
+      detail = case
+        when v_other.id is null then 'It is beginning in another session.'
+        else format('Run %s, process %s, since %s.', v_other.id, v_other.pid, v_other.started_at)
+      end,
       hint = 'It does the same work; wait for it.';
   end if;
-  update grace_internal.run r
-  set status = 'aborted', finished_at = clock_timestamp()
-  where r.rule_id = v_rule.id and r.kind = 'rule' and r.status = 'running';
+  for v_aborted in
+    update grace_internal.run r
+    set status = 'aborted', finished_at = clock_timestamp()
+    where r.rule_id = v_rule.id and r.kind = 'rule' and r.status = 'running'
+    returning r.id
+  loop
+    perform grace_internal.report_run(v_aborted);
+  end loop;
   if approve then
     v_held := grace_internal.require_approver(v_rule);
   end if;
@@ -541,8 +552,8 @@ end
 $$;
 
 -- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end.
--- What one statement can't delete is gone through by keys. A batch is made smaller while it keeps its rows locked for longer than others
--- should have to wait for them.
+-- What one statement can't delete is gone through by keys. A batch is made smaller while deleting its rows takes longer than others
+-- should have to wait for them; what it takes to look at what rules keep does not depend on how many rows it has.
 create or replace function grace._run_batch(run bigint, "position" jsonb)
 returns jsonb
 language plpgsql
@@ -569,8 +580,7 @@ declare
   v_most bigint;
   v_careful boolean;
   v_role text;
-  v_locks boolean;
-  v_locking_since timestamptz;
+  v_deleting_since timestamptz;
 begin
   select r.* into v_run
   from grace_internal.run r
@@ -606,7 +616,7 @@ begin
     v_role := grace_internal.role_name(v_rule.run_as);
     perform set_config('grace.acting_as', v_role || ' ' || grace_internal.signature('as ' || v_role), true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
-    v_locking_since := clock_timestamp();
+    v_deleting_since := clock_timestamp();
     if not v_careful then
       begin
         select d.picked, d.deleted, d.last into v_picked, v_rows, v_last
@@ -620,17 +630,13 @@ begin
       v_keys := grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, v_size);
       v_picked := cardinality(v_keys);
       v_last := v_keys[v_size];
-      v_locks := grace_internal.locks_rows(v_rule);
-      v_locking_since := clock_timestamp();
-      if v_locks then
+      if grace_internal.locks_rows(v_rule) then
         perform grace_internal.lock_keys(v_rule, v_query, v_keys);
         perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
       end if;
       v_left_out := grace_internal.leave_out(v_rule, v_keys);
       v_wanted := grace_internal.without(v_keys, v_left_out);
-      if not v_locks then
-        v_locking_since := clock_timestamp();
-      end if;
+      v_deleting_since := clock_timestamp();
       perform grace_internal.remember_activities(v_rule, v_wanted);
       select coalesce(v_rows, 0) + d.deleted, d.last into v_rows, v_stopped
       from grace_internal.delete_each(run, v_rule, v_query, v_horizon, v_wanted) d;
@@ -656,7 +662,7 @@ begin
   return jsonb_build_object(
     'after', v_last,
     'size', case
-      when clock_timestamp() - v_locking_since > interval '80 milliseconds' then greatest(1, v_size / 2)
+      when clock_timestamp() - v_deleting_since > interval '80 milliseconds' then greatest(1, v_size / 2)
       else least(v_rule.batch_size, v_size * 2)
     end,
     'pause', extract(epoch from v_rule.pause)

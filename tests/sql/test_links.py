@@ -602,6 +602,10 @@ def test_an_upgrade_makes_the_links_of_what_is_protected(db: Database) -> None:
     before = schema_dump(db)
     conn.execute("""
         drop event trigger grace_refuse_drop;
+        alter table grace_internal.run drop column rule_id cascade, drop column batches cascade;
+        alter table grace_internal.capture drop column kept cascade;
+        drop table grace_internal.run_failure, grace_internal.hold, grace_internal.last_activity, grace_internal.notice,
+          grace_internal.exemption, grace_internal.runner, grace_internal.rule, grace_internal.filter cascade;
         drop table grace_internal.job, grace_internal.setting, grace_internal.ledger cascade;
         alter table grace_internal.protected drop column capacity cascade, drop column evicted_to cascade;
         alter table grace_internal.run drop column job cascade;
