@@ -15198,8 +15198,8 @@ begin
 end
 $$;
 
--- Of the records that a run has picked those that it may not act on: exempt, with a contact that was deleted meanwhile, not announced where that is wanted, kept by another rule. What
--- is held says so itself, by an error.
+-- Of the records that a run has picked those that it may not act on: exempt, with a contact that was deleted meanwhile, not announced where
+-- that is wanted, kept by another rule. What is held says so itself, by an error.
 create or replace function grace_internal.leave_out(rule grace_internal.rule, keys jsonb [])
 returns grace_internal.left_out []
 language plpgsql
