@@ -6,9 +6,11 @@
 -- Their names say which days they hold. To ask PostgreSQL for the bounds would take a lock on each leaf.
 create or replace function grace_internal.stem_leaves(stem text)
 returns table (leaf oid, name name, lower_bound timestamptz, upper_bound timestamptz)
-language sql stable
+language plpgsql stable -- whose plan is kept
 set search_path = pg_catalog, pg_temp
 as $$
+begin
+  return query
   select
     c.oid, c.relname, to_date(d.days[1], 'YYYYMMDD')::timestamp at time zone 'UTC',
     coalesce(to_date(d.days[2], 'YYYYMMDD'), to_date(d.days[1], 'YYYYMMDD') + 1)::timestamp at time zone 'UTC'
@@ -17,7 +19,8 @@ as $$
   where c.relnamespace = 'grace_internal'::regnamespace
     and c.relkind = 'r'
     and c.relispartition
-    and c.relname >= stem || '_' and c.relname < stem || '`' -- all that begin so, by the index
+    and c.relname >= stem || '_' and c.relname < stem || '`'; -- all that begin so, by the index
+end
 $$;
 
 create or replace function grace_internal.create_default(stem text, parent text)
@@ -63,7 +66,9 @@ declare
   v_leaf name := grace_internal.leaf_name(stem, first, v_until);
   v_from timestamptz := first::timestamp at time zone 'UTC';
   v_to timestamptz := v_until::timestamp at time zone 'UTC';
+  v_before text := coalesce(current_setting('grace.following', true), '');
 begin
+  perform set_config('grace.following', grace_internal.signature('following'), true); -- the event triggers have nothing to do
   execute format(
     'create table grace_internal.%I (like %s including indexes including storage, '
     'constraint day check (grace_deleted_at >= %L and grace_deleted_at < %L))',
@@ -75,6 +80,7 @@ begin
     'alter table %s attach partition grace_internal.%I for values from (%L) to (%L)', parent, v_leaf, v_from, v_to
   );
   execute format('alter table grace_internal.%I drop constraint day', v_leaf);
+  perform set_config('grace.following', v_before, true);
 end
 $$;
 

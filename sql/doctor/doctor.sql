@@ -528,6 +528,7 @@ create or replace function grace.doctor()
 returns setof grace.finding
 language sql stable
 security definer -- reads the registry and other roles' jobs
+set jit = off -- takes seconds to compile what takes milliseconds
 set search_path = pg_catalog, pg_temp
 as $$
   select f.*
