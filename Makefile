@@ -16,7 +16,7 @@ setup:
 	@manage/setup.sh $(VENV) test
 
 test: setup lint
-	@$(PYTHON) -m pytest -n $(shell expr $$(nproc) + 1) --dist loadfile
+	@$(PYTHON) -m pytest -n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder
 
 bench: setup
 	@$(PYTHON) -m benchmarks
