@@ -1032,9 +1032,11 @@ $$;
 -- delete straight from one would wait for a change that has locked another, and the other way round.
 create or replace function grace_internal.partition_tree(root oid)
 returns setof oid
-language sql stable
+language plpgsql stable -- whose plan is kept
 set search_path = pg_catalog, pg_temp
 as $$
+begin
+  return query
   with recursive tree (relation) as (
     select root
     union all
@@ -1043,7 +1045,8 @@ as $$
     join pg_inherits i on i.inhparent = t.relation
     join pg_class c on c.oid = i.inhrelid and c.relispartition
   )
-  select t.relation from tree t
+  select t.relation from tree t;
+end
 $$;
 
 -- common/untrusted_code.sql
@@ -1907,9 +1910,11 @@ $$;
 -- Their names say which days they hold. To ask PostgreSQL for the bounds would take a lock on each leaf.
 create or replace function grace_internal.stem_leaves(stem text)
 returns table (leaf oid, name name, lower_bound timestamptz, upper_bound timestamptz)
-language sql stable
+language plpgsql stable -- whose plan is kept
 set search_path = pg_catalog, pg_temp
 as $$
+begin
+  return query
   select
     c.oid, c.relname, to_date(d.days[1], 'YYYYMMDD')::timestamp at time zone 'UTC',
     coalesce(to_date(d.days[2], 'YYYYMMDD'), to_date(d.days[1], 'YYYYMMDD') + 1)::timestamp at time zone 'UTC'
@@ -1918,7 +1923,8 @@ as $$
   where c.relnamespace = 'grace_internal'::regnamespace
     and c.relkind = 'r'
     and c.relispartition
-    and c.relname >= stem || '_' and c.relname < stem || '`' -- all that begin so, by the index
+    and c.relname >= stem || '_' and c.relname < stem || '`'; -- all that begin so, by the index
+end
 $$;
 
 create or replace function grace_internal.create_default(stem text, parent text)
@@ -1964,7 +1970,9 @@ declare
   v_leaf name := grace_internal.leaf_name(stem, first, v_until);
   v_from timestamptz := first::timestamp at time zone 'UTC';
   v_to timestamptz := v_until::timestamp at time zone 'UTC';
+  v_before text := coalesce(current_setting('grace.following', true), '');
 begin
+  perform set_config('grace.following', grace_internal.signature('following'), true); -- the event triggers have nothing to do
   execute format(
     'create table grace_internal.%I (like %s including indexes including storage, '
     'constraint day check (grace_deleted_at >= %L and grace_deleted_at < %L))',
@@ -1976,6 +1984,7 @@ begin
     'alter table %s attach partition grace_internal.%I for values from (%L) to (%L)', parent, v_leaf, v_from, v_to
   );
   execute format('alter table grace_internal.%I drop constraint day', v_leaf);
+  perform set_config('grace.following', v_before, true);
 end
 $$;
 
@@ -5057,8 +5066,10 @@ begin
     end if;
     create event trigger grace_check_rules on ddl_command_end
     when tag in (
-      'ALTER TABLE', 'ALTER VIEW', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER FUNCTION', 'ALTER ROUTINE', 'ALTER OPERATOR', 'ALTER SCHEMA',
-      'DROP TABLE', 'DROP VIEW', 'DROP TYPE', 'DROP DOMAIN', 'DROP FUNCTION', 'DROP ROUTINE', 'DROP OPERATOR', 'DROP SCHEMA', 'DROP OWNED'
+      'ALTER TABLE', 'ALTER VIEW', 'ALTER MATERIALIZED VIEW', 'ALTER FOREIGN TABLE', 'ALTER TYPE', 'ALTER DOMAIN', 'ALTER FUNCTION',
+      'ALTER AGGREGATE', 'ALTER ROUTINE', 'ALTER OPERATOR', 'ALTER COLLATION', 'ALTER SCHEMA', 'ALTER EXTENSION',
+      'DROP TABLE', 'DROP VIEW', 'DROP MATERIALIZED VIEW', 'DROP FOREIGN TABLE', 'DROP TYPE', 'DROP DOMAIN', 'DROP FUNCTION',
+      'DROP AGGREGATE', 'DROP ROUTINE', 'DROP OPERATOR', 'DROP COLLATION', 'DROP SCHEMA', 'DROP EXTENSION', 'DROP OWNED'
     )
     execute function grace_internal.check_rules();
   end if;
@@ -5456,7 +5467,9 @@ begin
     from (
       select grace._table_name(c.oid) as name
       from pg_catalog.pg_class c
+      join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
       where c.relkind operator(pg_catalog.=) any (array ['r', 'p']::"char" [])
+        and n.nspname operator(pg_catalog.<>) all (array ['grace', 'grace_internal', 'grace_buffer'])
         and pg_catalog.lower(c.relname) operator(pg_catalog.=) pg_catalog.lower(
           pg_catalog.reverse(pg_catalog.split_part(pg_catalog.reverse(pg_catalog.replace(name, '"', '')), '.', 1))
         )
@@ -5867,6 +5880,7 @@ language plpgsql
 as $$
 declare
   v_cursor pg_catalog.refcursor;
+  v_perhaps text;
 begin
   open v_cursor no scroll for execute pg_catalog.format(
     e'explain select 1 from %s where (%s\n)', source, predicate
@@ -5880,7 +5894,10 @@ exception when syntax_error_or_access_rule_violation or invalid_cursor_definitio
   if sqlstate operator(pg_catalog.=) '42501' then
     raise;
   end if;
-  perform grace._not_a_condition(predicate, sqlerrm);
+  get stacked diagnostics v_perhaps = pg_exception_hint;
+  perform grace._not_a_condition(predicate, pg_catalog.concat_ws(
+    '. ', sqlerrm, case when v_perhaps operator(pg_catalog.<>) '' then v_perhaps end
+  ));
 end
 $$;
 comment on function grace._check_predicate(text, text) is 'Internal: refuses what is not one condition.';
@@ -10158,21 +10175,6 @@ begin
 end
 $$;
 
--- filters/unindexed_cascades.sql
--- Foreign keys whose referencing table PostgreSQL reads as a whole for each row that goes when rows of target are deleted, because no
--- index begins with their columns; but for tables that are read in no time. The same that doctor says of protected tables, for all that
--- the cascade reaches.
-create or replace function grace_internal.unindexed_cascades(target regclass)
-returns table (relation regclass, constraint_name name, columns name [])
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-  select e.referencing::regclass, e.name, e.child_names
-  from grace_internal.closure_edges(target) e
-  where grace_internal.unindexed_size(e.id) >= 65536
-  order by e.referencing::regclass::text, e.name
-$$;
-
 -- holds/find_record.sql
 -- A row's key as text, read where the row stands (alias r), under settings that are always the same. STABLE: with the snapshot in which
 -- it was found.
@@ -12272,6 +12274,24 @@ begin
 end
 $$;
 
+create or replace function grace_internal.check_filter_name(name text)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if coalesce(name, '') = '' then
+    raise exception 'a filter needs a name'
+      using errcode = 'GR031', detail = 'The name is empty.', hint = 'Give a name, as users would call the selection.';
+  end if;
+  if exists (select from grace_internal.filter f where f.name = check_filter_name.name) then
+    raise exception 'there is a filter % already', quote_literal(name)
+      using errcode = 'duplicate_object', detail = 'Names of filters are unique.',
+      hint = 'Give another name, or change it: select grace.alter_filter(…);';
+  end if;
+end
+$$;
+
 create or replace function grace._add_filter(name text, target regclass, predicate text, columns name [], path text)
 returns integer
 language plpgsql
@@ -12282,15 +12302,7 @@ declare
   v_expression grace_internal.expression;
   v_id integer;
 begin
-  if coalesce(name, '') = '' then
-    raise exception 'a filter needs a name'
-      using errcode = 'GR031', detail = 'The name is empty.', hint = 'Give a name, as users would call the selection.';
-  end if;
-  if exists (select from grace_internal.filter f where f.name = _add_filter.name) then
-    raise exception 'there is a filter % already', quote_literal(name)
-      using errcode = 'duplicate_object', detail = 'Names of filters are unique.',
-      hint = 'Give another name, or drop it first: select grace.drop_filter(…);';
-  end if;
+  perform grace_internal.check_filter_name(name);
   v_expression := grace_internal.read_expression(target, predicate, path, quote_ident(grace_internal.caller())::regrole);
   insert into grace_internal.filter (
     name, target, predicate, condition, columns, depends, home, created_by, created_login
@@ -12420,7 +12432,7 @@ begin
 end
 $$;
 
-create or replace function grace._alter_filter(name text, predicate text, columns name [], path text)
+create or replace function grace._alter_filter(name text, predicate text, columns name [], rename text, path text)
 returns void
 language plpgsql
 security definer -- the filters are granted to nobody
@@ -12428,28 +12440,45 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter grace_internal.filter := grace_internal.filter_named(name);
-  v_expression grace_internal.expression := grace_internal.read_expression(
-    v_filter.target, predicate, path, quote_ident(grace_internal.caller())::regrole
-  );
+  v_new grace_internal.filter := v_filter;
+  v_expression grace_internal.expression;
   v_rule grace_internal.rule;
 begin
+  if rename is not null and rename <> name then
+    perform grace_internal.check_filter_name(rename);
+    v_new.name := rename;
+  end if;
+  if predicate is not null then
+    v_expression := grace_internal.read_expression(v_filter.target, predicate, path, quote_ident(grace_internal.caller())::regrole);
+    v_new.predicate := predicate;
+    v_new.condition := v_expression.text;
+    v_new.depends := v_expression.depends;
+    v_new.home := grace_internal.home();
+    v_new.reported := null;
+  end if;
+  v_new.columns := grace_internal.check_columns(v_filter.target, coalesce(columns, v_filter.columns));
   update grace_internal.filter f
   set
-    predicate = _alter_filter.predicate, condition = v_expression.text, depends = v_expression.depends,
-    columns = grace_internal.check_columns(v_filter.target, coalesce(_alter_filter.columns, v_filter.columns)),
-    home = grace_internal.home(), reported = null
+    name = v_new.name, predicate = v_new.predicate, condition = v_new.condition, depends = v_new.depends, columns = v_new.columns,
+    home = v_new.home, reported = v_new.reported
   where f.id = v_filter.id;
-  for v_rule in select r.* from grace_internal.rule r where r.filter_id = v_filter.id order by r.id loop
-    perform grace._save_rule(grace_internal.definition_of(v_rule), v_rule.path, v_rule.name);
-  end loop;
+  if predicate is not null or columns is not null then
+    for v_rule in select r.* from grace_internal.rule r where r.filter_id = v_filter.id order by r.id loop
+      perform grace._save_rule(
+        grace_internal.definition_of(v_rule) || case when v_rule.columns = v_filter.columns then '{"columns": []}' else '{}' end::jsonb,
+        v_rule.path, v_rule.name
+      );
+    end loop;
+  end if;
   insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
   values (
-    'change', v_filter.target, 'done', clock_timestamp(), jsonb_build_object('filter', name, 'condition', v_expression.text),
+    'change', v_filter.target, 'done', clock_timestamp(),
+    jsonb_build_object('filter', v_new.name, 'condition', v_new.condition) || case when v_new.name <> name then jsonb_build_object('was', name) else '{}' end,
     grace_internal.caller(), session_user
   );
 end
 $$;
-comment on function grace._alter_filter(text, text, name [], text) is 'Internal: changes a filter that was checked.';
+comment on function grace._alter_filter(text, text, name [], text, text) is 'Internal: changes a filter that was checked.';
 
 create or replace function grace._filter_target(name text)
 returns regclass
@@ -12461,19 +12490,23 @@ as $$
 $$;
 comment on function grace._filter_target(text) is 'Internal: the table that a filter is on.';
 
-create or replace function grace.alter_filter(name text, predicate text, columns name [] default null)
+create or replace function grace.alter_filter(
+  name text, predicate text default null, columns name [] default null, rename text default null
+)
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
 set standard_conforming_strings = on
 as $$
 begin
-  perform grace._check_predicate(grace._check_target(grace._filter_target(name)), predicate);
-  perform grace._alter_filter(name, predicate, columns, grace._caller_path());
-  return query select m.condition, m.row_count, m.cost from grace._filter_matches(name) m;
+  if predicate is not null then
+    perform grace._check_predicate(grace._check_target(grace._filter_target(name)), predicate);
+  end if;
+  perform grace._alter_filter(name, predicate, columns, rename, grace._caller_path());
+  return query select m.condition, m.row_count, m.cost from grace._filter_matches(coalesce(rename, name)) m;
 end
 $$;
-comment on function grace.alter_filter(text, text, name []) is
-'Gives a filter another condition, and with it every rule that uses it: the caller has to be a member of the roles that these run as. columns: null leaves them. Returns what grace.add_filter does. Errors: those of grace.add_filter, GR027.';
+comment on function grace.alter_filter(text, text, name [], text) is
+'Gives a filter another condition, other columns or another name, and with them every rule that uses it, for which the caller has to be a member of the roles that these run as; null leaves what is there. Returns what grace.add_filter does. Errors: those of grace.add_filter, GR027.';
 
 create or replace function grace.drop_filter(name text)
 returns void
@@ -12489,7 +12522,8 @@ declare
 begin
   if v_rules is not null then
     raise exception 'filter % is in use', quote_literal(name)
-      using errcode = 'dependent_objects_still_exist', detail = 'Rules: ' || v_rules, hint = 'select grace.drop_rule(…); first.';
+      using errcode = 'dependent_objects_still_exist', detail = 'Rules: ' || v_rules,
+      hint = 'Drop these first, or change what the filter says: select grace.alter_filter(…);';
   end if;
   delete from grace_internal.filter f where f.id = v_filter.id;
   insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
@@ -12765,22 +12799,33 @@ begin
 end
 $$;
 
--- Errors: GR022 when a text is not one condition that the role may evaluate; 42501 as PostgreSQL says it.
-create or replace function grace_internal.check_as(role regrole, source text, predicate text, path text)
+-- What is checked is a condition; what was given is shown: the condition itself, or what a period starts with. Errors: GR022 when it is not
+-- one that the role may evaluate; GR031 for a start; 42501 as PostgreSQL says it.
+create or replace function grace_internal.check_as(
+  role regrole, source text, predicate text, path text, given text default null, is_start boolean default false
+)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_perhaps text;
 begin
   execute format(
     'select grace_internal.%I($1, $2, $3)', 'check_as_' || (select r.id from grace_internal.runner r where r.role = check_as.role)
   ) using source, predicate, path;
 exception when syntax_error_or_access_rule_violation or invalid_cursor_definition or data_exception or feature_not_supported then
   if sqlstate = '42501' then
-    raise exception 'role % may not evaluate %', role, predicate
+    raise exception 'role % may not evaluate %', role, coalesce(given, predicate)
       using errcode = 'insufficient_privilege', detail = sqlerrm || '.', hint = 'Grant it what it needs, or run the rule as another role.';
   end if;
-  perform grace._not_a_condition(predicate, sqlerrm);
+  get stacked diagnostics v_perhaps = pg_exception_hint;
+  if is_start then
+    raise exception 'a period can''t start with %', given
+      using errcode = 'GR031', detail = concat_ws('. ', sqlerrm, nullif(v_perhaps, '')),
+      hint = 'Give a column or expression of type date or timestamp, or "end of year of COLUMN"; activities as TABLE.COLUMN via COLUMN.';
+  end if;
+  perform grace._not_a_condition(coalesce(given, predicate), concat_ws('. ', sqlerrm, nullif(v_perhaps, '')));
 end
 $$;
 
@@ -12810,7 +12855,11 @@ begin
     where a.attrelid = source and a.attname = moment and a.attnum > 0 and not a.attisdropped
       and grace_internal.is_moment(a.atttypid)
   ) then
-    raise exception '% has no column % that says when', source, quote_ident(moment) using errcode = 'invalid_parameter_value';
+    raise exception '% has no column % that says when%', source, quote_ident(moment), (
+      select '; these do: ' || string_agg(quote_ident(a.attname), ', ' order by a.attnum)
+      from pg_attribute a
+      where a.attrelid = source and a.attnum > 0 and not a.attisdropped and grace_internal.is_moment(a.atttypid)
+    ) using errcode = 'invalid_parameter_value';
   end if;
   select l.columns, l.condition into link, v_condition
   from grace_internal.link_between(source, target, v_parts[2]) l;
@@ -12818,7 +12867,7 @@ begin
     '(select max(%I.%I) from %s where %s%s)',
     grace_internal.alias_of(source), moment, grace_internal.source_of(source), v_condition, ' and (' || condition || e'\n)'
   );
-exception when invalid_parameter_value or undefined_table then
+exception when invalid_parameter_value then
   raise exception 'not an activity: %', activity
     using errcode = 'GR031', detail = sqlerrm || '.',
     hint = 'Give it as TABLE.COLUMN via COLUMN, for example email.sent_at via lead_id, and where CONDITION, if need be.';
@@ -12834,12 +12883,12 @@ declare
   v_name text := (select string_agg(quote_ident(n), '.' order by o) from unnest(names) with ordinality as u (n, o));
   v_table regclass;
 begin
-  perform set_config('search_path', path, true);
-  v_table := pg_catalog.to_regclass(v_name);
-  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-  if v_table is null then
-    raise exception 'there is no table %', coalesce(v_name, '(none was named)') using errcode = 'undefined_table';
+  if v_name is null then
+    raise exception 'no table is named' using errcode = 'invalid_parameter_value';
   end if;
+  perform set_config('search_path', path, true);
+  v_table := grace.table_named(v_name);
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   return v_table;
 end
 $$;
@@ -12946,13 +12995,14 @@ $$;
 -- The conditions that come to stand beside others, each as a condition of the table's that holds it between brackets of another kind: what
 -- would get out of its parentheses, as "true) or (true" does, does not fit there.
 create or replace function grace_internal.lone_conditions(target regclass, definition jsonb, path text)
-returns setof text
+returns table (condition text, given text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format(e'true = all (array[%s\n])', definition ->> 'predicate') where definition ->> 'predicate' is not null
+  select format(e'true = all (array[%s\n])', definition ->> 'predicate'), definition ->> 'predicate'
+  where definition ->> 'predicate' is not null
   union all
-  select format(e'exists (select from %s where true = all (array[%s\n]))', grace_internal.source_of(r.source), r.condition)
+  select format(e'exists (select from %s where true = all (array[%s\n]))', grace_internal.source_of(r.source), r.condition), r.condition
   from jsonb_array_elements_text(definition -> 'activities') a (activity)
   cross join lateral grace_internal.read_activity(target, a.activity, path) r
   where r.condition is not null
@@ -12992,7 +13042,7 @@ begin
     begin
       v_parent := grace_internal.table_under(path, parse_ident(v_related[1]));
       v_parent_condition := (grace_internal.link_between(v_target, v_parent, v_related[2])).condition;
-    exception when invalid_parameter_value or undefined_table then
+    exception when invalid_parameter_value then
       raise exception 'not a table that % belongs to: %', v_target, definition ->> 'related_to'
         using errcode = 'GR031', detail = sqlerrm || '.', hint = 'Give it as TABLE, or as TABLE via COLUMN.';
     end;
@@ -14291,7 +14341,7 @@ begin
   if new_rule.max_rows < 0 or new_rule.max_fraction not between 0 and 1 or new_rule.batch_size not between 1 and 100000 then
     perform grace_internal.refuse_rule(
       'a limit of the rule is out of range', 'max_rows is at least 0, max_fraction between 0 and 1, batch_size between 1 and 100000.',
-      'max_fraction 0.1 means a tenth of the table.'
+      'max_fraction 0.1 means a tenth of the table, 1 no limit.'
     );
   end if;
   if new_rule.action = 'keep' and (not v_has_start or d ->> 'schedule' is not null or new_rule.final_by_due or new_rule.notice is not null) then
@@ -14405,13 +14455,13 @@ begin
     perform grace_internal.refuse_strange_code(v_new.run_as, v_new.target, v_filter.depends); -- before it is read again
   end if;
   perform grace_internal.ensure_runner(v_new.run_as);
-  perform grace_internal.check_as(v_new.run_as, v_texts.source, c, path)
+  perform grace_internal.check_as(v_new.run_as, v_texts.source, c.condition, path, c.given)
   from grace_internal.lone_conditions(v_new.target, definition, path) c;
   perform grace_internal.check_as(v_new.run_as, v_texts.source, v_texts.condition, path);
   v_condition := grace_internal.read_expression(v_new.target, v_texts.condition, path, v_new.run_as);
   if v_new.starts is not null then
     v_bare := grace_internal.start_without_words(v_new.starts);
-    perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_bare), path);
+    perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_bare), path, v_new.starts, true);
     v_start := grace_internal.read_expression(v_new.target, v_bare, path, v_new.run_as);
     if not grace_internal.is_moment(v_start.type) then
       perform grace_internal.refuse_rule(
@@ -14421,7 +14471,10 @@ begin
     end if;
   end if;
   if v_texts.starts is not null then
-    perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_texts.starts), path);
+    perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_texts.starts), path, (
+      select string_agg(t.part, ', ')
+      from (select v_new.starts as part union all select jsonb_array_elements_text(v_new.activities)) t
+    ), true);
     v_start := grace_internal.read_expression(v_new.target, v_texts.starts, path, v_new.run_as);
   end if;
   v_new.condition := v_condition.text;
@@ -14453,7 +14506,7 @@ begin
     end if;
   end if;
 
-  if v_old.four_eyes and session_user in (v_old.created_login, v_old.changed_login) and (
+  if v_old.four_eyes and grace_internal.has_written(session_user, v_old.id) and (
     not v_new.four_eyes or coalesce(v_new.max_rows, 'infinity'::numeric) > coalesce(v_old.max_rows, 'infinity'::numeric)
     or v_new.max_fraction > v_old.max_fraction
   ) then
@@ -14568,7 +14621,7 @@ comment on function grace.add_rule(
   text, text, text, text, interval, text, name, bigint, numeric, regclass, text, text [], text, boolean, interval, name [], integer,
   interval, interval, boolean, text
 ) is
-'Adds a rule: what happens to the rows that a filter matches (or all of target), once a period has passed since a start. action: delete, into the buffer as any delete; keep, no rule may delete it before it is due. starts: a column or expression of type date or timestamp, or "end of year of COLUMN" (quarter, month); null with no activities: due at once; a row without a start is not due. activities: TABLE.COLUMN via COLUMN [where CONDITION]: the period starts with the latest of them and starts. predicate: a condition beside the filter. related_to: TABLE [via COLUMN]: only rows that belong to a row of it. schedule: as cron writes it; null: only by hand. run_as: the role with whose rights and row security it runs; default: who adds it; only a member of a role may name it. max_rows, max_fraction: a run that would delete more rows (more than the fraction of the table, and more than 100) deletes none, and waits for approval. final_by_due: it acts so early that the buffer has run out by the due date (DIN 66398). notice: it acts only on what was announced that long before. columns: what users know the records by. batch_size: rows per transaction; pause between them; max_duration: then it stops and goes on next time. four_eyes: who approves must not be who wrote the rule. basis: the law or contract. Errors: GR001, GR009, GR022, GR024, GR027, GR031, 42501, 42710.';
+'Adds a rule: what happens to the rows that a filter matches (or all of target), once a period has passed since a start. action: delete, into the buffer as any delete; keep, no rule may delete it before it is due. starts: a column or expression of type date or timestamp, or "end of year of COLUMN" (quarter, month); null with no activities: due at once; a row without a start is not due. activities: TABLE.COLUMN via COLUMN [where CONDITION]: the period starts with the latest of them and starts. predicate: a condition beside the filter. related_to: TABLE [via COLUMN]: only rows that belong to a row of it. schedule: as cron writes it; null: only by hand. run_as: the role with whose rights and row security it runs; default: who adds it; only a member of a role may name it. max_rows, max_fraction: a run that would delete more rows (more than the fraction of the table, and more than 100) deletes none, and waits for approval. final_by_due: it acts so early that the buffer has run out by the due date (DIN 66398). notice: it acts only on what was announced that long before. columns: what users know the records by. batch_size: rows per transaction; pause between them; max_duration: then it stops and goes on next time. four_eyes: who approves, or loosens a limit, must not have had a part in what the rule says. basis: the law or contract. Errors: GR001, GR009, GR022, GR024, GR027, GR031, GR032, 42501, 42710, 42P01.';
 
 create or replace function grace_internal.definition_of(rule grace_internal.rule)
 returns jsonb
@@ -15076,21 +15129,40 @@ as $$
   order by k.key, k.until desc, k.reason
 $$;
 
--- The hold on a record, in words; null when there is none. A delete asks the holds themselves: this is for what is only shown.
-create or replace function grace_internal.hold_on(target regclass, key jsonb)
-returns text
-language plpgsql stable
+-- Records that a hold keeps, their own or one on a row that would go with them, in words. A delete asks the holds themselves: this is for
+-- what is only shown. records: a FROM item that yields their keys.
+create or replace function grace_internal.held_records(target regclass, records text)
+returns table (key jsonb, reason text)
+language plpgsql
 set search_path = pg_catalog, pg_temp
+set constraint_exclusion = off -- it evaluates the tables' checks while planning
 as $$
+declare
+  v_root constant regclass := coalesce(pg_partition_root(held_records.target), held_records.target);
+  v_protected record;
+  v_rows text;
 begin
-  return (
-    select format('%s (hold %s%s)', h.reason, h.id, ', case ' || h.case_number)
+  for v_protected in
+    select p.id, p.target
     from grace_internal.protected p
-    cross join lateral grace_internal.held_keys(p.id) k
-    join grace_internal.hold h on h.id = k.hold_id
-    where p.target = coalesce(pg_partition_root(hold_on.target), hold_on.target) and k.key = hold_on.key
-    limit 1
-  );
+    where p.target in (
+        select coalesce(pg_partition_root(t.relation), t.relation)
+        from grace_internal.cascade_tree(held_records.target, true) as t (relation)
+      )
+      and exists (select from grace_internal.held_keys(p.id))
+    order by p.target <> v_root, p.target::text
+  loop
+    v_rows := grace_internal.closure_rows(held_records.target, records, v_protected.target);
+    if v_rows is not null then
+      return query execute format(
+        $q$select c.record, concat(%L, h.reason, ' (hold ', h.id, ', case ' || h.case_number, ')')
+        from (%s) c
+        join grace_internal.held_keys(%s) k on k.key = c.key
+        join grace_internal.hold h on h.id = k.hold_id$q$,
+        case when v_protected.target <> v_root then format('what would go with it of %s: ', v_protected.target) end, v_rows, v_protected.id
+      );
+    end if;
+  end loop;
 end
 $$;
 
@@ -15306,14 +15378,12 @@ begin
       join grace_internal.exemption e on e.rule_id = ($1).id and e.key = d.key
       where e.dropped_at is null and coalesce(e.until > clock_timestamp(), true)
       union all
-      select d.key, 2, 'held', h.reason
-      from due d
-      cross join lateral (select grace_internal.hold_on(($1).target, d.key) as reason) as h
-      where exists (select from grace_internal.active_hold) and h.reason is not null
+      select h.key, 2, 'held', h.reason
+      from grace_internal.held_records(($1).target, %2$L) h
       union all
       (
         select distinct on (k.key) k.key, 3, 'kept', k.reason
-        from grace_internal.kept_records($1, %L) k
+        from grace_internal.kept_records($1, %2$L) k
         order by k.key, k.until desc, k.reason
       )
       union all
@@ -15377,6 +15447,19 @@ as $$
     and r.started_at > (select l.changed_at from grace_internal.rule l where l.id = held_run.rule_id)
 $$;
 
+-- Whether a login has had a part in what a rule says, ever.
+create or replace function grace_internal.has_written(login name, rule_id integer)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from grace_internal.run r
+    where r.rule_id = has_written.rule_id and r.kind = 'change' and r.login = has_written.login and r.details ? 'definition'
+  )
+$$;
+
 create or replace function grace_internal.require_approver(rule grace_internal.rule)
 returns grace_internal.run
 language plpgsql stable
@@ -15389,7 +15472,7 @@ begin
     raise exception 'nothing of rule % waits for approval', quote_literal(rule.name)
       using errcode = 'GR032', detail = 'Its last run was not held, or the rule was changed since.', hint = 'Run it without approval.';
   end if;
-  if rule.four_eyes and session_user in (rule.created_login, rule.changed_login) then
+  if rule.four_eyes and grace_internal.has_written(session_user, rule.id) then
     raise exception 'a run of rule % has to be approved by somebody else', quote_literal(rule.name)
       using errcode = 'GR032', detail = format('%s wrote the rule, which says four_eyes.', session_user),
       hint = 'Let another administrator approve it.';
@@ -15398,9 +15481,9 @@ begin
 end
 $$;
 
--- How many rows a rule acts on, and the token that says which: the keys' hashes taken together, in no order.
+-- How many rows of a rule's table meet a condition, and the token that says which: the keys' hashes taken together, in no order.
 create or replace function grace_internal.count_due(
-  rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text
+  rule grace_internal.rule, due text, with_token boolean, out rows bigint, out token text
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -15415,7 +15498,7 @@ begin
     format(
       'select count(*), %s from %s where %s',
       case when with_token then format('bit_xor(hashtextextended(%s::text, 0))', v_query.key_object) else 'null::bigint' end,
-      v_query.source, grace_internal.is_due(v_query, horizon)
+      v_query.source, due
     ),
     'rows bigint, hash bigint'
   ) into rows, token;
@@ -15477,6 +15560,7 @@ declare
   v_rule grace_internal.rule := grace_internal.rule_named(rule);
   v_now timestamptz := clock_timestamp();
   v_horizon timestamptz;
+  v_due text;
   v_held grace_internal.run;
   v_other grace_internal.run;
   v_alone boolean;
@@ -15529,15 +15613,14 @@ begin
     return null;
   end if;
   v_horizon := grace_internal.horizon(v_rule, v_now);
+  v_due := grace_internal.is_due(grace_internal.rule_query(v_rule), v_horizon);
   begin
     perform grace_internal.ensure_runner(v_rule.run_as);
     if v_rule.notice is not null then
       perform grace_internal.announce(v_rule);
     end if;
-    select c.rows, c.token into v_rows, v_token from grace_internal.count_due(v_rule, v_horizon, token is not null) c;
-    v_acting := v_rows - (
-      select count(*) from grace_internal.left_out_of(v_rule, grace_internal.is_due(grace_internal.rule_query(v_rule), v_horizon))
-    );
+    select c.rows, c.token into v_rows, v_token from grace_internal.count_due(v_rule, v_due, token is not null) c;
+    v_acting := v_rows - (select count(*) from grace_internal.left_out_of(v_rule, v_due));
     select l.reason, l.most into v_limit, v_most from grace_internal.limit_passed(v_rule, v_acting) l;
   exception when others then
     perform grace_internal.record_failed_run(v_rule, format('%s (SQLSTATE %s)', sqlerrm, sqlstate));
@@ -15773,7 +15856,13 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if code not in ('GR029', 'GR033') then
+  if code = 'GR029' then
+    update grace_internal.run r
+    set details = r.details || jsonb_build_object('left_out', coalesce(r.details -> 'left_out', '{}') || jsonb_build_object(
+      'held', coalesce((r.details #>> '{left_out,held}')::bigint, 0) + 1
+    ))
+    where r.id = run;
+  elsif code <> 'GR033' then
     update grace_internal.run r
     set details = jsonb_set(r.details, '{failures}', to_jsonb(coalesce((r.details ->> 'failures')::bigint, 0) + 1))
     where r.id = run;
@@ -16245,9 +16334,10 @@ begin
     return;
   end if;
   if exists (select from grace_internal.active_hold) then
-    reason := grace_internal.hold_on(rule.target, key);
-    if reason is not null then
-      state := 'held';
+    select 'held', h.reason into state, reason
+    from grace_internal.held_records(rule.target, grace_internal.key_rows(rule.target, jsonb_build_array(key))) h
+    limit 1;
+    if found then
       return;
     end if;
   end if;
@@ -16275,7 +16365,7 @@ do $$
 begin
   if to_regtype('grace.preview_result') is null then
     create type grace.preview_result as (
-      target regclass, condition text, run_as text, row_count bigint, token text, cost double precision, takes interval,
+      target regclass, action text, condition text, run_as text, row_count bigint, token text, cost double precision, takes interval,
       would_be_held text, deletes bigint, exempt bigint, held bigint, kept bigint, not_announced bigint, sample jsonb, cascades jsonb, blocked jsonb
     );
     comment on type grace.preview_result is 'What a run now would do; grace.preview() says what each attribute is.';
@@ -16383,9 +16473,14 @@ begin
   v_result.run_as := grace_internal.role_name(v_rule.run_as);
   perform set_config('timezone', v_rule.zone, true);
   v_horizon := grace_internal.horizon(v_rule, clock_timestamp());
-  v_due := grace_internal.is_due(v_query, v_horizon);
+  details := details and v_rule.action <> 'keep'; -- which has nothing to run
+  v_due := case
+    when v_rule.action = 'keep' then format('%s and coalesce(%s > now(), true)', v_query.condition, v_query.due)
+    else grace_internal.is_due(v_query, v_horizon)
+  end;
+  v_result.action := v_rule.action;
   v_result.condition := v_due;
-  select c.rows, c.token into v_result.row_count, v_result.token from grace_internal.count_due(v_rule, v_horizon, details) c;
+  select c.rows, c.token into v_result.row_count, v_result.token from grace_internal.count_due(v_rule, v_due, details) c;
   execute 'select k.plan from ' || grace_internal.as_role(
     v_rule.run_as, 'read', format('explain (format json) select 1 from %s where %s', v_query.source, v_due), 'plan json'
   ) into v_plan;
@@ -16394,7 +16489,7 @@ begin
     execute 'select jsonb_agg(k.record) from ' || grace_internal.as_role(
       v_rule.run_as, 'read',
       format(
-        'select jsonb_build_object(''key'', %s, ''due'', %s) || coalesce(%s, ''{}'') from %s where %s order by %s limit %s',
+        'select jsonb_build_object(''key'', %s, ''due'', %s, ''record'', %s) from %s where %s order by %s limit %s',
         v_query.key_object, case when v_rule.start_expression is null then 'null' else v_query.due end,
         v_query.record, v_query.source, v_due,
         case when v_rule.start_expression is null then v_query.keys else v_query.due end, greatest(sample, 0)
@@ -16413,7 +16508,7 @@ begin
     v_result.would_be_held := (grace_internal.limit_passed(v_rule, v_result.deletes)).reason;
     select c.cascades, c.blocked, c.rows into v_result.cascades, v_result.blocked, v_rows
     from grace_internal.preview_closure(v_rule.target, grace_internal.rows_but(v_rule, v_due, v_left_out), 100) c;
-    select jsonb_agg(jsonb_build_object('key', k.key, 'reason', k.reason)) || coalesce(v_result.blocked, '[]')
+    select coalesce(jsonb_agg(jsonb_build_object('key', k.key, 'reason', k.reason)), '[]') || coalesce(v_result.blocked, '[]')
     into v_result.blocked
     from (
       select l.key, l.reason from unnest(v_left_out) l where l.state in ('kept', 'held') limit 100
@@ -16440,14 +16535,15 @@ declare
 begin
   select s.target, s.condition, s.statement, s.key_object, s.keys, s.record into v_parts from grace._filter_statement(filter) s;
   v_result.target := v_parts.target;
+  v_result.action := 'delete';
   v_result.condition := v_parts.condition;
   v_result.run_as := pg_catalog.current_user();
   execute pg_catalog.format('select pg_catalog.count(*) %s', v_parts.statement) into v_result.row_count;
   execute pg_catalog.format('explain (format json) select 1 %s', v_parts.statement) into v_plan;
   v_result.cost := (v_plan operator(pg_catalog.#>>) '{0,Plan,Total Cost}')::pg_catalog.float8;
   execute pg_catalog.format(
-    'select pg_catalog.jsonb_agg(s.record) from (select pg_catalog.jsonb_build_object(''key'', %s) operator(pg_catalog.||) '
-    'coalesce(%s, ''{}'') as record %s order by %s limit %s) as s',
+    'select pg_catalog.jsonb_agg(s.record) from (select pg_catalog.jsonb_build_object(''key'', %s, ''record'', %s) as record %s '
+    'order by %s limit %s) as s',
     v_parts.key_object, v_parts.record, v_parts.statement, v_parts.keys, greatest(sample, 0)
   ) into v_result.sample;
   if details and v_result.row_count operator(pg_catalog.<=) 100000 then
@@ -16477,7 +16573,7 @@ begin
 end
 $$;
 comment on function grace.preview(text, text, integer, boolean) is
-'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; deletes: how many of them a run would delete, if no foreign key or trigger keeps them; exempt, held, kept, not_announced: how many would be left out; sample: the first ones as users know them; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that a hold, another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
+'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. action: delete, or keep of a rule that keeps, whose rows are those that it keeps now; row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; deletes: how many of them a run would delete, if no foreign key or trigger keeps them; exempt, held, kept, not_announced: how many would be left out; sample: the first ones, each with key, due and record, which is what users know it by; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that a hold, another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
 
 -- rules/rules.sql
 create or replace function grace._rule_problem(rule_id integer)
@@ -16500,6 +16596,10 @@ select
   r.condition,
   r.start_expression as starts,
   case when r.start_expression is not null then r.period end as period,
+  r.starts as given_starts,
+  array(select jsonb_array_elements_text(r.activities)) as activities,
+  r.predicate,
+  r.related_to #>> '{}' as related_to,
   r.final_by_due,
   r.notice,
   j.schedule,
@@ -16541,6 +16641,9 @@ left join lateral (
 comment on view grace.rules is 'What happens to which records, and when.';
 comment on column grace.rules.condition is 'Which rows, as PostgreSQL reads it: the filter''s condition and the rule''s own.';
 comment on column grace.rules.starts is 'From when the period counts, as PostgreSQL reads it; null: due at once.';
+comment on column grace.rules.given_starts is 'What the period starts with as it was given; beside it activities, the latest of which counts.';
+comment on column grace.rules.predicate is 'The condition beside the filter''s as it was given.';
+comment on column grace.rules.related_to is 'Only rows that belong to one of this table, as it was given.';
 comment on column grace.rules.problem is
 'Why the rule can''t act, and does not, until it is mended: what it refers to was renamed, dropped or retyped, its role is gone, or its table is not protected. Null: it can.';
 comment on column grace.rules.zone is 'The time zone in which its dates begin and its months are counted.';
@@ -16980,7 +17083,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query select a.source, a.moment, a.link from grace_internal.read_activity(target, activity, path) a;
-exception when sqlstate 'GR031' then
+exception when sqlstate 'GR031' or undefined_table then
   return;
 end
 $$;
@@ -17013,7 +17116,7 @@ as $$
         format('Look: pg_grace rule preview %L; then: call grace.run(%L, approve => true);', r.name, r.name)
       ),
       (
-        l.status = 'failed' and p.problem is null,
+        l.status = 'failed' and p.problem is null and l.started_at > r.changed_at,
         format('its last run, %s, failed: %s', l.id, coalesce(l.details ->> 'problem', l.details #>> '{stopped,reason}')),
         format('call grace.run(%L);', r.name)
       )
@@ -17058,8 +17161,7 @@ as $$
     and (r.activities <> '[]' or exists (select from grace_internal.keeping_rules(r)))
 $$;
 
--- Rules that want to delete what other rules keep: the one that keeps wins.
--- Rules that keep nothing while they are disabled.
+-- Rules that keep nothing while they are disabled, and rules that run as a superuser.
 create or replace function grace_internal.examine_neighbours()
 returns setof grace.finding
 language sql stable
@@ -17070,8 +17172,17 @@ as $$
     format('select grace.enable_rule(%L);', r.name), false
   from grace_internal.rule r
   where r.action = 'keep' and not r.enabled
+  union all
+  select
+    'note', 'rule', r.name,
+    format('it runs as %s, a superuser: triggers on what it deletes run with all rights, and row security does not apply', r.run_as),
+    format('select grace.alter_rule(%L, ''{"run_as": "…"}'');', r.name), false
+  from grace_internal.rule r
+  join pg_roles o on o.oid = r.run_as and o.rolsuper
+  where r.action = 'delete' and r.enabled
 $$;
 
+-- Rules that want to delete what other rules keep: the one that keeps wins.
 create or replace function grace_internal.examine_overlaps()
 returns setof grace.finding
 language sql stable
@@ -17662,6 +17773,7 @@ create or replace function grace.doctor()
 returns setof grace.finding
 language sql stable
 security definer -- reads the registry and other roles' jobs
+set jit = off -- takes seconds to compile what takes milliseconds
 set search_path = pg_catalog, pg_temp
 as $$
   select f.*
@@ -17867,8 +17979,8 @@ grant execute on function grace.preview(text, text, integer, boolean) to grace_a
 grant execute on function grace._preview_rule(text, integer, boolean) to grace_admin;
 grant execute on function grace._preview_filter(text, integer, boolean) to grace_admin;
 grant execute on function grace._preview_keys(regclass, jsonb, integer) to grace_admin;
-grant execute on function grace.alter_filter(text, text, name []) to grace_admin;
-grant execute on function grace._alter_filter(text, text, name [], text) to grace_admin;
+grant execute on function grace.alter_filter(text, text, name [], text) to grace_admin;
+grant execute on function grace._alter_filter(text, text, name [], text, text) to grace_admin;
 grant execute on function grace._filter_target(text) to grace_admin;
 
 select grace_internal.ensure_jobs() as schedule;

@@ -42,6 +42,8 @@ _CALLS = (
     (r"call grace\.run\((.*), approve => true\);", r"pg_grace rule run \1 --approve"),
     (r"select grace\.alter_rule\(…, '\{\"notice\".*\);", "pg_grace rule alter NAME --notice '14 days'"),
     (r"select grace\.alter_rule\(('.*'), '.*'\);", r"pg_grace rule alter \1 --starts … --where …"),
+    (r"select (?:\* from )?grace\.alter_filter\(('.*'), …\);", r"pg_grace filter alter \1 --where …"),
+    (r"select (?:\* from )?grace\.alter_filter\(…\);", "pg_grace filter alter NAME"),
     (r"select grace\.drop_(filter|rule)\(…\);", r"pg_grace \1 drop NAME"),
     (r"\(grace\.(alter|drop)_rule\)", r"(pg_grace rule \1)"),
 )
@@ -95,7 +97,7 @@ def _hint(error: psycopg.Error) -> str | None:
     if error.sqlstate == "42501":
         return (
             "Looking takes membership in grace_auditor (what and when) or grace_operator (the rows), restoring in"
-            " grace_operator and INSERT on the tables, protecting and purging in grace_admin."
+            " grace_operator and INSERT on the tables, protecting, purging, filters, rules and holds in grace_admin."
         )
     return None
 

@@ -10,6 +10,7 @@ import ipaddress
 import json
 import os
 import re
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -117,15 +118,15 @@ def print_record(record: Row, output_format: str) -> None:
     if output_format == "json":
         click.echo(to_json(dict(record), indent=2))
         return
-    print_rows(
-        [
-            {"what": what.replace("_", " "), "value": _text(value) if isinstance(value, int) else value}
-            for what, value in record.items()
-            if value not in (None, [])
-        ],
-        ("what", "value"),
-        output_format,
-    )
+    rows = [
+        {"what": what.replace("_", " "), "value": _text(value) if isinstance(value, int) else value}
+        for what, value in record.items()
+        if value not in (None, [])
+    ]
+    if output_format == "table" and sys.stdout.isatty():
+        _print_folded(console(), rows, ("what", "value"))
+    else:
+        print_rows(rows, ("what", "value"), output_format)
 
 
 def _csv_value(value: Any) -> Any:
@@ -159,7 +160,11 @@ def _print_table(rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
     out = console()
     if rows and sum(widths) > _WIDEST_FOLDED * out.width:
         _print_records(out, rows, columns)
-        return
+    else:
+        _print_folded(out, rows, columns)
+
+
+def _print_folded(out: Console, rows: list[dict[str, Any]], columns: Sequence[str]) -> None:
     table = Table(header_style="bold")
     for column in columns:
         numbers = any(isinstance(row[column], int) and not isinstance(row[column], bool) for row in rows)
@@ -179,6 +184,11 @@ def _print_records(out: Console, rows: list[dict[str, Any]], columns: Sequence[s
             if row[column] is not None:
                 table.add_row(column, Text(_terminal_text(row[column])))
         out.print(table)
+
+
+def quoted(name: str) -> str:
+    """Return a name as a shell takes it."""
+    return shlex.quote(name)
 
 
 def number_of(count: int, thing: str) -> str:

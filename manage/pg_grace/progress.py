@@ -137,7 +137,7 @@ class RunProgress(_Progress):
 
     def _run(self, connection: Connection) -> dict[str, Any] | None:
         return connection.execute(
-            "select id, status, row_count, (details ->> 'matched')::bigint as matched from grace.runs"
+            "select id, status, row_count, (details ->> 'acting')::bigint as wanted from grace.runs"
             " where id > %s and kind = 'rule' and rule = %s order by id limit 1",
             self._which,
         ).fetchone()
@@ -146,7 +146,7 @@ class RunProgress(_Progress):
         row = self._run(connection)
         if row is None:
             return 0
-        self._total = row["matched"]
+        self._total = row["wanted"]
         return int(row["row_count"])
 
     def _outcome(self) -> str:
@@ -157,4 +157,4 @@ class RunProgress(_Progress):
             return "interrupted; how far the run has come is in pg_grace runs"
         if row is None:
             return "interrupted: nothing was deleted"
-        return f"interrupted: run {row['id']} had deleted {row['row_count']} of {row['matched']} rows; the next goes on"
+        return f"interrupted: run {row['id']} had deleted {row['row_count']} of {row['wanted']} rows; the next goes on"

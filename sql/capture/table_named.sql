@@ -20,7 +20,9 @@ begin
     from (
       select grace._table_name(c.oid) as name
       from pg_catalog.pg_class c
+      join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
       where c.relkind operator(pg_catalog.=) any (array ['r', 'p']::"char" [])
+        and n.nspname operator(pg_catalog.<>) all (array ['grace', 'grace_internal', 'grace_buffer'])
         and pg_catalog.lower(c.relname) operator(pg_catalog.=) pg_catalog.lower(
           pg_catalog.reverse(pg_catalog.split_part(pg_catalog.reverse(pg_catalog.replace(name, '"', '')), '.', 1))
         )

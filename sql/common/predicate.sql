@@ -19,6 +19,7 @@ language plpgsql
 as $$
 declare
   v_cursor pg_catalog.refcursor;
+  v_perhaps text;
 begin
   open v_cursor no scroll for execute pg_catalog.format(
     e'explain select 1 from %s where (%s\n)', source, predicate
@@ -32,7 +33,10 @@ exception when syntax_error_or_access_rule_violation or invalid_cursor_definitio
   if sqlstate operator(pg_catalog.=) '42501' then
     raise;
   end if;
-  perform grace._not_a_condition(predicate, sqlerrm);
+  get stacked diagnostics v_perhaps = pg_exception_hint;
+  perform grace._not_a_condition(predicate, pg_catalog.concat_ws(
+    '. ', sqlerrm, case when v_perhaps operator(pg_catalog.<>) '' then v_perhaps end
+  ));
 end
 $$;
 comment on function grace._check_predicate(text, text) is 'Internal: refuses what is not one condition.';

@@ -6,7 +6,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return query select a.source, a.moment, a.link from grace_internal.read_activity(target, activity, path) a;
-exception when sqlstate 'GR031' then
+exception when sqlstate 'GR031' or undefined_table then
   return;
 end
 $$;
@@ -39,7 +39,7 @@ as $$
         format('Look: pg_grace rule preview %L; then: call grace.run(%L, approve => true);', r.name, r.name)
       ),
       (
-        l.status = 'failed' and p.problem is null,
+        l.status = 'failed' and p.problem is null and l.started_at > r.changed_at,
         format('its last run, %s, failed: %s', l.id, coalesce(l.details ->> 'problem', l.details #>> '{stopped,reason}')),
         format('call grace.run(%L);', r.name)
       )
@@ -84,8 +84,7 @@ as $$
     and (r.activities <> '[]' or exists (select from grace_internal.keeping_rules(r)))
 $$;
 
--- Rules that want to delete what other rules keep: the one that keeps wins.
--- Rules that keep nothing while they are disabled.
+-- Rules that keep nothing while they are disabled, and rules that run as a superuser.
 create or replace function grace_internal.examine_neighbours()
 returns setof grace.finding
 language sql stable
@@ -96,8 +95,17 @@ as $$
     format('select grace.enable_rule(%L);', r.name), false
   from grace_internal.rule r
   where r.action = 'keep' and not r.enabled
+  union all
+  select
+    'note', 'rule', r.name,
+    format('it runs as %s, a superuser: triggers on what it deletes run with all rights, and row security does not apply', r.run_as),
+    format('select grace.alter_rule(%L, ''{"run_as": "…"}'');', r.name), false
+  from grace_internal.rule r
+  join pg_roles o on o.oid = r.run_as and o.rolsuper
+  where r.action = 'delete' and r.enabled
 $$;
 
+-- Rules that want to delete what other rules keep: the one that keeps wins.
 create or replace function grace_internal.examine_overlaps()
 returns setof grace.finding
 language sql stable

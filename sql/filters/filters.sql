@@ -94,6 +94,24 @@ begin
 end
 $$;
 
+create or replace function grace_internal.check_filter_name(name text)
+returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if coalesce(name, '') = '' then
+    raise exception 'a filter needs a name'
+      using errcode = 'GR031', detail = 'The name is empty.', hint = 'Give a name, as users would call the selection.';
+  end if;
+  if exists (select from grace_internal.filter f where f.name = check_filter_name.name) then
+    raise exception 'there is a filter % already', quote_literal(name)
+      using errcode = 'duplicate_object', detail = 'Names of filters are unique.',
+      hint = 'Give another name, or change it: select grace.alter_filter(…);';
+  end if;
+end
+$$;
+
 create or replace function grace._add_filter(name text, target regclass, predicate text, columns name [], path text)
 returns integer
 language plpgsql
@@ -104,15 +122,7 @@ declare
   v_expression grace_internal.expression;
   v_id integer;
 begin
-  if coalesce(name, '') = '' then
-    raise exception 'a filter needs a name'
-      using errcode = 'GR031', detail = 'The name is empty.', hint = 'Give a name, as users would call the selection.';
-  end if;
-  if exists (select from grace_internal.filter f where f.name = _add_filter.name) then
-    raise exception 'there is a filter % already', quote_literal(name)
-      using errcode = 'duplicate_object', detail = 'Names of filters are unique.',
-      hint = 'Give another name, or drop it first: select grace.drop_filter(…);';
-  end if;
+  perform grace_internal.check_filter_name(name);
   v_expression := grace_internal.read_expression(target, predicate, path, quote_ident(grace_internal.caller())::regrole);
   insert into grace_internal.filter (
     name, target, predicate, condition, columns, depends, home, created_by, created_login
@@ -242,7 +252,7 @@ begin
 end
 $$;
 
-create or replace function grace._alter_filter(name text, predicate text, columns name [], path text)
+create or replace function grace._alter_filter(name text, predicate text, columns name [], rename text, path text)
 returns void
 language plpgsql
 security definer -- the filters are granted to nobody
@@ -250,28 +260,45 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter grace_internal.filter := grace_internal.filter_named(name);
-  v_expression grace_internal.expression := grace_internal.read_expression(
-    v_filter.target, predicate, path, quote_ident(grace_internal.caller())::regrole
-  );
+  v_new grace_internal.filter := v_filter;
+  v_expression grace_internal.expression;
   v_rule grace_internal.rule;
 begin
+  if rename is not null and rename <> name then
+    perform grace_internal.check_filter_name(rename);
+    v_new.name := rename;
+  end if;
+  if predicate is not null then
+    v_expression := grace_internal.read_expression(v_filter.target, predicate, path, quote_ident(grace_internal.caller())::regrole);
+    v_new.predicate := predicate;
+    v_new.condition := v_expression.text;
+    v_new.depends := v_expression.depends;
+    v_new.home := grace_internal.home();
+    v_new.reported := null;
+  end if;
+  v_new.columns := grace_internal.check_columns(v_filter.target, coalesce(columns, v_filter.columns));
   update grace_internal.filter f
   set
-    predicate = _alter_filter.predicate, condition = v_expression.text, depends = v_expression.depends,
-    columns = grace_internal.check_columns(v_filter.target, coalesce(_alter_filter.columns, v_filter.columns)),
-    home = grace_internal.home(), reported = null
+    name = v_new.name, predicate = v_new.predicate, condition = v_new.condition, depends = v_new.depends, columns = v_new.columns,
+    home = v_new.home, reported = v_new.reported
   where f.id = v_filter.id;
-  for v_rule in select r.* from grace_internal.rule r where r.filter_id = v_filter.id order by r.id loop
-    perform grace._save_rule(grace_internal.definition_of(v_rule), v_rule.path, v_rule.name);
-  end loop;
+  if predicate is not null or columns is not null then
+    for v_rule in select r.* from grace_internal.rule r where r.filter_id = v_filter.id order by r.id loop
+      perform grace._save_rule(
+        grace_internal.definition_of(v_rule) || case when v_rule.columns = v_filter.columns then '{"columns": []}' else '{}' end::jsonb,
+        v_rule.path, v_rule.name
+      );
+    end loop;
+  end if;
   insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
   values (
-    'change', v_filter.target, 'done', clock_timestamp(), jsonb_build_object('filter', name, 'condition', v_expression.text),
+    'change', v_filter.target, 'done', clock_timestamp(),
+    jsonb_build_object('filter', v_new.name, 'condition', v_new.condition) || case when v_new.name <> name then jsonb_build_object('was', name) else '{}' end,
     grace_internal.caller(), session_user
   );
 end
 $$;
-comment on function grace._alter_filter(text, text, name [], text) is 'Internal: changes a filter that was checked.';
+comment on function grace._alter_filter(text, text, name [], text, text) is 'Internal: changes a filter that was checked.';
 
 create or replace function grace._filter_target(name text)
 returns regclass
@@ -283,19 +310,23 @@ as $$
 $$;
 comment on function grace._filter_target(text) is 'Internal: the table that a filter is on.';
 
-create or replace function grace.alter_filter(name text, predicate text, columns name [] default null)
+create or replace function grace.alter_filter(
+  name text, predicate text default null, columns name [] default null, rename text default null
+)
 returns table (condition text, row_count bigint, cost double precision)
 language plpgsql
 set standard_conforming_strings = on
 as $$
 begin
-  perform grace._check_predicate(grace._check_target(grace._filter_target(name)), predicate);
-  perform grace._alter_filter(name, predicate, columns, grace._caller_path());
-  return query select m.condition, m.row_count, m.cost from grace._filter_matches(name) m;
+  if predicate is not null then
+    perform grace._check_predicate(grace._check_target(grace._filter_target(name)), predicate);
+  end if;
+  perform grace._alter_filter(name, predicate, columns, rename, grace._caller_path());
+  return query select m.condition, m.row_count, m.cost from grace._filter_matches(coalesce(rename, name)) m;
 end
 $$;
-comment on function grace.alter_filter(text, text, name []) is
-'Gives a filter another condition, and with it every rule that uses it: the caller has to be a member of the roles that these run as. columns: null leaves them. Returns what grace.add_filter does. Errors: those of grace.add_filter, GR027.';
+comment on function grace.alter_filter(text, text, name [], text) is
+'Gives a filter another condition, other columns or another name, and with them every rule that uses it, for which the caller has to be a member of the roles that these run as; null leaves what is there. Returns what grace.add_filter does. Errors: those of grace.add_filter, GR027.';
 
 create or replace function grace.drop_filter(name text)
 returns void
@@ -311,7 +342,8 @@ declare
 begin
   if v_rules is not null then
     raise exception 'filter % is in use', quote_literal(name)
-      using errcode = 'dependent_objects_still_exist', detail = 'Rules: ' || v_rules, hint = 'select grace.drop_rule(…); first.';
+      using errcode = 'dependent_objects_still_exist', detail = 'Rules: ' || v_rules,
+      hint = 'Drop these first, or change what the filter says: select grace.alter_filter(…);';
   end if;
   delete from grace_internal.filter f where f.id = v_filter.id;
   insert into grace_internal.run (kind, target, status, finished_at, details, role, login)

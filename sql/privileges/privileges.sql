@@ -134,6 +134,6 @@ grant execute on function grace.preview(text, text, integer, boolean) to grace_a
 grant execute on function grace._preview_rule(text, integer, boolean) to grace_admin;
 grant execute on function grace._preview_filter(text, integer, boolean) to grace_admin;
 grant execute on function grace._preview_keys(regclass, jsonb, integer) to grace_admin;
-grant execute on function grace.alter_filter(text, text, name []) to grace_admin;
-grant execute on function grace._alter_filter(text, text, name [], text) to grace_admin;
+grant execute on function grace.alter_filter(text, text, name [], text) to grace_admin;
+grant execute on function grace._alter_filter(text, text, name [], text, text) to grace_admin;
 grant execute on function grace._filter_target(text) to grace_admin;

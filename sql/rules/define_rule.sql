@@ -23,7 +23,11 @@ begin
     where a.attrelid = source and a.attname = moment and a.attnum > 0 and not a.attisdropped
       and grace_internal.is_moment(a.atttypid)
   ) then
-    raise exception '% has no column % that says when', source, quote_ident(moment) using errcode = 'invalid_parameter_value';
+    raise exception '% has no column % that says when%', source, quote_ident(moment), (
+      select '; these do: ' || string_agg(quote_ident(a.attname), ', ' order by a.attnum)
+      from pg_attribute a
+      where a.attrelid = source and a.attnum > 0 and not a.attisdropped and grace_internal.is_moment(a.atttypid)
+    ) using errcode = 'invalid_parameter_value';
   end if;
   select l.columns, l.condition into link, v_condition
   from grace_internal.link_between(source, target, v_parts[2]) l;
@@ -31,7 +35,7 @@ begin
     '(select max(%I.%I) from %s where %s%s)',
     grace_internal.alias_of(source), moment, grace_internal.source_of(source), v_condition, ' and (' || condition || e'\n)'
   );
-exception when invalid_parameter_value or undefined_table then
+exception when invalid_parameter_value then
   raise exception 'not an activity: %', activity
     using errcode = 'GR031', detail = sqlerrm || '.',
     hint = 'Give it as TABLE.COLUMN via COLUMN, for example email.sent_at via lead_id, and where CONDITION, if need be.';
@@ -47,12 +51,12 @@ declare
   v_name text := (select string_agg(quote_ident(n), '.' order by o) from unnest(names) with ordinality as u (n, o));
   v_table regclass;
 begin
-  perform set_config('search_path', path, true);
-  v_table := pg_catalog.to_regclass(v_name);
-  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-  if v_table is null then
-    raise exception 'there is no table %', coalesce(v_name, '(none was named)') using errcode = 'undefined_table';
+  if v_name is null then
+    raise exception 'no table is named' using errcode = 'invalid_parameter_value';
   end if;
+  perform set_config('search_path', path, true);
+  v_table := grace.table_named(v_name);
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
   return v_table;
 end
 $$;
@@ -159,13 +163,14 @@ $$;
 -- The conditions that come to stand beside others, each as a condition of the table's that holds it between brackets of another kind: what
 -- would get out of its parentheses, as "true) or (true" does, does not fit there.
 create or replace function grace_internal.lone_conditions(target regclass, definition jsonb, path text)
-returns setof text
+returns table (condition text, given text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select format(e'true = all (array[%s\n])', definition ->> 'predicate') where definition ->> 'predicate' is not null
+  select format(e'true = all (array[%s\n])', definition ->> 'predicate'), definition ->> 'predicate'
+  where definition ->> 'predicate' is not null
   union all
-  select format(e'exists (select from %s where true = all (array[%s\n]))', grace_internal.source_of(r.source), r.condition)
+  select format(e'exists (select from %s where true = all (array[%s\n]))', grace_internal.source_of(r.source), r.condition), r.condition
   from jsonb_array_elements_text(definition -> 'activities') a (activity)
   cross join lateral grace_internal.read_activity(target, a.activity, path) r
   where r.condition is not null
@@ -205,7 +210,7 @@ begin
     begin
       v_parent := grace_internal.table_under(path, parse_ident(v_related[1]));
       v_parent_condition := (grace_internal.link_between(v_target, v_parent, v_related[2])).condition;
-    exception when invalid_parameter_value or undefined_table then
+    exception when invalid_parameter_value then
       raise exception 'not a table that % belongs to: %', v_target, definition ->> 'related_to'
         using errcode = 'GR031', detail = sqlerrm || '.', hint = 'Give it as TABLE, or as TABLE via COLUMN.';
     end;

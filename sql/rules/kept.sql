@@ -105,20 +105,39 @@ as $$
   order by k.key, k.until desc, k.reason
 $$;
 
--- The hold on a record, in words; null when there is none. A delete asks the holds themselves: this is for what is only shown.
-create or replace function grace_internal.hold_on(target regclass, key jsonb)
-returns text
-language plpgsql stable
+-- Records that a hold keeps, their own or one on a row that would go with them, in words. A delete asks the holds themselves: this is for
+-- what is only shown. records: a FROM item that yields their keys.
+create or replace function grace_internal.held_records(target regclass, records text)
+returns table (key jsonb, reason text)
+language plpgsql
 set search_path = pg_catalog, pg_temp
+set constraint_exclusion = off -- it evaluates the tables' checks while planning
 as $$
+declare
+  v_root constant regclass := coalesce(pg_partition_root(held_records.target), held_records.target);
+  v_protected record;
+  v_rows text;
 begin
-  return (
-    select format('%s (hold %s%s)', h.reason, h.id, ', case ' || h.case_number)
+  for v_protected in
+    select p.id, p.target
     from grace_internal.protected p
-    cross join lateral grace_internal.held_keys(p.id) k
-    join grace_internal.hold h on h.id = k.hold_id
-    where p.target = coalesce(pg_partition_root(hold_on.target), hold_on.target) and k.key = hold_on.key
-    limit 1
-  );
+    where p.target in (
+        select coalesce(pg_partition_root(t.relation), t.relation)
+        from grace_internal.cascade_tree(held_records.target, true) as t (relation)
+      )
+      and exists (select from grace_internal.held_keys(p.id))
+    order by p.target <> v_root, p.target::text
+  loop
+    v_rows := grace_internal.closure_rows(held_records.target, records, v_protected.target);
+    if v_rows is not null then
+      return query execute format(
+        $q$select c.record, concat(%L, h.reason, ' (hold ', h.id, ', case ' || h.case_number, ')')
+        from (%s) c
+        join grace_internal.held_keys(%s) k on k.key = c.key
+        join grace_internal.hold h on h.id = k.hold_id$q$,
+        case when v_protected.target <> v_root then format('what would go with it of %s: ', v_protected.target) end, v_rows, v_protected.id
+      );
+    end if;
+  end loop;
 end
 $$;

@@ -114,14 +114,12 @@ begin
       join grace_internal.exemption e on e.rule_id = ($1).id and e.key = d.key
       where e.dropped_at is null and coalesce(e.until > clock_timestamp(), true)
       union all
-      select d.key, 2, 'held', h.reason
-      from due d
-      cross join lateral (select grace_internal.hold_on(($1).target, d.key) as reason) as h
-      where exists (select from grace_internal.active_hold) and h.reason is not null
+      select h.key, 2, 'held', h.reason
+      from grace_internal.held_records(($1).target, %2$L) h
       union all
       (
         select distinct on (k.key) k.key, 3, 'kept', k.reason
-        from grace_internal.kept_records($1, %L) k
+        from grace_internal.kept_records($1, %2$L) k
         order by k.key, k.until desc, k.reason
       )
       union all

@@ -151,9 +151,10 @@ begin
     return;
   end if;
   if exists (select from grace_internal.active_hold) then
-    reason := grace_internal.hold_on(rule.target, key);
-    if reason is not null then
-      state := 'held';
+    select 'held', h.reason into state, reason
+    from grace_internal.held_records(rule.target, grace_internal.key_rows(rule.target, jsonb_build_array(key))) h
+    limit 1;
+    if found then
       return;
     end if;
   end if;

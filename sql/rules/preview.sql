@@ -2,7 +2,7 @@ do $$
 begin
   if to_regtype('grace.preview_result') is null then
     create type grace.preview_result as (
-      target regclass, condition text, run_as text, row_count bigint, token text, cost double precision, takes interval,
+      target regclass, action text, condition text, run_as text, row_count bigint, token text, cost double precision, takes interval,
       would_be_held text, deletes bigint, exempt bigint, held bigint, kept bigint, not_announced bigint, sample jsonb, cascades jsonb, blocked jsonb
     );
     comment on type grace.preview_result is 'What a run now would do; grace.preview() says what each attribute is.';
@@ -110,9 +110,14 @@ begin
   v_result.run_as := grace_internal.role_name(v_rule.run_as);
   perform set_config('timezone', v_rule.zone, true);
   v_horizon := grace_internal.horizon(v_rule, clock_timestamp());
-  v_due := grace_internal.is_due(v_query, v_horizon);
+  details := details and v_rule.action <> 'keep'; -- which has nothing to run
+  v_due := case
+    when v_rule.action = 'keep' then format('%s and coalesce(%s > now(), true)', v_query.condition, v_query.due)
+    else grace_internal.is_due(v_query, v_horizon)
+  end;
+  v_result.action := v_rule.action;
   v_result.condition := v_due;
-  select c.rows, c.token into v_result.row_count, v_result.token from grace_internal.count_due(v_rule, v_horizon, details) c;
+  select c.rows, c.token into v_result.row_count, v_result.token from grace_internal.count_due(v_rule, v_due, details) c;
   execute 'select k.plan from ' || grace_internal.as_role(
     v_rule.run_as, 'read', format('explain (format json) select 1 from %s where %s', v_query.source, v_due), 'plan json'
   ) into v_plan;
@@ -121,7 +126,7 @@ begin
     execute 'select jsonb_agg(k.record) from ' || grace_internal.as_role(
       v_rule.run_as, 'read',
       format(
-        'select jsonb_build_object(''key'', %s, ''due'', %s) || coalesce(%s, ''{}'') from %s where %s order by %s limit %s',
+        'select jsonb_build_object(''key'', %s, ''due'', %s, ''record'', %s) from %s where %s order by %s limit %s',
         v_query.key_object, case when v_rule.start_expression is null then 'null' else v_query.due end,
         v_query.record, v_query.source, v_due,
         case when v_rule.start_expression is null then v_query.keys else v_query.due end, greatest(sample, 0)
@@ -140,7 +145,7 @@ begin
     v_result.would_be_held := (grace_internal.limit_passed(v_rule, v_result.deletes)).reason;
     select c.cascades, c.blocked, c.rows into v_result.cascades, v_result.blocked, v_rows
     from grace_internal.preview_closure(v_rule.target, grace_internal.rows_but(v_rule, v_due, v_left_out), 100) c;
-    select jsonb_agg(jsonb_build_object('key', k.key, 'reason', k.reason)) || coalesce(v_result.blocked, '[]')
+    select coalesce(jsonb_agg(jsonb_build_object('key', k.key, 'reason', k.reason)), '[]') || coalesce(v_result.blocked, '[]')
     into v_result.blocked
     from (
       select l.key, l.reason from unnest(v_left_out) l where l.state in ('kept', 'held') limit 100
@@ -167,14 +172,15 @@ declare
 begin
   select s.target, s.condition, s.statement, s.key_object, s.keys, s.record into v_parts from grace._filter_statement(filter) s;
   v_result.target := v_parts.target;
+  v_result.action := 'delete';
   v_result.condition := v_parts.condition;
   v_result.run_as := pg_catalog.current_user();
   execute pg_catalog.format('select pg_catalog.count(*) %s', v_parts.statement) into v_result.row_count;
   execute pg_catalog.format('explain (format json) select 1 %s', v_parts.statement) into v_plan;
   v_result.cost := (v_plan operator(pg_catalog.#>>) '{0,Plan,Total Cost}')::pg_catalog.float8;
   execute pg_catalog.format(
-    'select pg_catalog.jsonb_agg(s.record) from (select pg_catalog.jsonb_build_object(''key'', %s) operator(pg_catalog.||) '
-    'coalesce(%s, ''{}'') as record %s order by %s limit %s) as s',
+    'select pg_catalog.jsonb_agg(s.record) from (select pg_catalog.jsonb_build_object(''key'', %s, ''record'', %s) as record %s '
+    'order by %s limit %s) as s',
     v_parts.key_object, v_parts.record, v_parts.statement, v_parts.keys, greatest(sample, 0)
   ) into v_result.sample;
   if details and v_result.row_count operator(pg_catalog.<=) 100000 then
@@ -204,4 +210,4 @@ begin
 end
 $$;
 comment on function grace.preview(text, text, integer, boolean) is
-'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; deletes: how many of them a run would delete, if no foreign key or trigger keeps them; exempt, held, kept, not_announced: how many would be left out; sample: the first ones as users know them; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that a hold, another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
+'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. action: delete, or keep of a rule that keeps, whose rows are those that it keeps now; row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; deletes: how many of them a run would delete, if no foreign key or trigger keeps them; exempt, held, kept, not_announced: how many would be left out; sample: the first ones, each with key, due and record, which is what users know it by; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that a hold, another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';

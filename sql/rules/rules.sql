@@ -18,6 +18,10 @@ select
   r.condition,
   r.start_expression as starts,
   case when r.start_expression is not null then r.period end as period,
+  r.starts as given_starts,
+  array(select jsonb_array_elements_text(r.activities)) as activities,
+  r.predicate,
+  r.related_to #>> '{}' as related_to,
   r.final_by_due,
   r.notice,
   j.schedule,
@@ -59,6 +63,9 @@ left join lateral (
 comment on view grace.rules is 'What happens to which records, and when.';
 comment on column grace.rules.condition is 'Which rows, as PostgreSQL reads it: the filter''s condition and the rule''s own.';
 comment on column grace.rules.starts is 'From when the period counts, as PostgreSQL reads it; null: due at once.';
+comment on column grace.rules.given_starts is 'What the period starts with as it was given; beside it activities, the latest of which counts.';
+comment on column grace.rules.predicate is 'The condition beside the filter''s as it was given.';
+comment on column grace.rules.related_to is 'Only rows that belong to one of this table, as it was given.';
 comment on column grace.rules.problem is
 'Why the rule can''t act, and does not, until it is mended: what it refers to was renamed, dropped or retyped, its role is gone, or its table is not protected. Null: it can.';
 comment on column grace.rules.zone is 'The time zone in which its dates begin and its months are counted.';

@@ -32,6 +32,19 @@ as $$
     and r.started_at > (select l.changed_at from grace_internal.rule l where l.id = held_run.rule_id)
 $$;
 
+-- Whether a login has had a part in what a rule says, ever.
+create or replace function grace_internal.has_written(login name, rule_id integer)
+returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from grace_internal.run r
+    where r.rule_id = has_written.rule_id and r.kind = 'change' and r.login = has_written.login and r.details ? 'definition'
+  )
+$$;
+
 create or replace function grace_internal.require_approver(rule grace_internal.rule)
 returns grace_internal.run
 language plpgsql stable
@@ -44,7 +57,7 @@ begin
     raise exception 'nothing of rule % waits for approval', quote_literal(rule.name)
       using errcode = 'GR032', detail = 'Its last run was not held, or the rule was changed since.', hint = 'Run it without approval.';
   end if;
-  if rule.four_eyes and session_user in (rule.created_login, rule.changed_login) then
+  if rule.four_eyes and grace_internal.has_written(session_user, rule.id) then
     raise exception 'a run of rule % has to be approved by somebody else', quote_literal(rule.name)
       using errcode = 'GR032', detail = format('%s wrote the rule, which says four_eyes.', session_user),
       hint = 'Let another administrator approve it.';
@@ -53,9 +66,9 @@ begin
 end
 $$;
 
--- How many rows a rule acts on, and the token that says which: the keys' hashes taken together, in no order.
+-- How many rows of a rule's table meet a condition, and the token that says which: the keys' hashes taken together, in no order.
 create or replace function grace_internal.count_due(
-  rule grace_internal.rule, horizon timestamptz, with_token boolean, out rows bigint, out token text
+  rule grace_internal.rule, due text, with_token boolean, out rows bigint, out token text
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -70,7 +83,7 @@ begin
     format(
       'select count(*), %s from %s where %s',
       case when with_token then format('bit_xor(hashtextextended(%s::text, 0))', v_query.key_object) else 'null::bigint' end,
-      v_query.source, grace_internal.is_due(v_query, horizon)
+      v_query.source, due
     ),
     'rows bigint, hash bigint'
   ) into rows, token;
@@ -132,6 +145,7 @@ declare
   v_rule grace_internal.rule := grace_internal.rule_named(rule);
   v_now timestamptz := clock_timestamp();
   v_horizon timestamptz;
+  v_due text;
   v_held grace_internal.run;
   v_other grace_internal.run;
   v_alone boolean;
@@ -184,15 +198,14 @@ begin
     return null;
   end if;
   v_horizon := grace_internal.horizon(v_rule, v_now);
+  v_due := grace_internal.is_due(grace_internal.rule_query(v_rule), v_horizon);
   begin
     perform grace_internal.ensure_runner(v_rule.run_as);
     if v_rule.notice is not null then
       perform grace_internal.announce(v_rule);
     end if;
-    select c.rows, c.token into v_rows, v_token from grace_internal.count_due(v_rule, v_horizon, token is not null) c;
-    v_acting := v_rows - (
-      select count(*) from grace_internal.left_out_of(v_rule, grace_internal.is_due(grace_internal.rule_query(v_rule), v_horizon))
-    );
+    select c.rows, c.token into v_rows, v_token from grace_internal.count_due(v_rule, v_due, token is not null) c;
+    v_acting := v_rows - (select count(*) from grace_internal.left_out_of(v_rule, v_due));
     select l.reason, l.most into v_limit, v_most from grace_internal.limit_passed(v_rule, v_acting) l;
   exception when others then
     perform grace_internal.record_failed_run(v_rule, format('%s (SQLSTATE %s)', sqlerrm, sqlstate));
@@ -428,7 +441,13 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if code not in ('GR029', 'GR033') then
+  if code = 'GR029' then
+    update grace_internal.run r
+    set details = r.details || jsonb_build_object('left_out', coalesce(r.details -> 'left_out', '{}') || jsonb_build_object(
+      'held', coalesce((r.details #>> '{left_out,held}')::bigint, 0) + 1
+    ))
+    where r.id = run;
+  elsif code <> 'GR033' then
     update grace_internal.run r
     set details = jsonb_set(r.details, '{failures}', to_jsonb(coalesce((r.details ->> 'failures')::bigint, 0) + 1))
     where r.id = run;

@@ -225,21 +225,32 @@ begin
 end
 $$;
 
--- Errors: GR022 when a text is not one condition that the role may evaluate; 42501 as PostgreSQL says it.
-create or replace function grace_internal.check_as(role regrole, source text, predicate text, path text)
+-- What is checked is a condition; what was given is shown: the condition itself, or what a period starts with. Errors: GR022 when it is not
+-- one that the role may evaluate; GR031 for a start; 42501 as PostgreSQL says it.
+create or replace function grace_internal.check_as(
+  role regrole, source text, predicate text, path text, given text default null, is_start boolean default false
+)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_perhaps text;
 begin
   execute format(
     'select grace_internal.%I($1, $2, $3)', 'check_as_' || (select r.id from grace_internal.runner r where r.role = check_as.role)
   ) using source, predicate, path;
 exception when syntax_error_or_access_rule_violation or invalid_cursor_definition or data_exception or feature_not_supported then
   if sqlstate = '42501' then
-    raise exception 'role % may not evaluate %', role, predicate
+    raise exception 'role % may not evaluate %', role, coalesce(given, predicate)
       using errcode = 'insufficient_privilege', detail = sqlerrm || '.', hint = 'Grant it what it needs, or run the rule as another role.';
   end if;
-  perform grace._not_a_condition(predicate, sqlerrm);
+  get stacked diagnostics v_perhaps = pg_exception_hint;
+  if is_start then
+    raise exception 'a period can''t start with %', given
+      using errcode = 'GR031', detail = concat_ws('. ', sqlerrm, nullif(v_perhaps, '')),
+      hint = 'Give a column or expression of type date or timestamp, or "end of year of COLUMN"; activities as TABLE.COLUMN via COLUMN.';
+  end if;
+  perform grace._not_a_condition(coalesce(given, predicate), concat_ws('. ', sqlerrm, nullif(v_perhaps, '')));
 end
 $$;

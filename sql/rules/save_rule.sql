@@ -121,7 +121,7 @@ begin
   if new_rule.max_rows < 0 or new_rule.max_fraction not between 0 and 1 or new_rule.batch_size not between 1 and 100000 then
     perform grace_internal.refuse_rule(
       'a limit of the rule is out of range', 'max_rows is at least 0, max_fraction between 0 and 1, batch_size between 1 and 100000.',
-      'max_fraction 0.1 means a tenth of the table.'
+      'max_fraction 0.1 means a tenth of the table, 1 no limit.'
     );
   end if;
   if new_rule.action = 'keep' and (not v_has_start or d ->> 'schedule' is not null or new_rule.final_by_due or new_rule.notice is not null) then
@@ -235,13 +235,13 @@ begin
     perform grace_internal.refuse_strange_code(v_new.run_as, v_new.target, v_filter.depends); -- before it is read again
   end if;
   perform grace_internal.ensure_runner(v_new.run_as);
-  perform grace_internal.check_as(v_new.run_as, v_texts.source, c, path)
+  perform grace_internal.check_as(v_new.run_as, v_texts.source, c.condition, path, c.given)
   from grace_internal.lone_conditions(v_new.target, definition, path) c;
   perform grace_internal.check_as(v_new.run_as, v_texts.source, v_texts.condition, path);
   v_condition := grace_internal.read_expression(v_new.target, v_texts.condition, path, v_new.run_as);
   if v_new.starts is not null then
     v_bare := grace_internal.start_without_words(v_new.starts);
-    perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_bare), path);
+    perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_bare), path, v_new.starts, true);
     v_start := grace_internal.read_expression(v_new.target, v_bare, path, v_new.run_as);
     if not grace_internal.is_moment(v_start.type) then
       perform grace_internal.refuse_rule(
@@ -251,7 +251,10 @@ begin
     end if;
   end if;
   if v_texts.starts is not null then
-    perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_texts.starts), path);
+    perform grace_internal.check_as(v_new.run_as, v_texts.source, format(e'(%s\n) is null', v_texts.starts), path, (
+      select string_agg(t.part, ', ')
+      from (select v_new.starts as part union all select jsonb_array_elements_text(v_new.activities)) t
+    ), true);
     v_start := grace_internal.read_expression(v_new.target, v_texts.starts, path, v_new.run_as);
   end if;
   v_new.condition := v_condition.text;
@@ -283,7 +286,7 @@ begin
     end if;
   end if;
 
-  if v_old.four_eyes and session_user in (v_old.created_login, v_old.changed_login) and (
+  if v_old.four_eyes and grace_internal.has_written(session_user, v_old.id) and (
     not v_new.four_eyes or coalesce(v_new.max_rows, 'infinity'::numeric) > coalesce(v_old.max_rows, 'infinity'::numeric)
     or v_new.max_fraction > v_old.max_fraction
   ) then
@@ -398,7 +401,7 @@ comment on function grace.add_rule(
   text, text, text, text, interval, text, name, bigint, numeric, regclass, text, text [], text, boolean, interval, name [], integer,
   interval, interval, boolean, text
 ) is
-'Adds a rule: what happens to the rows that a filter matches (or all of target), once a period has passed since a start. action: delete, into the buffer as any delete; keep, no rule may delete it before it is due. starts: a column or expression of type date or timestamp, or "end of year of COLUMN" (quarter, month); null with no activities: due at once; a row without a start is not due. activities: TABLE.COLUMN via COLUMN [where CONDITION]: the period starts with the latest of them and starts. predicate: a condition beside the filter. related_to: TABLE [via COLUMN]: only rows that belong to a row of it. schedule: as cron writes it; null: only by hand. run_as: the role with whose rights and row security it runs; default: who adds it; only a member of a role may name it. max_rows, max_fraction: a run that would delete more rows (more than the fraction of the table, and more than 100) deletes none, and waits for approval. final_by_due: it acts so early that the buffer has run out by the due date (DIN 66398). notice: it acts only on what was announced that long before. columns: what users know the records by. batch_size: rows per transaction; pause between them; max_duration: then it stops and goes on next time. four_eyes: who approves must not be who wrote the rule. basis: the law or contract. Errors: GR001, GR009, GR022, GR024, GR027, GR031, 42501, 42710.';
+'Adds a rule: what happens to the rows that a filter matches (or all of target), once a period has passed since a start. action: delete, into the buffer as any delete; keep, no rule may delete it before it is due. starts: a column or expression of type date or timestamp, or "end of year of COLUMN" (quarter, month); null with no activities: due at once; a row without a start is not due. activities: TABLE.COLUMN via COLUMN [where CONDITION]: the period starts with the latest of them and starts. predicate: a condition beside the filter. related_to: TABLE [via COLUMN]: only rows that belong to a row of it. schedule: as cron writes it; null: only by hand. run_as: the role with whose rights and row security it runs; default: who adds it; only a member of a role may name it. max_rows, max_fraction: a run that would delete more rows (more than the fraction of the table, and more than 100) deletes none, and waits for approval. final_by_due: it acts so early that the buffer has run out by the due date (DIN 66398). notice: it acts only on what was announced that long before. columns: what users know the records by. batch_size: rows per transaction; pause between them; max_duration: then it stops and goes on next time. four_eyes: who approves, or loosens a limit, must not have had a part in what the rule says. basis: the law or contract. Errors: GR001, GR009, GR022, GR024, GR027, GR031, GR032, 42501, 42710, 42P01.';
 
 create or replace function grace_internal.definition_of(rule grace_internal.rule)
 returns jsonb

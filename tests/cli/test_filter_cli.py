@@ -88,6 +88,7 @@ REFUSED: list[tuple[tuple[str, ...], int, str]] = [
     (("--older", "created_at=6"), 2, "has no unit; say 6 days"),
     (("--older", "created_at=ages"), 2, "is not a duration"),
     (("--older", "created_at=-2y"), 2, "is negative"),
+    (("--is", "status=a", "--is", "status=b"), 2, "say --in status=A,B, or --any"),
     ((), 2, "say which rows"),
     (("--older", "status=2y"), 4, "SQLSTATE: GR022"),
     (("--is", "estimated_value=much"), 4, 'invalid input syntax for type numeric: "much"'),
@@ -120,7 +121,36 @@ def test_filters_are_listed_and_shown(crm: Database) -> None:
     assert shown["predicate"] == "\"status\" = 'no_interest'"
     assert shown["columns"] == ["company_name", "town"]
     assert "Kein Interesse\tcrm.lead\t" in crm.cli("filter", "list").stdout
-    assert "SQLSTATE: GR027" in crm.cli("filter", "show", "nope", code=4).stderr
+    missing = crm.cli("filter", "show", "kein interesse", code=4).stderr
+    assert 'Did you mean "Kein Interesse"?' in missing
+    assert "SQLSTATE: GR027" in missing
+
+
+def test_altering_reaches_the_rules(crm: Database) -> None:
+    crm.cli("filter", "add", "f", *LEAD, "--is", "status=new", "--columns", "town")
+    crm.cli("rule", "add", "r", "--filter", "f")
+    crm.cli("rule", "add", "own", "--filter", "f", "--columns", "company_name")
+    changed = crm.cli("filter", "alter", "f", "--rename", "Kein Interesse", "--is", "status=no_interest")
+    assert 'filter "Kein Interesse" matches 30 rows now' in changed.stderr
+    crm.cli("filter", "alter", "Kein Interesse", "--columns", "last_name,town")
+    for name, columns in (("r", ["last_name", "town"]), ("own", ["company_name"])):
+        rule = from_json(crm, "rule", "show", name)
+        assert "no_interest" in rule["condition"]
+        assert (rule["filter"], rule["columns"]) == ("Kein Interesse", columns)
+    before = from_json(crm, "filter", "show", "Kein Interesse")
+    crm.cli("filter", "alter", "Kein Interesse", "--where", "true", "--dry-run")
+    crm.cli("filter", "alter", "Kein Interesse", code=2)
+    crm.cli("filter", "add", "g", *LEAD, "--is", "status=new")
+    assert "SQLSTATE: 42710" in crm.cli("filter", "alter", "Kein Interesse", "--rename", "g", code=1).stderr
+    assert "SQLSTATE: GR022" in crm.cli("filter", "alter", "Kein Interesse", "--where", "random() > 0", code=4).stderr
+    assert from_json(crm, "filter", "show", "Kein Interesse") == before
+
+
+def test_values_that_no_row_has_are_named(crm: Database) -> None:
+    said = crm.cli("filter", "add", "f", *LEAD, "--is", "status=No_Intrest", "--in", "country=DE,XX").stderr
+    assert "no row has status No_Intrest; there is no_interest" in said
+    assert "no row has country XX" in said
+    assert "country DE" not in said
 
 
 def test_a_filter_that_a_change_broke_says_so(crm: Database) -> None:
@@ -149,12 +179,12 @@ def test_dropping_asks_and_a_rule_holds_it(crm: Database) -> None:
     crm.cli("filter", "add", "f", *LEAD, "--is", "status=new")
     assert "There is nobody to ask here" in crm.cli("filter", "drop", "f", code=4, stdin="y\n").stderr
     child = terminal(crm, "filter", "drop", "f")
-    child.expect(r"Forget filter 'f'\? \[y/N\]")
+    child.expect(r'Forget filter "f"\? \[y/N\]')
     child.sendline("n")
     assert finish(child)[0] == 4
     crm.cli("rule", "add", "r", "--filter", "f")
     result = crm.cli("filter", "drop", "f", "--yes", code=1)
-    assert "pg_grace rule drop NAME" in result.stderr
+    assert "pg_grace filter alter NAME" in result.stderr
     crm.cli("rule", "drop", "r", "--yes")
     crm.cli("filter", "drop", "f", "--yes")
     assert rows(crm.connect(), "select name from grace.filters") == []

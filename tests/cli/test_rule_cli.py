@@ -77,6 +77,16 @@ def test_a_rule_that_keeps_says_that(shop: Database) -> None:
     found = from_json(shop, "rule", "preview", "r")
     assert (found["row_count"], found["kept"]) == (30, 30)
     assert "SQLSTATE: GR031" in shop.cli("rule", "run", "law", code=4).stderr
+    found = from_json(shop, "rule", "preview", "law")
+    assert (found["action"], found["row_count"], found["deletes"], found["cascades"]) == ("keep", 200, None, [])
+    assert "keeps\t200" in shop.cli("rule", "preview", "law").stdout
+    shown = from_json(shop, "rule", "show", "law")
+    assert (shown["given_starts"], shown["activities"], shown["predicate"]) == ("end of year of made", [], None)
+    for command in ("disable", "drop"):
+        assert "Other rules may then delete what" in shop.cli("rule", command, "law", code=4).stderr
+        assert from_json(shop, "rule", "show", "law")["enabled"] is True
+    shop.cli("rule", "disable", "law", "--yes")
+    assert from_json(shop, "rule", "preview", "r")["kept"] == 0
     assert (
         "says --action keep"
         in shop.cli("rule", "add", "x", "--table", "note", "--keep-until", "--action", "delete", code=2).stderr
@@ -97,9 +107,13 @@ def test_what_a_rule_can_not_be_is_refused(shop: Database) -> None:
         (("--table", "note", "--starts", "made", "--period", "6m"), 2, "months or minutes?"),
         (("--table", "note", "--starts", "made", "--period", "12"), 2, "say 12 days"),
         (("--table", "note", "--max-fraction", "much"), 2, "say 10% or 0.1"),
-        (("--table", "note", "--max-fraction", "10"), 4, "SQLSTATE: GR031"),
+        (("--table", "note", "--max-fraction", "10"), 2, "did you mean 10%?"),
         (("--table", "note", "--period", "1y"), 4, "SQLSTATE: GR031"),
-        (("--table", "note", "--schedule", "sometimes"), 4, "SQLSTATE: GR024"),
+        (("--table", "note", "--schedule", "sometimes"), 2, "say daily, weekly, monthly"),
+        (("--table", "note", "--schedule", "61 * * * *"), 4, "SQLSTATE: GR024"),
+        (("--table", "note", "--starts", "maed", "--period", "1y"), 4, "a period can't start with maed"),
+        (("--table", "note", "--where", "txt = 'x'"), 4, "not a condition: txt = 'x'"),
+        (("--table", "note", "--where", "txt = 'x'"), 4, 'Perhaps you meant to reference the column "note.text"'),
         (("--table", "note", "--activity", "pin"), 4, "SQLSTATE: GR031"),
         (("--table", "pin"), 4, "SQLSTATE: GR031"),
         (("--filter", "nope"), 4, "HINT:  pg_grace filter list"),
@@ -123,12 +137,10 @@ def test_a_dry_run_adds_and_changes_nothing(shop: Database) -> None:
 
 
 def test_altering_changes_what_is_said_and_no_more(shop: Database) -> None:
-    rule(shop, "r", "--schedule", "daily", "--notice", "3d", "--max-rows", "5", "--basis", "Art. 17", "--four-eyes")
+    rule(shop, "r", "--schedule", "daily", "--notice", "3d", "--max-rows", "5", "--basis", "Art. 17")
     before = from_json(shop, "rule", "show", "r")
     shop.cli("rule", "alter", "r", "--rename", "Über 2 Jahre", "--period", "2y", "--no-schedule", "--no-notice")
-    shop.cli(
-        "rule", "alter", "Über 2 Jahre", "--no-max-rows", "--no-basis", "--no-four-eyes", "--columns", "text, made"
-    )
+    shop.cli("rule", "alter", "Über 2 Jahre", "--no-max-rows", "--no-basis", "--four-eyes", "--columns", "text, made")
     after = from_json(shop, "rule", "show", "Über 2 Jahre")
     changed = {part for part in after if after[part] != before[part]} - {
         "changed_at",
@@ -142,6 +154,7 @@ def test_altering_changes_what_is_said_and_no_more(shop: Database) -> None:
     assert from_json(shop, "rule", "show", "Über 2 Jahre")["action"] == "keep"
     shop.cli("rule", "alter", "Über 2 Jahre", "--action", "delete", "--no-starts", "--no-period")
     assert from_json(shop, "rule", "show", "Über 2 Jahre")["starts"] is None
+    assert "SQLSTATE: GR032" in shop.cli("rule", "alter", "Über 2 Jahre", "--no-four-eyes", code=4).stderr
     for options in ((), ("--notice", "3d", "--no-notice")):
         shop.cli("rule", "alter", "Über 2 Jahre", *options, code=2)
     assert "SQLSTATE: GR027" in shop.cli("rule", "alter", "r", "--period", "1y", code=4).stderr
@@ -237,7 +250,7 @@ def test_a_run_past_a_limit_is_held_until_it_is_approved(shop: Database) -> None
     shop.connect().execute("delete from pin")
     result = shop.cli("rule", "run", name, "--yes", code=4)
     assert "DETAIL:  30 rows are more than max_rows, 10." in result.stderr
-    assert "pg_grace rule run 'r' --approve" in result.stderr
+    assert "pg_grace rule run r --approve" in result.stderr
     assert left(shop) == 200
     child = terminal(shop, "rule", "run", name)
     child.expect("it would delete nothing, and wait for approval: 30 rows are more than max_rows, 10")
@@ -253,7 +266,8 @@ def test_a_rule_that_can_not_act_fails(shop: Database) -> None:
     conn = shop.connect()
     conn.execute("alter table note rename made to made_on")
     result = shop.cli("rule", "run", "r", "--yes", code=1)
-    assert "the run is failed: " in result.stderr
+    assert "the run is failed\nDETAIL:  public.note.made is now public.note.made_on" in result.stderr
+    assert "HINT:  Mend it: pg_grace rule show r says what it needs" in result.stderr
     assert "made" in shop.cli("rule", "list").stdout.splitlines()[1].split("\t")[-1]
     assert "SQLSTATE: GR028" in shop.cli("rule", "preview", "r", code=4).stderr
 
@@ -296,16 +310,22 @@ def test_what_is_planned_can_be_seen_and_taken_off(shop: Database) -> None:
     listed = from_json(shop, "exempt", "list", name)
     assert [(row["key"], row["reason"]) for row in listed] == [({"id": 5}, "Rechtsstreit"), ({"id": 6}, "Prüfung")]
     assert "left out: 2 rows exempt" in shop.cli("rule", "run", name, "--yes", code=1).stderr
-    shop.cli("exempt", "drop", str(listed[0]["id"]))
+    again = shop.cli("exempt", "add", name, "--key", "6", "--reason", "Prüfung 2", "--until", "2099-01-01")
+    assert f"in place of exemption {listed[1]['id']}: Prüfung" in again.stderr
+    child = terminal(shop, "exempt", "drop", str(listed[0]["id"]))
+    child.expect(r'Rule "Ältere Notizen" then acts on note 5 \(exempt: Rechtsstreit\)\. End the exemption\? \[y/N\]')
+    child.sendline("n")
+    assert finish(child)[0] == 4
+    shop.cli("exempt", "drop", str(listed[0]["id"]), "--yes")
     assert len(from_json(shop, "exempt", "list")) == 1
-    assert [row["is_active"] for row in from_json(shop, "exempt", "list", "--all")] == [False, True]
-    assert "HINT:  pg_grace exempt list" in shop.cli("exempt", "drop", "999", code=4).stderr
+    assert [row["is_active"] for row in from_json(shop, "exempt", "list", "--all")] == [False, False, True]
+    assert "HINT:  pg_grace exempt list" in shop.cli("exempt", "drop", "999", "--yes", code=4).stderr
     assert "SQLSTATE: GR008" in shop.cli("exempt", "add", name, "--key", "999", "--reason", "x", code=4).stderr
     for command in (("exempt", "list", "nope"), ("rule", "notices", "nope"), ("rule", "planned", "--rule", "nope")):
         assert "SQLSTATE: GR027" in shop.cli(*command, code=4).stderr
     shop.cli("rule", "planned", "--key", "5", code=2)
     child = terminal(shop, "rule", "drop", name)
-    child.expect(r"Forget rule 'Ältere Notizen', and 1 exemption with it\? \[y/N\]")
+    child.expect(r'Forget rule "Ältere Notizen", and 1 exemption with it\? \[y/N\]')
     child.sendline("y")
     assert finish(child)[0] == 0
     assert from_json(shop, "exempt", "list", "--all") == []
@@ -339,7 +359,16 @@ def test_runs_are_listed_and_shown(shop: Database) -> None:
     assert shown["details"]["period"] == "1 year"
     assert any("note" in line for line in shown["plan"])
     assert [(failure["key"], failure["sqlstate"]) for failure in shown["failed"]] == [({"id": 7}, "23503")]
+    assert "there is no such run of rule" in shop.cli("runs", "--rule", name, "--status", "held").stderr
+    assert 'Did you mean "Ältere Notizen"?' in shop.cli("runs", "--rule", "ältere notizen", code=4).stderr
+    for option in (("--kind", "rules"), ("--status", "finished")):
+        shop.cli("runs", *option, code=2)
     text = shop.cli("run", "show", str(run["id"]))
+    (deletion,) = rows(shop.connect(), "select id::text, expires_at::text from grace.deletions")
+    assert f"deletions\t{deletion[0]}\n" in text.stdout
+    assert f"restorable until\t{deletion[1][:10]}" in text.stdout
+    restored = shop.cli("restore", "--deletion", deletion[0])
+    assert "goes again at its next run: pg_grace rule planned --table note" in restored.stderr
     assert "condition\ttrue" in text.stdout
     assert "7\t23503\t" in text.stdout
     assert from_json(shop, "runs", "--rule", name, "--status", "held") == []

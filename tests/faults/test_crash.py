@@ -269,3 +269,35 @@ def test_what_a_client_saw_committed_is_buffered_whenever_the_server_is_killed(
         assert {n // 10 for n in children_live} == live
         assert set(map(frozenset, committed)) <= groups <= set(map(frozenset, committed + unknown))
         remaining = live
+
+
+@pytest.mark.parametrize("crash", CRASHES)
+@pytest.mark.parametrize("careful", [False, True], ids=["one statement a batch", "by keys"])
+def test_a_rule_that_is_killed_loses_nothing_and_the_next_run_goes_on(
+    cluster: Cluster, own_family: str, crash: Crash, careful: bool
+) -> None:
+    with cluster.connect(own_family) as observer, cluster.connect(own_family) as session:
+        observer.execute(
+            b"select grace.add_rule('r', target => 'parent', max_fraction => 1, batch_size => 50, pause => '10 ms')"
+        )
+        if careful:
+            observer.execute(b"select grace.exempt('r', '3000', 'why')")
+        with failing(lambda: session.execute("call grace.run('r')")):
+            eventually(lambda: (value(observer, "select max(batches) from grace.runs") or 0) >= 3)
+            crash(cluster, session.info.backend_pid)
+    everybody = set(range(1, 3001))
+    with cluster.connect(own_family) as conn:
+        live, buffered = whereabouts(conn, "parent")
+        assert live | buffered == everybody
+        assert 10 + 3 * 50 <= len(buffered) < 3000
+        counted = value(conn, "select row_count from grace.runs where kind = 'rule'")
+        assert counted == len(buffered) - 10
+        assert len(whereabouts(conn, "child")[1]) == 2 * len(buffered)
+        assert miscounted(conn) == []
+        conn.execute("call grace.run('r')")
+        assert rows(conn, "select status, row_count from grace.runs where kind = 'rule' order by id") == [
+            ("aborted", counted),
+            ("done", 2990 - counted - careful),
+        ]
+        assert whereabouts(conn, "parent")[0] == ({3000} if careful else set())
+        assert miscounted(conn) == []

@@ -445,7 +445,6 @@ def test_it_only_reads(conn: Connection, db: Database) -> None:
         counts(conn, "crm.company")
         blockers(conn, "crm.company")
         closure_rows(conn, "crm.company", "crm.invoice")
-        conn.execute("select * from grace_internal.unindexed_cascades('crm.company')")
         locks = rows(
             other,
             "select distinct mode from pg_locks where pid = %s and locktype = 'relation'",
@@ -463,24 +462,6 @@ def test_a_table_without_a_key(conn: Connection) -> None:
     assert caught.value.sqlstate == "GR009"
     assert caught.value.diag.message_detail
     assert caught.value.diag.message_hint
-
-
-def test_foreign_keys_without_an_index(conn: Connection) -> None:
-    script(
-        conn,
-        """create table p (id int primary key);
-        create table c (id int primary key, p int references p on delete cascade);
-        create table d (id int primary key, c int references c, filler text);
-        create table e (id int primary key, c int references c);
-        insert into p values (1);
-        insert into c select n, 1 from generate_series(1, 10000) n;
-        insert into d select n, 1 from generate_series(1, 10000) n;
-        insert into e values (1, 1)""",
-    )
-    found = "select relation::text, constraint_name, columns from grace_internal.unindexed_cascades('p')"
-    assert rows(conn, found) == [("c", "c_p_fkey", ["p"]), ("d", "d_c_fkey", ["c"])]
-    conn.execute("create index on c (p, id); create index on d (c)")
-    assert rows(conn, found) == []
 
 
 @pytest.mark.parametrize(

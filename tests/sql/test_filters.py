@@ -177,6 +177,39 @@ def test_a_change_that_breaks_it_goes_through_and_is_reported_at_once(
     assert value(leads, "select finding from grace.doctor() where subject = 'filter'")
 
 
+@pytest.mark.parametrize(
+    ("made", "condition", "ddl", "problem"),
+    [
+        ("create extension pg_trgm", "similarity(name, 'x') >= 0", "drop extension pg_trgm cascade", "similarity"),
+        (
+            "create materialized view crm.vip as select 1 as lead_id",
+            "id in (select lead_id from crm.vip)",
+            "drop materialized view crm.vip",
+            "crm.vip",
+        ),
+        (
+            "create materialized view crm.vip as select 1 as lead_id",
+            "id in (select lead_id from crm.vip)",
+            "alter materialized view crm.vip rename to best",
+            "crm.best",
+        ),
+        (
+            "create collation crm.mine (provider = icu, locale = 'de')",
+            "name < 'z' collate crm.mine",
+            "drop collation crm.mine",
+            "crm.mine",
+        ),
+    ],
+)
+def test_whatever_it_names_is_watched(leads: Connection, made: str, condition: str, ddl: str, problem: str) -> None:
+    leads.execute(made.encode())
+    add(leads, condition)
+    notices: list[str] = []
+    leads.add_notice_handler(lambda notice: notices.append(f"{notice.message_primary} {notice.message_detail}"))
+    leads.execute(ddl.encode())
+    assert any("filter 'f' no longer says what was meant" in notice and problem in notice for notice in notices)
+
+
 def test_what_was_changed_back_works_again_and_what_can_be_said_anew_as_well(leads: Connection) -> None:
     add(leads, "status = 'no interest'")
     leads.execute("alter table crm.lead rename status to state")
@@ -205,8 +238,8 @@ def test_a_preview_changes_nothing_and_says_what_would(leads: Connection, db: Da
     assert row is not None
     assert (row["row_count"], row["run_as"]) == (4, "postgres")
     assert row["sample"] == [
-        {"key": {"id": 3}, "name": "lead 3", "country": "DE"},
-        {"key": {"id": 6}, "name": "lead 6", "country": "AT"},
+        {"key": {"id": 3}, "record": {"name": "lead 3", "country": "DE"}},
+        {"key": {"id": 6}, "record": {"name": "lead 6", "country": "AT"}},
     ]
     assert [(one["table"], one["rows"], one["effect"]) for one in row["cascades"]] == [
         ("crm.lead", 4, "deleted"),

@@ -61,7 +61,7 @@ def test_reading_a_text_runs_nothing_as_the_owner_of_pg_grace(notes: Connection,
 
 
 @pytest.mark.parametrize(
-    "function", ["_add_filter('x', 'note', %s, '{}', 'public')", "_alter_filter('f', %s, null, 'public')"]
+    "function", ["_add_filter('x', 'note', %s, '{}', 'public')", "_alter_filter('f', %s, null, null, 'public')"]
 )
 def test_what_is_no_condition_is_not_run_as_the_owner_of_pg_grace(
     notes: Connection, db: Database, keeper: str, function: str
@@ -340,7 +340,11 @@ def test_what_must_be_kept_saves_its_record_also_when_it_comes_during_a_batch(
     other = db.connect()
     with ThreadPoolExecutor() as pool:
         run = pool.submit(notes.execute, "call grace.run('r')")
-        while not value(other, "select exists (select from pg_stat_activity where wait_event = 'PgSleep')"):
+        while not value(
+            other,
+            "select exists (select from pg_stat_activity where wait_event = 'PgSleep')"
+            " and exists (select from grace.runs where status = 'running')",
+        ):
             assert not run.done()
         with pytest.raises(psycopg.errors.ForeignKeyViolation):
             other.execute("insert into paper values (2, 2, current_date)")

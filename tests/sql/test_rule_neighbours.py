@@ -6,7 +6,7 @@ import pytest
 
 from pg_grace.connection import Connection
 from tests.conftest import Database, rows, value
-from tests.sql.ruling import add_rule, details, run
+from tests.sql.ruling import add_rule, details, failures, run
 
 
 @pytest.fixture
@@ -111,6 +111,34 @@ def test_what_is_kept_says_until_when_and_what_can_go_after_it(lead: Connection)
     assert "it is disabled" in value(lead, "select finding from grace.doctor() where object = 'invoices'")
 
 
+def test_what_a_hold_on_a_child_keeps_is_seen_on_the_parent(lead: Connection) -> None:
+    add_rule(lead, target="lead", starts="created_at", period="1 year")
+    mail = value(lead, "select id from mail where lead_id = 2")
+    lead.execute("select grace.hold('mail', %s::jsonb, 'lawsuit', 'C-7')", (f'[{{"id": {mail}}}]',))
+    lead.execute("""select grace.hold('lead', '[{"id": 4}]', 'tax')""")
+    reason = "what would go with it of public.mail: lawsuit (hold 1, case C-7)"
+    state = "select state, reason from grace.planned('lead', %s)"
+    assert rows(lead, state, "2") == [("held", reason)]
+    assert rows(lead, state, "4") == [("held", "tax (hold 2)")]
+    assert rows(lead, state, "3") == [("planned", None)]
+    row = rows(lead, "select row_count, deletes, held, blocked from grace.preview('r')")[0]
+    assert row[:3] == (5, 3, 2)
+    assert row[3] == [{"key": {"id": 2}, "reason": reason}, {"key": {"id": 4}, "reason": "tax (hold 2)"}]
+    assert run(lead) == ("done", 3)
+    assert details(lead)["left_out"] == {"held": 2}
+    assert [(key["id"], code) for key, code, _ in failures(lead)] == [(2, "GR029"), (4, "GR029")]
+
+
+def test_a_rule_that_keeps_is_previewed_by_what_it_keeps(lead: Connection) -> None:
+    add_rule(lead, target="lead", action="keep", starts="created_at", period="30 months", columns=["name"])
+    row = rows(lead, "select action, row_count, token, deletes, cascades, sample from grace.preview('r')")[0]
+    assert row[:5] == ("keep", 2, None, None, None)
+    assert [(one["key"], one["record"]) for one in row[5]] == [
+        ({"id": 2}, {"name": "lead 2"}),
+        ({"id": 1}, {"name": "lead 1"}),
+    ]
+
+
 def test_the_author_does_not_loosen_limits_that_take_four_eyes(lead: Connection, db: Database) -> None:
     add_rule(lead, target="lead", max_rows=2, four_eyes=True)
     for changes in ('{"four_eyes": false}', '{"max_rows": 3}', '{"max_rows": null}'):
@@ -121,8 +149,13 @@ def test_the_author_does_not_loosen_limits_that_take_four_eyes(lead: Connection,
     lead.execute("create role another login superuser")
     try:
         other = db.connect(user="another")
-        other.execute("""select grace.alter_rule('r', '{"max_rows": 9}')""")
-        assert value(lead, "select max_rows from grace.rules") == 9
+        other.execute("""select grace.alter_rule('r', '{"max_rows": 3}')""")
+        lead.execute("""select grace.alter_rule('r', '{"basis": "law"}')""")
+        assert value(lead, "select max_rows from grace.rules") == 3
+        assert run(lead) == ("held", 0)
+        for conn in (lead, other):  # both had a part in what the rule says
+            with pytest.raises(Exception, match="approved by somebody else"):
+                conn.execute("call grace.run('r', approve => true)")
         other.close()
     finally:
         lead.execute("drop role another")

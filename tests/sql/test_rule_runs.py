@@ -14,7 +14,7 @@ import pytest
 from pg_grace.connection import Connection
 from tests.conftest import Database, rows, value
 from tests.sql.ruling import add_rule, details, failures, last_run, refused, run
-from tests.sql.scheduling import at_once, heard, kill, listen
+from tests.sql.scheduling import at_once, heard, kill, listen, make_older
 
 
 @pytest.fixture
@@ -289,6 +289,23 @@ def test_two_sessions_at_once_do_the_work_once(note: Connection, db: Database) -
     assert left(note) == 1500
     assert value(note, "select sum(row_count) from grace.runs where kind = 'rule'") == 500
     assert value(note, "select count(*) from grace_buffer.note") == 500
+
+
+def test_beside_a_run_a_purge_and_another_rule_do_their_work(note: Connection, db: Database) -> None:
+    note.execute("delete from note where id > 1900")
+    make_older(note, "note", 40)
+    slow(note)
+    add_rule(note, target="note", predicate="id <= 60", batch_size=5)
+    add_rule(note, "other", target="note", predicate="id between 41 and 100", batch_size=5)
+    with running(db, note):
+        note.execute("call grace.purge()")
+        assert rows(note, "select status, row_count from grace.runs where kind = 'purge'") == [("done", 100)]
+        assert run(note, "other")[0] in ("done", "incomplete")  # what the first one has locked is left to it
+    for name in ("r", "other"):
+        assert run(note, name)[0] == "done"
+    assert left(note) == 1800
+    assert value(note, "select count(*) from grace_buffer.note") == 100
+    assert value(note, "select sum(row_count) from grace.runs where kind = 'rule'") == 100
 
 
 def test_rows_that_somebody_has_locked_are_left_and_said(note: Connection, db: Database) -> None:

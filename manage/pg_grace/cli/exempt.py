@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from pg_grace.cli.options import Settings, connected, read_key
+from pg_grace.cli.options import Settings, confirm, connected, read_key, yes_option
 from pg_grace.cli.preview import plain_key
 from pg_grace.cli.rule import rule_named
 from pg_grace.connection import Connection
-from pg_grace.output import note, print_record, print_rows
+from pg_grace.output import escaped, note, print_record, print_rows
 from pg_grace.times import read_time
 
 _COLUMNS = (
@@ -53,6 +53,11 @@ def exempt() -> None:
 def add(connection: Connection, settings: Settings, *, rule: str, key: str, reason: str, until: str | None) -> None:
     """Take a record off a rule; in place of an exemption that it may have had."""
     ends = read_time(connection, "until", until)
+    former = connection.execute(
+        "select e.id, e.reason from grace.exemptions e where e.rule = %s and e.is_active and e.key = any ("
+        " select p.record_key from grace.planned(key => %s::jsonb, rule => %s) p)",
+        (rule, read_key(key), rule),
+    ).fetchone()
     made = connection.execute(
         "select grace.exempt(%s, %s::jsonb, %s, %s) as id", (rule, read_key(key), reason, ends)
     ).fetchone()
@@ -64,7 +69,9 @@ def add(connection: Connection, settings: Settings, *, rule: str, key: str, reas
     if settings.output_format != "table":
         print_record(row, settings.output_format)
         return
-    note(f"exemption {row['id']}: {rule!r} does not act on {row['table']} {plain_key(row['key'])}")
+    note(f'exemption {row["id"]}: "{rule}" does not act on {row["table"]} {plain_key(row["key"])}')
+    if former:
+        note(f"in place of exemption {former['id']}: {escaped(former['reason'])}")
 
 
 @exempt.command("list")
@@ -89,8 +96,18 @@ def list_exemptions(connection: Connection, settings: Settings, *, rule: str | N
 
 @exempt.command("drop")
 @click.argument("number", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@yes_option
 @connected
-def drop(connection: Connection, settings: Settings, *, number: int) -> None:  # noqa: ARG001
+def drop(connection: Connection, settings: Settings, *, number: int, yes: bool) -> None:  # noqa: ARG001
     """Put a record back under its rule; who had exempted it, and why, is kept."""
+    row = connection.execute(
+        "select rule, target::text as table, key, reason from grace.exemptions where id = %s and is_active", (number,)
+    ).fetchone()
+    if row is not None:  # else the server says what is wrong
+        record = f"{row['table']} {plain_key(row['key'])}"
+        confirm(
+            escaped(f'Rule "{row["rule"]}" then acts on {record} (exempt: {row["reason"]}). End the exemption?'),
+            yes=yes,
+        )
     connection.execute("select grace.end_exemption(%s)", (number,))
     note(f"exemption {number} has ended: the rule acts on the record again when it is due")

@@ -1,4 +1,4 @@
-"""filter add, list, show, preview, drop."""
+"""filter add, alter, list, show, preview, drop."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pg_grace.cli.options import (
     confirm,
     connected,
     dry_run_option,
+    named,
     split_list,
     table_named,
     with_options,
     yes_option,
 )
-from pg_grace.cli.predicate import Part, condition
+from pg_grace.cli.predicate import Part, condition, values_not_there
 from pg_grace.cli.preview import print_preview, sample_option
 from pg_grace.connection import Connection
-from pg_grace.errors import CommandError, Exit
 from pg_grace.output import note, number_of, print_record, print_rows
 
 _COLUMNS = ("name", "table", "condition", "rules", "problem", "created_by", "created_at")
@@ -35,6 +35,16 @@ _PARTS = {
 }
 
 
+_PART_OPTIONS = (
+    *(
+        click.option(f"--{part}", f"part_{part}", multiple=True, metavar=metavar, help=text)
+        for part, (metavar, text) in _PARTS.items()
+    ),
+    click.option("--any", "any_of", is_flag=True, help="One of the parts is enough; otherwise all must hold."),
+)
+_WHICH_ROWS = f"say which rows: --where CONDITION, or parts: --{', --'.join(_PARTS)}"
+
+
 @click.group("filter")
 def filters() -> None:
     """Save criteria on a table under a name, see what they match, and let rules use them."""
@@ -44,13 +54,7 @@ def filters() -> None:
 @click.argument("name")
 @click.option("--table", required=True, metavar="TABLE", help="The table whose rows it selects.")
 @click.option("--where", metavar="CONDITION", help="A condition as behind WHERE; beside parts, both must hold.")
-@with_options(
-    [
-        click.option(f"--{part}", f"part_{part}", multiple=True, metavar=metavar, help=text)
-        for part, (metavar, text) in _PARTS.items()
-    ]
-)
-@click.option("--any", "any_of", is_flag=True, help="One of the parts is enough; otherwise all must hold.")
+@with_options(_PART_OPTIONS)
 @click.option("--columns", metavar="A,B", help="What users know the records by, for previews.")
 @dry_run_option
 @connected
@@ -72,9 +76,9 @@ def add(
     given several times.
     """
     target = table_named(connection, table)
-    parts = [Part(part, text) for part in _PARTS for text in given[f"part_{part}"]]
+    parts = _parts(given)
     if not parts and where is None:
-        raise click.UsageError(f"say which rows: --where CONDITION, or parts: --{', --'.join(_PARTS)}")
+        raise click.UsageError(_WHICH_ROWS)
     predicate = condition(connection, target, parts, any_of=any_of, where=where)
     with connection.transaction(force_rollback=dry_run):
         row = connection.execute(
@@ -84,18 +88,73 @@ def add(
         ).fetchone()
     assert row is not None
     print_record(row, settings.output_format)
+    _say_how_many(connection, name, row["row_count"], target, parts, dry_run=dry_run)
+
+
+def _parts(given: dict[str, tuple[str, ...]]) -> list[Part]:
+    return [Part(part, text) for part in _PARTS for text in given[f"part_{part}"]]
+
+
+def _say_how_many(
+    connection: Connection, name: str, count: int, target: int, parts: list[Part], *, dry_run: bool
+) -> None:
     would = "would match" if dry_run else "matches"
-    note(f"filter {name!r} {would} {number_of(row['row_count'], 'row')} now")
+    note(f'filter "{name}" {would} {number_of(count, "row")} now')
+    if not count:
+        for unknown in values_not_there(connection, target, parts):
+            note(unknown)
+
+
+@filters.command("alter")
+@click.argument("name")
+@click.option("--rename", metavar="NAME", help="Its new name.")
+@click.option("--where", metavar="CONDITION", help="A condition as behind WHERE; beside parts, both must hold.")
+@with_options(_PART_OPTIONS)
+@click.option("--columns", metavar="A,B", help="What users know the records by, for previews.")
+@dry_run_option
+@connected
+def alter(
+    connection: Connection,
+    settings: Settings,
+    *,
+    name: str,
+    rename: str | None,
+    where: str | None,
+    any_of: bool,
+    columns: str | None,
+    dry_run: bool,
+    **given: tuple[str, ...],
+) -> None:
+    """Give a filter another condition, name or columns: pg_grace filter alter "No interest" --is status=lost.
+
+    Conditions replace the one that was there, in all rules that use the filter.
+    """
+    target = int(_named(connection, name)["oid"])
+    parts = _parts(given)
+    if not parts and where is None and columns is None and rename is None:
+        raise click.UsageError(f"say what to change: --rename, --columns, or {_WHICH_ROWS}")
+    values = {
+        "name": name,
+        "predicate": condition(connection, target, parts, any_of=any_of, where=where) if parts or where else None,
+        "columns": None if columns is None else split_list(columns),
+        "rename": rename,
+    }
+    with connection.transaction(force_rollback=dry_run):
+        row = connection.execute(
+            "select coalesce(%(rename)s, %(name)s) as name, condition, row_count, cost"
+            " from grace.alter_filter(%(name)s, %(predicate)s, %(columns)s::name[], %(rename)s)",
+            values,
+        ).fetchone()
+    assert row is not None
+    print_record(row, settings.output_format)
+    _say_how_many(connection, row["name"], row["row_count"], target, parts, dry_run=dry_run)
 
 
 def _named(connection: Connection, name: str) -> dict[str, Any]:
-    row = connection.execute("select *, target::text as table from grace.filters where name = %s", (name,)).fetchone()
-    if row is None:
-        raise CommandError(
-            f"there is no filter {name!r}\nHINT:  See what there is: pg_grace filter list\nSQLSTATE: GR027",
-            Exit.REFUSED,
-        )
-    return row
+    rows = connection.execute(
+        "select *, target::text as table, target::oid as oid from grace.filters order by name"
+    ).fetchall()
+    return named("filter", name, rows)
 
 
 @filters.command("list")
@@ -139,6 +198,6 @@ def preview(connection: Connection, settings: Settings, *, name: str, sample: in
 def drop(connection: Connection, settings: Settings, *, name: str, yes: bool) -> None:  # noqa: ARG001
     """Forget a filter that no rule uses."""
     _named(connection, name)
-    confirm(f"Forget filter {name!r}?", yes=yes)
+    confirm(f'Forget filter "{name}"?', yes=yes)
     connection.execute("select grace.drop_filter(%s)", (name,))
-    note(f"filter {name!r} is forgotten")
+    note(f'filter "{name}" is forgotten')

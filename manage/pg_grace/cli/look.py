@@ -272,7 +272,7 @@ def status(connection: Connection, settings: Settings) -> None:
         if purge is None
         else f"{purge['started_at'].isoformat(sep=' ', timespec='seconds')}, {purge['status']},"
         f" {purge['row_count']} rows",
-        **{f"job {job['job']}": _job(job) for job in merged_jobs(connection, settings.target)},
+        **{_job_name(job): _job(job) for job in merged_jobs(connection, settings.target)},
         "problems": len(problems),
     }
     if settings.output_format == "json":
@@ -288,6 +288,10 @@ def status(connection: Connection, settings: Settings) -> None:
         click.secho(escaped(problem), fg=None if os.environ.get("NO_COLOR") else "red", err=True)
     if problems:
         note("what to do about it: pg_grace doctor")
+
+
+def _job_name(job: dict[str, Any]) -> str:
+    return f"job {job['job']}" if job["rule"] is None else f'rule "{job["rule"]}"'
 
 
 def _job(job: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import functools
 import json
 import re
@@ -98,6 +99,20 @@ def wait_option(command: Callable[P, R]) -> Callable[P, R]:
         metavar="INTERVAL",
         help="How long to try for the lock. No try holds up others for more than 100 ms.",
     )(command)
+
+
+def named(kind: str, name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row with this name; raises CommandError, with the names that it may have meant, when there is none."""
+    for row in rows:
+        if row["name"] == name:
+            return row
+    folded = {str(row["name"]).casefold(): str(row["name"]) for row in rows}
+    near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+    meant = f"Did you mean {', '.join(chr(34) + folded[found] + chr(34) for found in near)}? " if near else ""
+    raise CommandError(
+        f'there is no {kind} "{name}"\nHINT:  {meant}See what there is: pg_grace {kind} list\nSQLSTATE: GR027',
+        Exit.REFUSED,
+    )
 
 
 def table_named(connection: Connection, name: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,12 +37,25 @@ def condition(connection: Connection, table: int, parts: Iterable[Part], *, any_
     Raises click.BadParameter for a part that can't be read and for a column that the table does not have.
     """
     columns = {row["name"]: row["is_text"] for row in connection.execute(_COLUMNS, (table,)).fetchall()}
+    parts = list(parts)
+    if not any_of:
+        _refuse_two_values(parts)
     built = [_condition(connection, columns, part) for part in parts]
     text = sql.SQL(" or " if any_of else " and ").join(built).as_string(connection)
     if where is None or not text:
         return where or text
     _check_alone(connection, table, where)
     return f"({text}) and ({where}\n)"  # a comment at its end ends there
+
+
+def _refuse_two_values(parts: Iterable[Part]) -> None:
+    """Refuse --is status=a --is status=b: all parts must hold, and no row has two values."""
+    columns = Counter(part.text.partition("=")[0].strip() for part in parts if part.option == "is")
+    for column, count in columns.items():
+        if count > 1:
+            raise click.BadParameter(
+                f"no row has two values of {column}; say --in {column}=A,B, or --any", param_hint="--is"
+            )
 
 
 def _check_alone(connection: Connection, table: int, where: str) -> None:
@@ -75,6 +89,36 @@ def _condition(connection: Connection, columns: dict[str, bool], part: Part) -> 
         return sql.SQL("{} in ({})").format(column, sql.SQL(", ").join(values))
     operator = sql.SQL("=" if part.option == "is" else "is distinct from")
     return sql.SQL("{} {} {}").format(column, operator, sql.Literal(value))
+
+
+def values_not_there(connection: Connection, table: int, parts: Iterable[Part]) -> list[str]:
+    """Return, in words, which values that --is and --in ask for no row has, with the ones it may have meant."""
+    columns = {row["name"]: row["is_text"] for row in connection.execute(_COLUMNS, (table,)).fetchall()}
+    row = connection.execute("select grace._check_target(%s::oid::regclass) as source", (table,)).fetchone()
+    assert row is not None
+    source = sql.SQL(row["source"])
+    said = []
+    for part in parts:
+        if part.option not in ("is", "in"):
+            continue
+        name, _, text = part.text.partition("=")
+        name = name.strip()
+        for value in split_list(text) if part.option == "in" else [text]:
+            alone = _condition(connection, columns, Part("is", f"{name}={value}"))
+            if connection.execute(sql.SQL("select from {} where {} limit 1").format(source, alone)).fetchone() is None:
+                said.append(f"no row has {name} {value}{_near(connection, source, name, value)}")
+    return said
+
+
+def _near(connection: Connection, source: sql.SQL, column: str, value: str) -> str:
+    rows = connection.execute(
+        sql.SQL("select distinct {0}::text as value from {1} where {0} is not null limit 1000").format(
+            sql.Identifier(column), source
+        )
+    ).fetchall()
+    values = {row["value"].casefold(): row["value"] for row in rows}
+    near = difflib.get_close_matches(value.casefold(), values, n=3)
+    return f"; there is {', '.join(values[match] for match in near)}" if near else ""
 
 
 def _empty(column: sql.Identifier, *, is_text: bool) -> sql.Composable:

@@ -15,8 +15,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _CALL = (
-    "select target::text as table, condition, run_as, row_count, deletes, token, would_be_held, exempt, held, kept,"
-    " not_announced, takes, cost, sample, cascades, blocked"
+    "select target::text as table, action, condition, run_as, row_count, deletes, token, would_be_held, exempt, held,"
+    " kept, not_announced, takes, cost, sample, cascades, blocked"
     " from grace.preview({kind} => %s, sample => %s, details => %s)"
 )
 BLOCKED_SHOWN = 100  # grace.preview() names no more of them
@@ -57,13 +57,24 @@ def print_preview(connection: Connection, settings: Settings, kind: str, name: s
     if settings.output_format == "json":
         print_record(found, "json")
         return
-    print_record({part: value for part, value in found.items() if part not in _LISTS}, settings.output_format)
+    facts = {part: value for part, value in found.items() if part not in _LISTS}
+    if found["action"] == "keep":
+        facts["keeps"] = facts.pop("row_count")
+    print_record(facts, settings.output_format)
     if found["sample"]:
         note(f"\nthe first {number_of(len(found['sample']), 'record')} of {found['row_count']}:")
-        rows = [{part: _plain_key(part, value) for part, value in record.items()} for record in found["sample"]]
         named = connection.execute(f"select columns from grace.{kind}s where name = %s".encode(), (name,)).fetchone()
-        order = ["key", *(named["columns"] if named else ()), "due"]
-        print_rows(rows, [part for part in dict.fromkeys(order) if part in rows[0]], settings.output_format)
+        columns = named["columns"] if named else []
+        heading = {column: f"record's {column}" if column in ("key", "due") else column for column in columns}
+        rows = [
+            {
+                "key": plain_key(row["key"]),
+                **{heading[column]: row["record"][column] for column in columns},
+                **({"due": row["due"]} if "due" in row else {}),
+            }
+            for row in found["sample"]
+        ]
+        print_rows(rows, list(rows[0]), settings.output_format)
     if found["cascades"]:
         note("\nwhat goes, and what goes along:")
         always = ("table", "rows", "effect", "protected")
@@ -76,14 +87,10 @@ def print_preview(connection: Connection, settings: Settings, kind: str, name: s
     if found["blocked"]:
         note("\nwhat stands in the way (such records stay; they don't stop the others):")
         print_rows(
-            [{**record, "key": _plain_key("key", record["key"])} for record in found["blocked"]],
+            [{**record, "key": plain_key(record["key"])} for record in found["blocked"]],
             ("key", "reason"),
             settings.output_format,
         )
-
-
-def _plain_key(part: str, value: Any) -> Any:
-    return plain_key(value) if part == "key" else value
 
 
 def plain_key(key: Any) -> Any:

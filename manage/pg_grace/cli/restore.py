@@ -271,6 +271,18 @@ def _say_what_was_done(connection: Connection, rows: list[dict[str, Any]], into:
         note(f"still deleted of deletion {row['id']}: {row['what']}")
     if len(left) > _DELETIONS_SHOWN:
         note("and of more: pg_grace deletions")
+    again = connection.execute(
+        "select r.name, r.target::text as table from grace.rules r"
+        " where r.enabled and r.action = 'delete' and r.target in ("
+        "   select d.target from grace.deletions d where %s = any (d.runs) and d.reason like 'rule %%'"
+        " ) order by r.name",
+        (run,),
+    ).fetchall()
+    for rule in again:
+        note(
+            f'what is due of it by rule "{rule["name"]}" goes again at its next run: pg_grace rule planned --table'
+            f" {rule['table']}; pg_grace exempt add takes a record off"
+        )
     overwritten = connection.execute(
         "select details ->> 'overwritten' as deletion from grace.runs where id = %s and details ? 'overwritten'", (run,)
     ).fetchone()

@@ -15,6 +15,7 @@ from pg_grace.cli.options import (
     confirm,
     connected,
     dry_run_option,
+    named,
     read_age,
     read_interval,
     read_key,
@@ -28,7 +29,7 @@ from pg_grace.cli.runs import FAILURES_SHOWN, failures_of
 from pg_grace.cli.schedule import tell_pg_cron
 from pg_grace.connection import Connection
 from pg_grace.errors import CommandError, Exit
-from pg_grace.output import escaped, interval, note, number_of, print_record, print_rows
+from pg_grace.output import escaped, interval, note, number_of, print_record, print_rows, quoted
 from pg_grace.progress import RunProgress
 
 P = ParamSpec("P")
@@ -208,15 +209,24 @@ def _definition(connection: Connection, given: dict[str, Any]) -> dict[str, Any]
     return definition
 
 
-def _read_schedule(_connection: Connection, _option: str, text: str) -> str:
-    return _SCHEDULES.get(text.strip().lower(), text)
+def _read_schedule(_connection: Connection, option: str, text: str) -> str:
+    word = text.strip().lower()
+    if word.isalpha() and word not in _SCHEDULES:
+        raise click.BadParameter(
+            f'{text!r}; say {", ".join(_SCHEDULES)}, or as cron says it: "0 3 1 * *"', param_hint=f"--{option}"
+        )
+    return _SCHEDULES.get(word, text)
 
 
 def _read_fraction(_connection: Connection, option: str, text: str) -> str:
     found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) ?(%?)", text.strip())
     if found is None:
         raise click.BadParameter(f"{text!r} is no part of a table; say 10% or 0.1", param_hint=f"--{option}")
-    return str(decimal.Decimal(found[1]) / (100 if found[2] else 1))
+    fraction = decimal.Decimal(found[1]) / (100 if found[2] else 1)
+    if fraction > 1:
+        meant = "say 10% or 0.1" if found[2] else f"did you mean {found[1]}%?"
+        raise click.BadParameter(f"{text!r} is more than the whole table; {meant}", param_hint=f"--{option}")
+    return str(fraction)
 
 
 def _read_list(_connection: Connection, _option: str, text: str) -> list[str]:
@@ -242,11 +252,7 @@ _READERS: dict[str, Callable[[Connection, str, Any], Any]] = {
 def rule_named(connection: Connection, name: str) -> dict[str, Any]:
     """Return what there is to say of a rule; raises CommandError when there is none of that name."""
     row = connection.execute(f"{_RULES} where r.name = %s".encode(), (name,)).fetchone()
-    if row is None:
-        raise CommandError(
-            f"there is no rule {name!r}\nHINT:  See what there is: pg_grace rule list\nSQLSTATE: GR027", Exit.REFUSED
-        )
-    return row
+    return row or named("rule", name, connection.execute("select name from grace.rules order by name").fetchall())
 
 
 def _explain(connection: Connection, settings: Settings, name: str) -> None:
@@ -259,10 +265,12 @@ def _explain(connection: Connection, settings: Settings, name: str) -> None:
     click.echo(escaped(_in_words(rule)))
     if due is not None:
         click.echo(f"{number_of(due['row_count'], 'record')} {'is' if due['row_count'] == 1 else 'are'} due now.")
+        if due["row_count"] and rule["notice"]:
+            note(f"they are announced first, and go {_age(rule, 'notice')} after that: pg_grace rule announce")
         if due["would_be_held"]:
             note(f"a run now would wait for approval: {due['would_be_held']}")
     if rule["problem"]:
-        note(f"it can't act yet: {rule['problem']}")
+        note(f"it can't act: {rule['problem']}")
 
 
 def _in_words(rule: dict[str, Any]) -> str:
@@ -414,17 +422,24 @@ def enable(connection: Connection, settings: Settings, *, name: str) -> None:
     """Let a rule act."""
     connection.execute("select grace.enable_rule(%s)", (name,))
     tell_pg_cron(connection, settings)
-    note(f"rule {name!r} is enabled")
+    note(f'rule "{name}" is enabled')
 
 
 @rules.command("disable")
 @click.argument("name")
+@yes_option
 @connected
-def disable(connection: Connection, settings: Settings, *, name: str) -> None:
-    """Stop a rule: its turns pass, and a run that is under way ends after its batch."""
+def disable(connection: Connection, settings: Settings, *, name: str, yes: bool) -> None:
+    """Stop a rule: its turns pass, and a run that is under way ends after its batch.
+
+    Asks where the rule keeps records from others.
+    """
+    rule = rule_named(connection, name)
+    if rule["action"] == "keep":
+        confirm(f'Other rules may then delete what rule "{name}" keeps of {rule["table"]}. Disable it?', yes=yes)
     connection.execute("select grace.enable_rule(%s, false)", (name,))
     tell_pg_cron(connection, settings)
-    note(f"rule {name!r} is disabled")
+    note(f'rule "{name}" is disabled')
 
 
 @rules.command("drop")
@@ -433,16 +448,17 @@ def disable(connection: Connection, settings: Settings, *, name: str) -> None:
 @connected
 def drop(connection: Connection, settings: Settings, *, name: str, yes: bool) -> None:
     """Forget a rule, with its exemptions and notices; what it has done stays in the runs."""
-    rule_named(connection, name)
+    rule = rule_named(connection, name)
     row = connection.execute(
         "select count(*) as exemptions from grace.exemptions where rule = %s and is_active", (name,)
     ).fetchone()
     assert row is not None
     along = f", and {number_of(row['exemptions'], 'exemption')} with it" if row["exemptions"] else ""
-    confirm(f"Forget rule {name!r}{along}?", yes=yes)
+    keeps = f"Other rules may then delete what it keeps of {rule['table']}. " if rule["action"] == "keep" else ""
+    confirm(f'{keeps}Forget rule "{name}"{along}?', yes=yes)
     connection.execute("select grace.drop_rule(%s)", (name,))
     tell_pg_cron(connection, settings)
-    note(f"rule {name!r} is forgotten")
+    note(f'rule "{name}" is forgotten')
 
 
 @rules.command("preview")
@@ -540,14 +556,23 @@ def _say_what_was_done(connection: Connection, name: str, run: dict[str, Any]) -
     if run["status"] == "held":
         raise CommandError(
             f"nothing was deleted: the run is held\nDETAIL:  {details['held_because']}.\n"
-            f"HINT:  See what it is about: pg_grace rule preview {name!r}; then: pg_grace rule run {name!r} --approve",
+            f"HINT:  See what it is about: pg_grace rule preview {quoted(name)};"
+            f" then: pg_grace rule run {quoted(name)} --approve",
             Exit.REFUSED,
         )
     if run["status"] != "done":
         stopped = details.get("stopped", {}).get("reason") or details.get("problem")
-        reason = f": {stopped}" if stopped else ""
-        raise CommandError(f"the run is {run['status']}{reason}", Exit.FAILED)
+        reason = f"\nDETAIL:  {stopped}" if stopped else ""
+        raise CommandError(f"the run is {run['status']}{reason}\nHINT:  {_what_to_do(name, run)}", Exit.FAILED)
     note(f"run {run['run']}: {number_of(run['row_count'], 'row')} deleted in {interval(run['duration'])}")
+
+
+def _what_to_do(name: str, run: dict[str, Any]) -> str:
+    if "problem" in run["details"]:
+        return f"Mend it: pg_grace rule show {quoted(name)} says what it needs, pg_grace rule alter changes it."
+    if run["failures"]:
+        return f"See which records stay, and why: pg_grace run show {run['run']}. The next run takes them up again."
+    return "The next run goes on with what is left."
 
 
 @rules.command("planned")
@@ -593,7 +618,7 @@ def planned(
         " and coalesce(target = %(target)s::oid::regclass, true) and coalesce(name = %(rule)s, true) order by name",
         values,
     ):
-        note(f"rule {broken['name']!r} stands still, and plans nothing: {broken['problem']}")
+        note(f'rule "{broken["name"]}" stands still, and plans nothing: {broken["problem"]}')
     if len(rows) > limit:
         note(f"there are more than these {limit}; narrow the search, or say --limit")
 
@@ -656,4 +681,4 @@ def announce(connection: Connection, settings: Settings, *, name: str) -> None:
     if settings.output_format != "table":
         print_record(row, settings.output_format)
         return
-    note(f"{number_of(row['new'], 'record')} newly announced: pg_grace rule notices {name!r}")
+    note(f"{number_of(row['new'], 'record')} newly announced: pg_grace rule notices {quoted(name)}")

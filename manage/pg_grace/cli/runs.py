@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from pg_grace.cli.options import Settings, connected
+from pg_grace.cli.options import Settings, connected, named
 from pg_grace.cli.preview import plain_key
 from pg_grace.connection import Connection
 from pg_grace.errors import CommandError, Exit
@@ -41,6 +41,22 @@ _ON_TERMINAL = {
     "failures": "failures",
     "role": "by",
 }
+_KINDS = (
+    "rule",
+    "change",
+    "hold",
+    "restore",
+    "purge",
+    "capacity",
+    "job",
+    "schedule",
+    "retention",
+    "protect",
+    "unprotect",
+    "sync",
+    "files",
+)
+_STATES = ("running", "done", "held", "incomplete", "failed", "aborted")
 _RUNS = """
     select r.*, r.target::text as table, (r.details ->> 'failures')::bigint as failures
     from grace.runs r
@@ -48,9 +64,9 @@ _RUNS = """
 
 
 @click.command()
-@click.option("--kind", metavar="KIND", help="Only these: rule, restore, purge, change, protect, schedule and more.")
+@click.option("--kind", type=click.Choice(_KINDS), metavar="KIND", help=f"Only these: {', '.join(_KINDS)}.")
 @click.option("--rule", metavar="NAME", help="Only those of this rule.")
-@click.option("--status", metavar="STATUS", help="Only these: done, held, incomplete, failed, aborted, running.")
+@click.option("--status", type=click.Choice(_STATES), metavar="STATUS", help=f"Only these: {', '.join(_STATES)}.")
 @click.option("--since", metavar="TIME", help="Begun at or after: yesterday 10:00.")
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="At most so many.")
 @connected
@@ -81,9 +97,16 @@ def runs(
     columns = (*_COLUMNS, "details") if settings.output_format == "json" else _COLUMNS
     print_rows(rows[:limit], columns, settings.output_format, _ON_TERMINAL)
     if not rows:
-        note("there is no such run")
+        note("there is no such run" if rule is None else _why_none(connection, rule))
     if len(rows) > limit:
         note(f"there are more than these {limit}; narrow the search, or say --limit")
+
+
+def _why_none(connection: Connection, rule: str) -> str:
+    known = connection.execute("select name from grace.rules order by name").fetchall()
+    if not connection.execute("select from grace.runs where rule = %s limit 1", (rule,)).fetchall():
+        named("rule", rule, known)
+    return f'there is no such run of rule "{rule}"'
 
 
 @click.group()
@@ -96,6 +119,24 @@ def failures_of(connection: Connection, number: int, limit: int | None = None) -
     return connection.execute(
         "select key, sqlstate, reason from grace.run_failures where run = %s order by key limit %s", (number, limit)
     ).fetchall()
+
+
+def _what_it_deleted(connection: Connection, number: int) -> dict[str, Any]:
+    """Return which deletions a rule's run has made, as far as they can be restored, and until when."""
+    row = connection.execute(
+        "select min(d.id) as first, max(d.id) as last, min(d.expires_at) as restorable_until"
+        " from grace.runs r join grace.deletions d on d.target = coalesce(pg_partition_root(r.target), r.target)"
+        " and d.deleted_at between r.started_at and coalesce(r.finished_at, now())"
+        " and d.reason = format('rule %%L, run %%s', r.rule, r.id)"
+        " where r.id = %s",
+        (number,),
+    ).fetchone()
+    assert row is not None
+    which = str(row["first"]) if row["first"] == row["last"] else f"{row['first']} to {row['last']}"
+    return {
+        "deletions": None if row["first"] is None else which,
+        "restorable_until": row["restorable_until"],
+    }
 
 
 @run.command("show")
@@ -113,6 +154,8 @@ def show(connection: Connection, settings: Settings, *, number: int) -> None:
     plan = details.pop("plan", None)
     facts = {name: found[name] for name in (*_COLUMNS[:-4], "batches", "failures", *_COLUMNS[-3:])}
     shown = {name: value for name, value in details.items() if name not in ("rule", "batches", "failures")}
+    if found["kind"] == "rule":
+        facts |= _what_it_deleted(connection, number)
     failures = failures_of(connection, number)
     if settings.output_format == "json":
         print_record({**facts, "details": shown, "plan": plan, "failed": failures}, "json")

@@ -15,6 +15,7 @@ from pg_grace.output import note, number_of, print_rows
 
 JOB_COLUMNS = (
     "job",
+    "rule",
     "schedule",
     "in_words",
     "zone",
@@ -30,6 +31,7 @@ JOB_COLUMNS = (
 )
 JOBS_ON_TERMINAL = {
     "job": "job",
+    "rule": "rule",
     "schedule": "schedule",
     "in_words": "in words",
     "zone": "time zone",
