@@ -646,11 +646,13 @@ comment on column grace_internal.rule.announced_at is 'When notices were last gi
 create table grace_internal.runner (
   id integer generated always as identity primary key,
   role regrole not null unique,
-  settings text [] not null
+  settings text [] not null,
+  granted boolean not null default false
 );
 
 comment on table grace_internal.runner is
-'One function for each role that a rule runs as, owned by that role: what is executed in it has that role''s rights and row security.';
+'Three functions for each role that a rule runs as, owned by that role: what is executed in them has that role''s rights and row security.';
+comment on column grace_internal.runner.granted is 'It was given USAGE on schema grace for that, which is taken back with the functions.';
 
 create table grace_internal.exemption (
   id bigint generated always as identity primary key,
@@ -5445,6 +5447,25 @@ end
 $$;
 
 -- capture/table_named.sql
+-- The tables that may be meant by a name that no table has: those called so in any schema, however it is written.
+create or replace function grace._tables_like(name text)
+returns text
+language sql stable security definer -- calls an internal helper
+set search_path = pg_catalog, pg_temp
+as $$
+  select string_agg(s.name, ', ' order by s.name)
+  from (
+    select grace_internal.qualified_name(c.oid) as name
+    from pg_class c
+    join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p') and n.nspname not in ('grace', 'grace_internal', 'grace_buffer')
+      and lower(c.relname) = lower(reverse(split_part(reverse(replace(_tables_like.name, '"', '')), '.', 1)))
+    order by 1
+    limit 5
+  ) as s
+$$;
+comment on function grace._tables_like(text) is 'Internal: the tables that may be meant by a name.';
+
 -- Invoker's rights and search_path: the name is meant as the caller would write it in a query.
 create or replace function grace.table_named(name text)
 returns regclass
@@ -5452,7 +5473,6 @@ language plpgsql stable
 as $$
 declare
   v_found pg_catalog.regclass := null;
-  v_like text;
 begin
   begin
     v_found := pg_catalog.to_regclass(name);
@@ -5463,24 +5483,11 @@ begin
     v_found := pg_catalog.to_regclass(pg_catalog.quote_ident(name));
   end if;
   if v_found is null then
-    select pg_catalog.string_agg(s.name, ', ') into v_like
-    from (
-      select grace._table_name(c.oid) as name
-      from pg_catalog.pg_class c
-      join pg_catalog.pg_namespace n on n.oid operator(pg_catalog.=) c.relnamespace
-      where c.relkind operator(pg_catalog.=) any (array ['r', 'p']::"char" [])
-        and n.nspname operator(pg_catalog.<>) all (array ['grace', 'grace_internal', 'grace_buffer'])
-        and pg_catalog.lower(c.relname) operator(pg_catalog.=) pg_catalog.lower(
-          pg_catalog.reverse(pg_catalog.split_part(pg_catalog.reverse(pg_catalog.replace(name, '"', '')), '.', 1))
-        )
-      order by 1
-      limit 5
-    ) as s;
     raise exception 'table "%" does not exist', name
       using errcode = 'undefined_table',
       detail = pg_catalog.format('The search path is %s.', pg_catalog.current_setting('search_path')),
       hint = coalesce(
-        'Did you mean ' operator(pg_catalog.||) v_like operator(pg_catalog.||) '?',
+        'Did you mean ' operator(pg_catalog.||) grace._tables_like(name) operator(pg_catalog.||) '?',
         'Give it as schema.table; quote capitals: "Schema"."Table".'
       );
   end if;
@@ -5489,15 +5496,6 @@ end
 $$;
 comment on function grace.table_named(text) is
 'Finds a table by its name as SQL reads it, or, where that finds none, by the name exactly as given (capitals, spaces). Errors: 42P01 with the tables it might have meant.';
-
-create or replace function grace._table_name(relation oid)
-returns text
-language sql stable security definer -- calls an internal helper
-set search_path = pg_catalog, pg_temp
-as $$
-  select grace_internal.qualified_name(relation)
-$$;
-comment on function grace._table_name(oid) is 'Internal: schema.table, quoted where needed.';
 
 -- look/is_running.sql
 -- Whether the call that began a run is still going on: the same statement of the same session. Where pg_stat_activity hides
@@ -12314,7 +12312,7 @@ begin
   returning id into v_id;
   insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
   values (
-    'change', target, 'done', clock_timestamp(), jsonb_build_object('filter', name, 'condition', v_expression.text),
+    'change', target, 'done', clock_timestamp(), jsonb_build_object('filter', name, 'filter_id', v_id, 'condition', v_expression.text),
     grace_internal.caller(), session_user
   );
   return v_id;
@@ -12440,10 +12438,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter grace_internal.filter := grace_internal.filter_named(name);
-  v_new grace_internal.filter := v_filter;
+  v_new grace_internal.filter;
   v_expression grace_internal.expression;
   v_rule grace_internal.rule;
 begin
+  select f.* into v_filter from grace_internal.filter f where f.id = v_filter.id for update; -- as somebody else has changed it meanwhile
+  v_new := v_filter;
+  if predicate is null then
+    perform grace_internal.require_valid('filter', name, v_filter.depends, v_filter.home);
+  end if;
   if rename is not null and rename <> name then
     perform grace_internal.check_filter_name(rename);
     v_new.name := rename;
@@ -12473,7 +12476,7 @@ begin
   insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
   values (
     'change', v_filter.target, 'done', clock_timestamp(),
-    jsonb_build_object('filter', v_new.name, 'condition', v_new.condition) || case when v_new.name <> name then jsonb_build_object('was', name) else '{}' end,
+    jsonb_build_object('filter', v_new.name, 'filter_id', v_new.id, 'condition', v_new.condition) || case when v_new.name <> name then jsonb_build_object('was', name) else '{}' end,
     grace_internal.caller(), session_user
   );
 end
@@ -12506,7 +12509,7 @@ begin
 end
 $$;
 comment on function grace.alter_filter(text, text, name [], text) is
-'Gives a filter another condition, other columns or another name, and with them every rule that uses it, for which the caller has to be a member of the roles that these run as; null leaves what is there. Returns what grace.add_filter does. Errors: those of grace.add_filter, GR027.';
+'Gives a filter another condition, other columns or another name, and with them every rule that uses it, for which the caller has to be a member of the roles that these run as; null leaves what is there. Returns what grace.add_filter does. Errors: those of grace.add_filter, GR027, GR028 where it is broken and gets no other condition.';
 
 create or replace function grace.drop_filter(name text)
 returns void
@@ -12737,6 +12740,13 @@ end$body$
       execute format('grant execute on function %s to %I', v_function.name, current_user);
     end if;
   end loop;
+  if not has_schema_privilege(role, 'grace', 'usage') then
+    execute format('grant usage on schema grace to %s', role);
+    update grace_internal.runner r set granted = true where r.id = v_runner.id;
+  end if;
+  if not has_table_privilege(role, 'grace._remembered', 'select') then
+    execute format('grant select on grace._remembered to %s', role);
+  end if;
   return v_runner.id;
 exception when insufficient_privilege then
   raise exception 'no rule can run as role %', role
@@ -12754,7 +12764,16 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_function record;
+  v_runner grace_internal.runner;
 begin
+  for v_runner in
+    select r.* from grace_internal.runner r join pg_roles o on o.oid = r.role where r.role not in (select l.run_as from grace_internal.rule l)
+  loop
+    execute format('revoke select on grace._remembered from %s', v_runner.role);
+    if v_runner.granted then
+      execute format('revoke usage on schema grace from %s', v_runner.role);
+    end if;
+  end loop;
   for v_function in
     select p.oid::regprocedure as name
     from grace_internal.runner r
@@ -12778,7 +12797,8 @@ begin
     from pg_proc p
     where p.pronamespace = 'grace_internal'::regnamespace and p.proowner = runner.role and p.prosecdef
       and p.proname in ('check_as_' || runner.id, 'read_as_' || runner.id, 'write_as_' || runner.id)
-  );
+  )
+  and has_schema_privilege(runner.role, 'grace', 'usage') and has_table_privilege(runner.role, 'grace._remembered', 'select');
 end
 $$;
 
@@ -12886,9 +12906,14 @@ begin
   if v_name is null then
     raise exception 'no table is named' using errcode = 'invalid_parameter_value';
   end if;
-  perform set_config('search_path', path, true);
-  v_table := grace.table_named(v_name);
+  perform set_config('search_path', path, true); -- nothing but pg_catalog's own is called under it
+  v_table := pg_catalog.to_regclass(v_name);
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  if v_table is null then
+    raise exception 'table % does not exist', v_name
+      using errcode = 'undefined_table', detail = format('The search path is %s.', path),
+      hint = coalesce('Did you mean ' || grace._tables_like(v_name) || '?', 'Give it as schema.table.');
+  end if;
   return v_table;
 end
 $$;
@@ -14103,13 +14128,24 @@ as $$
   group by t.oid, t.relname
 $$;
 
+-- Where a rule counts from activities, those that other rules have deleted since count, too.
 create or replace function grace_internal.rule_query(rule grace_internal.rule)
 returns grace_internal.rule_query
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_query grace_internal.rule_query := jsonb_populate_record(null::grace_internal.rule_query, rule.query);
 begin
-  return jsonb_populate_record(null::grace_internal.rule_query, rule.query);
+  if rule.sources <> '[]' and rule.id is not null then
+    v_query.start := format(
+      'greatest(%s, case when exists (select from grace._remembered m where m.rule_id = %s) then '
+      '(select max(m.at) from grace._remembered m where m.rule_id = %2$s and m.key = %s) end)',
+      v_query.start, rule.id, v_query.key_object
+    );
+    v_query.due := format('(%s + interval %L)', v_query.start, rule.period);
+  end if;
+  return v_query;
 end
 $$;
 
@@ -14483,7 +14519,8 @@ begin
   v_query := grace_internal.make_query(v_new);
   v_new.query := to_jsonb(v_query);
   v_new.sources := grace_internal.activity_sources(v_new.target, v_new.activities, path, v_new.run_as);
-  v_new.depends := v_condition.depends || coalesce(v_start.depends, '[]') || (
+  perform grace_internal.check_sources(v_new);
+  v_new.depends := v_condition.depends || grace_internal.sources_depend(v_new.sources, v_new.run_as) || coalesce(v_start.depends, '[]') || (
     grace_internal.read_expression(
       v_new.target, format('(%s, %s) is null', v_query.keys, coalesce(nullif(v_query.record, ''), 'null')), 'pg_catalog', v_new.run_as
     )
@@ -14539,6 +14576,9 @@ begin
     changed_at = clock_timestamp(),
     changed_by = grace_internal.caller(), changed_login = session_user
   where r.id = v_new.id;
+  if v_new.sources = '[]' then
+    delete from grace_internal.last_activity m where m.rule_id = v_new.id;
+  end if;
   perform grace_internal.drop_idle_runners();
   perform grace_internal.schedule_rule(v_new.id, definition ->> 'schedule');
   insert into grace_internal.run (kind, rule_id, target, status, finished_at, details, role, login)
@@ -14648,10 +14688,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
-  v_definition jsonb := grace_internal.definition_of(v_rule);
+  v_definition jsonb;
   v_unknown text;
   v_texts constant text [] := array['predicate', 'starts', 'activities', 'related_to'];
 begin
+  select r.* into v_rule from grace_internal.rule r where r.id = v_rule.id for no key update; -- as somebody else has changed it meanwhile
+  v_definition := grace_internal.definition_of(v_rule);
   if jsonb_typeof(changes) is distinct from 'object' then
     raise exception 'changes of a rule are an object'
       using errcode = 'GR031', detail = format('Given was %s.', coalesce(changes::text, 'null')), hint = 'Give them as {"period": "6 months"}.';
@@ -14794,9 +14836,7 @@ begin
   );
   execute format(
     $q$with planned as materialized (
-      select k.key, k.due
-      from %s
-      where not exists (select from grace_internal.last_activity m where m.rule_id = $1 and m.key = k.key and m.at + $3 > k.due)
+      select k.key, k.due from %s
     ), past as (
       delete from grace_internal.notice n
       where n.rule_id = $1 and not exists (select from planned p where p.key = n.key)
@@ -14817,7 +14857,7 @@ begin
     v_planned
   )
   into v_new
-  using rule.id, v_now, rule.period;
+  using rule.id, v_now;
   update grace_internal.rule r set announced_at = v_now where r.id = rule.id;
   if v_new > 0 then
     perform pg_notify('grace', jsonb_build_object(
@@ -15081,6 +15121,7 @@ begin
       raise exception 'what rule % keeps can''t be told', quote_literal(v_keep.name)
         using errcode = 'GR028', detail = v_problem || '.', hint = 'Nothing goes until that is mended, or the rule is dropped.';
     end if;
+    perform set_config('timezone', rule.zone, true);
     execute format(
       'select jsonb_agg(jsonb_build_object(''record'', c.record, ''key'', c.key)) from (%s) c', v_rows
     ) into v_pairs;
@@ -15096,7 +15137,7 @@ begin
         p.record,
         case
           when bool_or(k.until is null) then format('%%s %%s is kept by rule %%s, whose period has not begun', %1$L, k.key, %2$L)
-          else format('%%s %%s is kept until %%s by rule %%s', %1$L, k.key, to_char(min(k.until), 'YYYY-MM-DD'), %2$L)
+          else format('%%s %%s is kept until %%s by rule %%s', %1$L, k.key, coalesce(nullif(to_char(min(k.until), 'YYYY-MM-DD'), ''), 'infinity'), %2$L)
         end,
         case when not bool_or(k.until is null) then min(k.until) else 'infinity' end
       from jsonb_to_recordset(%3$L) as p (record jsonb, key jsonb)
@@ -15143,8 +15184,15 @@ declare
   v_rows text;
 begin
   for v_protected in
-    select p.id, p.target
+    select p.id, p.target, k.key_json, k.columns
     from grace_internal.protected p
+    cross join lateral (
+      select
+        grace_internal.key_json(array_agg(format('k.%I', a.attname)), array_agg(a.attname), array_agg(a.atttypid)) as key_json,
+        string_agg(format('%I %s', a.attname, format_type(grace_internal.base_type(a.atttypid), null)), ', ') as columns
+      from unnest(grace_internal.primary_key(p.target)) as u (attnum)
+      join pg_attribute a on a.attrelid = p.target and a.attnum = u.attnum
+    ) as k
     where p.target in (
         select coalesce(pg_partition_root(t.relation), t.relation)
         from grace_internal.cascade_tree(held_records.target, true) as t (relation)
@@ -15155,11 +15203,17 @@ begin
     v_rows := grace_internal.closure_rows(held_records.target, records, v_protected.target);
     if v_rows is not null then
       return query execute format(
-        $q$select c.record, concat(%L, h.reason, ' (hold ', h.id, ', case ' || h.case_number, ')')
-        from (%s) c
-        join grace_internal.held_keys(%s) k on k.key = c.key
-        join grace_internal.hold h on h.id = k.hold_id$q$,
-        case when v_protected.target <> v_root then format('what would go with it of %s: ', v_protected.target) end, v_rows, v_protected.id
+        $q$with held as materialized (
+          select k.hold_id, k.key from grace_internal.held_keys(%s) k where k.names is not null
+        )
+        select c.record, concat(%L::text || c.key::text || ' is held: ', h.reason, ' (hold ', h.id, ', case ' || h.case_number, ')')
+        from held
+        cross join lateral (select %s as key from jsonb_to_record(held.key) as k (%s)) as k
+        join (%s) c on c.key = k.key
+        join grace_internal.hold h on h.id = held.hold_id$q$,
+        v_protected.id,
+        case when v_protected.target <> v_root then grace_internal.qualified_name(v_protected.target) || ' ' end,
+        v_protected.key_json, v_protected.columns, v_rows
       );
     end if;
   end loop;
@@ -15197,18 +15251,111 @@ as $$
   where k.keys is not null
 $$;
 
--- Whether another rule counts from rows of the table that a rule deletes from.
-create or replace function grace_internal.is_counted_from(target regclass)
-returns boolean
+-- What the pieces above refer to beside what the start of the period does: the keys of the activities' tables.
+create or replace function grace_internal.sources_depend(sources jsonb, role regrole)
+returns jsonb
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(jsonb_agg(d.dependency), '[]')
+  from jsonb_to_recordset(sources) as s (source oid, keys text)
+  cross join lateral grace_internal.read_expression(s.source, format('(%s) is null', s.keys), 'pg_catalog', role) as e
+  cross join lateral jsonb_array_elements(e.depends) as d (dependency)
+$$;
+
+-- What of other rules' activities goes when a rule deletes rows: by itself, or by a cascade. What goes with the very record that it counts
+-- for is left out.
+create or replace function grace_internal.counted_from(rule grace_internal.rule)
+returns table (counting grace_internal.rule, source regclass, pieces jsonb)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_root constant regclass := coalesce(pg_partition_root(rule.target), rule.target);
+  v_tree regclass [];
 begin
-  return exists (
-    select
-    from grace_internal.rule k
-    where k.sources @> jsonb_build_array(jsonb_build_object('source', is_counted_from.target::oid))
+  if not exists (select from grace_internal.rule k where k.sources <> '[]') then
+    return;
+  end if;
+  v_tree := array(
+    select coalesce(pg_partition_root(t.relation), t.relation) from grace_internal.cascade_tree(rule.target, true) as t (relation)
   );
+  return query
+    select k, r.root, s.pieces
+    from grace_internal.rule k
+    cross join lateral jsonb_array_elements(k.sources) as s (pieces)
+    cross join lateral (select (s.pieces ->> 'source')::oid::regclass as source) as o
+    cross join lateral (select coalesce(pg_partition_root(o.source), o.source) as root) as r
+    where r.root = any (v_tree) and (r.root = v_root or coalesce(pg_partition_root(k.target), k.target) <> v_root)
+    order by k.id;
+end
+$$;
+
+-- The statement that says the latest of each record among rows of an activity's table.
+create or replace function grace_internal.latest_of(counting grace_internal.rule, pieces jsonb, keys jsonb)
+returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_query grace_internal.rule_query := grace_internal.rule_query(counting);
+begin
+  return grace_internal.as_role(
+    counting.run_as, 'read',
+    format(
+      'select %s, max((%s)::timestamptz) from %s where %s and (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) group by %s',
+      v_query.key_object, pieces ->> 'moment', pieces ->> 'from', pieces ->> 'condition', pieces ->> 'keys', pieces ->> 'list', keys,
+      pieces ->> 'columns', v_query.keys
+    ),
+    'key jsonb, at timestamptz'
+  );
+end
+$$;
+
+-- When a rule is saved: whether its role may read what it takes to remember. Errors: 42501.
+create or replace function grace_internal.check_sources(rule grace_internal.rule)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_pieces jsonb;
+begin
+  for v_pieces in select * from jsonb_array_elements(rule.sources) loop
+    execute 'select count(*) from ' || grace_internal.latest_of(rule, v_pieces, '[]');
+  end loop;
+exception when insufficient_privilege then
+  raise exception 'role % may not read the keys of %', rule.run_as, (v_pieces ->> 'source')::oid::regclass
+    using errcode = 'insufficient_privilege', detail = sqlerrm || '.',
+    hint = 'Grant it SELECT on them: of activities that another rule deletes it has to be remembered whose they were.';
+end
+$$;
+
+-- Notes the latest of each record among rows of an activity's table that are about to be deleted, unless something later is known. Errors:
+-- GR028 when it can't be told.
+create or replace function grace_internal.remember(counting grace_internal.rule, pieces jsonb, keys jsonb)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+begin
+  perform set_config('timezone', counting.zone, true);
+  execute format(
+    $q$insert into grace_internal.last_activity as m (rule_id, key, at)
+    select $1, k.key, k.at
+    from %s
+    where k.at is not null and not exists (
+      select from grace_internal.last_activity o where o.rule_id = $1 and o.key = k.key and o.at >= k.at
+    )
+    order by k.key
+    on conflict (rule_id, key) do update set at = greatest(m.at, excluded.at)$q$,
+    grace_internal.latest_of(counting, pieces, keys)
+  ) using counting.id;
+exception when insufficient_privilege or undefined_column or undefined_table then
+  raise exception 'what rule % counts from can''t be told', quote_literal(counting.name)
+    using errcode = 'GR028', detail = format('As role %s: %s.', counting.run_as, sqlerrm),
+    hint = 'Nothing that it counts from goes until it is mended or dropped. Its role needs SELECT on the keys of its activities, too.';
 end
 $$;
 
@@ -15218,48 +15365,87 @@ create or replace function grace_internal.remember_activities(rule grace_interna
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set timezone = 'UTC'
+set constraint_exclusion = off -- it evaluates the tables' checks while planning
 as $$
 declare
-  v_counts record;
-  v_query grace_internal.rule_query;
+  v_counted record;
+  v_rows text;
+  v_keys jsonb;
 begin
-  for v_counts in
-    select k as counting, s.*
-    from grace_internal.rule k
-    cross join lateral jsonb_to_recordset(k.sources) as s (
-      source oid, moment text, "from" text, condition text, keys text, list text, columns text
-    )
-    where s.source = rule.target and k.id <> rule.id and grace_internal.rule_problem(k) is null
-    order by k.id
-  loop
-    v_query := grace_internal.rule_query(v_counts.counting);
-    perform set_config('timezone', (v_counts.counting).zone, true);
-    execute format(
-      'insert into grace_internal.last_activity as m (rule_id, key, at) select $1, k.key, k.at from %s '
-      'where k.at is not null order by k.key on conflict (rule_id, key) do update set at = greatest(m.at, excluded.at)',
-      grace_internal.as_role(
-        (v_counts.counting).run_as, 'read',
-        format(
-          'select %s, max((%s)::timestamptz) from %s where %s and (%s) in (select %s from jsonb_to_recordset(%L) as k (%s)) group by %s',
-          v_query.key_object, v_counts.moment, v_counts."from", v_counts.condition, v_counts.keys, v_counts.list, to_jsonb(keys),
-          v_counts.columns, v_query.keys
-        ),
-        'key jsonb, at timestamptz'
-      )
-    ) using (v_counts.counting).id;
+  if cardinality(keys) = 0 then
+    return;
+  end if;
+  for v_counted in select c.* from grace_internal.counted_from(rule) c loop
+    if grace_internal.rule_problem(v_counted.counting) is not null then
+      continue when not (v_counted.counting).enabled;
+      raise exception 'what rule % counts from can''t be told', quote_literal((v_counted.counting).name)
+        using errcode = 'GR028', detail = grace_internal.rule_problem(v_counted.counting) || '.',
+        hint = 'Nothing that it counts from goes until it is mended, disabled or dropped.';
+    end if;
+    v_keys := to_jsonb(keys);
+    if v_counted.source <> coalesce(pg_partition_root(rule.target), rule.target) then
+      v_rows := grace_internal.closure_rows(
+        rule.target, grace_internal.key_rows(rule.target, to_jsonb(keys)), v_counted.source
+      );
+      if v_rows is null then
+        raise exception 'what rule % counts from can''t be told', quote_literal((v_counted.counting).name)
+          using errcode = 'GR028', detail = format('%s can''t be read.', v_counted.source),
+          hint = 'Nothing that it counts from goes until that is mended.';
+      end if;
+      execute format('select coalesce(jsonb_agg(c.key), ''[]'') from (%s) c', v_rows) into v_keys;
+    end if;
+    perform grace_internal.remember(v_counted.counting, v_counted.pieces, v_keys);
   end loop;
 end
 $$;
 
--- What was remembered and no longer says anything, because the period is over.
-create or replace function grace_internal.forget_activities(rule grace_internal.rule)
+-- What was remembered of records that are no longer there. Where row security hides records from a rule's role, that can't be told, and it
+-- stays.
+create or replace function grace_internal.forget_activities()
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-  delete from grace_internal.last_activity m where m.rule_id = (rule).id and m.at + (rule).period < clock_timestamp() - interval '1 day'
+declare
+  v_rule grace_internal.rule;
+  v_query grace_internal.rule_query;
+begin
+  for v_rule in
+    select r.*
+    from grace_internal.rule r
+    where exists (select from grace_internal.last_activity m where m.rule_id = r.id) and grace_internal.rule_problem(r) is null
+  loop
+    continue when grace_internal.is_hidden_from(v_rule.run_as, v_rule.target);
+    v_query := grace_internal.rule_query(v_rule);
+    execute format(
+      'delete from grace_internal.last_activity m where m.rule_id = $1 and m.key not in (select k.key from %s)',
+      grace_internal.as_role(
+        v_rule.run_as, 'read',
+        format(
+          'select %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s))',
+          v_query.key_object, v_query.source, v_query.keys, v_query.key_list,
+          (select jsonb_agg(m.key) from grace_internal.last_activity m where m.rule_id = v_rule.id), v_query.key_columns
+        ),
+        'key jsonb'
+      )
+    ) using v_rule.id;
+  end loop;
+end
 $$;
+
+-- What the role of a rule sees of what was remembered: its own rules'. It is in schema grace because that role has to name it.
+create or replace view grace._remembered as
+select
+  m.rule_id,
+  m.key,
+  m.at
+from grace_internal.last_activity m
+join grace_internal.rule r on r.id = m.rule_id
+join pg_roles o on o.oid = r.run_as
+where o.rolname = current_user;
+
+comment on view grace._remembered is
+'Internal: the latest activity of records of which a rule has deleted the row that says so, for the role of the rule that counts from it.';
 
 -- rules/leave_out.sql
 do $$
@@ -15270,8 +15456,8 @@ begin
 end
 $$;
 
--- Of the records that a run has picked those that it may not act on: exempt, with a contact that was deleted meanwhile, not announced where
--- that is wanted, kept by another rule. What is held says so itself, by an error.
+-- Of the records that a run has picked those that it may not act on: exempt, kept by another rule, not announced where that is wanted. What
+-- is held says so itself, by an error.
 create or replace function grace_internal.leave_out(rule grace_internal.rule, keys jsonb [])
 returns grace_internal.left_out []
 language plpgsql
@@ -15290,16 +15476,10 @@ begin
       where e.rule_id = rule.id and e.key = k.key and e.dropped_at is null and coalesce(e.until > clock_timestamp(), true)
     )
   );
-  v_left := v_left || array(
-    select row(k.key, 'recent contact', null)::grace_internal.left_out
-    from unnest(keys) as k (key)
-    join grace_internal.last_activity m on m.rule_id = rule.id and m.key = k.key
-    where m.at + rule.period > grace_internal.horizon(rule, clock_timestamp())
-  );
   if rule.notice is not null then
     v_left := v_left || array(
       select row(k.key, 'not announced', null)::grace_internal.left_out
-      from unnest(keys) as k (key)
+      from unnest(grace_internal.without(keys, v_left)) as k (key)
       where k.key <> all (grace_internal.announced_keys(rule, keys))
     );
   end if;
@@ -15361,7 +15541,6 @@ begin
   perform set_config('timezone', rule.zone, true);
   if rule.notice is null
     and not exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
-    and not exists (select from grace_internal.last_activity m where m.rule_id = rule.id)
     and not exists (select from grace_internal.active_hold)
     and not exists (select from grace_internal.keeping_rules(rule))
   then
@@ -15386,11 +15565,6 @@ begin
         from grace_internal.kept_records($1, %2$L) k
         order by k.key, k.until desc, k.reason
       )
-      union all
-      select d.key, 0, 'recent contact', null
-      from due d
-      join grace_internal.last_activity m on m.rule_id = ($1).id and m.key = d.key
-      where m.at + ($1).period > grace_internal.horizon($1, clock_timestamp())
       union all
       select d.key, 4, 'not announced', null
       from due d
@@ -15447,7 +15621,7 @@ as $$
     and r.started_at > (select l.changed_at from grace_internal.rule l where l.id = held_run.rule_id)
 $$;
 
--- Whether a login has had a part in what a rule says, ever.
+-- Whether a login has had a part in what a rule, or its filter, says, ever.
 create or replace function grace_internal.has_written(login name, rule_id integer)
 returns boolean
 language sql stable
@@ -15457,6 +15631,11 @@ as $$
     select
     from grace_internal.run r
     where r.rule_id = has_written.rule_id and r.kind = 'change' and r.login = has_written.login and r.details ? 'definition'
+  ) or exists (
+    select
+    from grace_internal.rule l
+    join grace_internal.run r on r.kind = 'change' and r.details @> jsonb_build_object('filter_id', l.filter_id)
+    where l.id = has_written.rule_id and r.login = has_written.login
   )
 $$;
 
@@ -15977,15 +16156,43 @@ begin
       rule.notice is not null
       or grace_internal.locks_rows(rule)
       or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
-      or exists (select from grace_internal.last_activity m where m.rule_id = rule.id)
-      or grace_internal.is_counted_from(rule.target)
+      or exists (select from grace_internal.counted_from(rule))
       or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
       and exists (select from grace_internal.keeping_rules(rule))
   );
 end
 $$;
 
+-- Of the records that a run could not have because others had locked them the next ones, in the order of their keys; they are no failures
+-- any more.
+create or replace function grace_internal.take_locked(run bigint, after jsonb, size integer)
+returns jsonb []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_keys jsonb [] := array(
+    select f.key
+    from grace_internal.run_failure f
+    where f.run_id = take_locked.run and f.sqlstate = '55P03' and coalesce(f.key > take_locked.after, true)
+    order by f.key
+    limit take_locked.size
+  );
+begin
+  delete from grace_internal.run_failure f where f.run_id = take_locked.run and f.sqlstate = '55P03' and f.key = any (v_keys);
+  update grace_internal.run r
+  set details = case
+    when (r.details ->> 'failures')::bigint > cardinality(v_keys) then
+      jsonb_set(r.details, '{failures}', to_jsonb((r.details ->> 'failures')::bigint - cardinality(v_keys)))
+    else r.details - 'failures'
+  end
+  where r.id = take_locked.run and cardinality(v_keys) > 0;
+  return v_keys;
+end
+$$;
+
 -- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end.
+-- What others have locked is tried again, up to three times: whole batches at once, single records when all the others are done.
 -- What one statement can't delete is gone through by keys. A batch is made smaller while deleting its rows takes longer than others
 -- should have to wait for them; what it takes to look at what rules keep does not depend on how many rows it has.
 create or replace function grace._run_batch(run bigint, "position" jsonb)
@@ -16006,7 +16213,9 @@ declare
   v_size integer;
   v_picked integer;
   v_rows bigint;
-  v_after jsonb := "position" -> 'after';
+  v_after jsonb := nullif("position" -> 'after', 'null');
+  v_round integer := coalesce(("position" ->> 'round')::integer, 0);
+  v_tries integer := coalesce(("position" ->> 'tries')::integer, 0);
   v_last jsonb;
   v_wanted jsonb [];
   v_left_out grace_internal.left_out [];
@@ -16051,6 +16260,7 @@ begin
     perform set_config('grace.acting_as', v_role || ' ' || grace_internal.signature('as ' || v_role), true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
     v_deleting_since := clock_timestamp();
+    v_careful := v_careful or v_round > 0;
     if not v_careful then
       begin
         select d.picked, d.deleted, d.last into v_picked, v_rows, v_last
@@ -16061,7 +16271,10 @@ begin
       end;
     end if;
     if v_careful or v_picked > v_rows then
-      v_keys := grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, v_size);
+      v_keys := case
+        when v_round > 0 then grace_internal.take_locked(run, v_after, v_size)
+        else grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, v_size)
+      end;
       v_picked := cardinality(v_keys);
       v_last := v_keys[v_size];
       if grace_internal.locks_rows(v_rule) then
@@ -16077,11 +16290,18 @@ begin
       perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
       if v_stopped <> v_wanted[cardinality(v_wanted)] then
         v_last := v_stopped;
+        if v_round > 0 then
+          perform grace_internal.record_failure(run, k, '55P03', 'another session is changing it')
+          from unnest(v_keys[array_position(v_keys, v_stopped) + 1:]) k;
+        end if;
         v_keys := v_keys[:array_position(v_keys, v_stopped)];
       end if;
       perform grace_internal.record_left_out(run, v_left_out, v_keys);
     end if;
   exception when others then
+    if sqlstate = '55P03' and v_tries < 3 then
+      return jsonb_build_object('after', v_after, 'size', v_size, 'round', v_round, 'tries', v_tries + 1, 'pause', 0.5);
+    end if;
     perform grace_internal.stop_run(
       run, case sqlstate when '55P03' then 'incomplete' else 'failed' end, format('%s (SQLSTATE %s)', sqlerrm, sqlstate)
     );
@@ -16091,10 +16311,16 @@ begin
   set row_count = r.row_count + v_rows, batches = r.batches + sign(v_picked)
   where r.id = run;
   if v_last is null then
-    return null;
+    return (
+      select jsonb_build_object('round', v_round + 1, 'pause', greatest(0.5, extract(epoch from v_rule.pause)))
+      where v_round < 3 and exists (
+        select from grace_internal.run_failure f where f.run_id = run and f.sqlstate = '55P03'
+      )
+    );
   end if;
   return jsonb_build_object(
     'after', v_last,
+    'round', v_round,
     'size', case
       when clock_timestamp() - v_deleting_since > interval '80 milliseconds' then greatest(1, v_size / 2)
       else least(v_rule.batch_size, v_size * 2)
@@ -16133,10 +16359,7 @@ begin
     status = coalesce(r.details #>> '{stopped,status}', case when r.details ? 'failures' then 'incomplete' else 'done' end)
   where r.id = run and r.kind = 'rule' and r.status = 'running' and r.pid = pg_backend_pid()
   returning r.status into v_status;
-  perform grace_internal.forget_activities(l)
-  from grace_internal.run r
-  join grace_internal.rule l on l.id = r.rule_id
-  where r.id = run;
+  perform grace_internal.forget_activities();
   if v_status <> 'done' then
     perform grace_internal.report_run(run);
   end if;
@@ -16182,7 +16405,7 @@ comment on procedure grace.run(text, boolean, bigint, text) is
 
 -- rules/planned.sql
 -- What a rule plans, one row a record: from the live rows, so that a new contact moves the date by itself. within: how far ahead, null for
--- all; key: of one record only, whatever its date. An activity that a rule has deleted since counts as if it were there.
+-- all; key: of one record only, whatever its date.
 create or replace function grace_internal.planned_by(rule grace_internal.rule, key jsonb, within interval)
 returns table (record_key jsonb, start timestamptz, due timestamptz, record jsonb)
 language plpgsql stable
@@ -16198,10 +16421,7 @@ declare
 begin
   perform set_config('timezone', rule.zone, true);
   return query execute format(
-    'select k.key, greatest(k.start, m.at), case when m.at > k.start then m.at + %L::interval else k.due end, k.record '
-    'from %s left join grace_internal.last_activity m on m.rule_id = %s and m.key = k.key '
-    'where not coalesce(m.at + %1$L::interval > %4$L::timestamptz, false)',
-    rule.period,
+    'select * from %s',
     grace_internal.as_role(
       rule.run_as, 'read',
       format(
@@ -16219,8 +16439,7 @@ begin
         end
       ),
       'key jsonb, start timestamptz, due timestamptz, record jsonb'
-    ),
-    rule.id, v_until
+    )
   );
 end
 $$;
@@ -16297,12 +16516,13 @@ begin
         r.target, p.record_key as key, r.name, r.action, p.start, p.due, p.record, s.state, s.reason,
         case
           when s.state in ('planned', 'not announced') then grace_internal.acts_at(r, p.due, p.record_key)
-          when isfinite(s.until) then grace_internal.acts_at(r, greatest(p.due, s.until + grace_internal.ahead(r)), p.record_key)
+          when isfinite(s.until) and r.enabled then grace_internal.next_turn(r, greatest(s.until, nullif(p.due, '-infinity') - grace_internal.ahead(r)))
         end as acts_at
       from grace_internal.rule r
       cross join lateral grace_internal.planned_by(r, planned.key, planned.within) p
       cross join lateral grace_internal.planned_state(r, p.record_key, p.due) s
       where coalesce(planned.target = r.target, true) and coalesce(planned.rule = r.name, true)
+        and (planned.key is not null or r.action <> 'keep' or coalesce(p.due > statement_timestamp(), true))
         and grace_internal.rule_problem(r) is null
     ) as t
     order by t.target, t.key, t.action = 'keep', t.state not in ('planned', 'not announced'), t.due, t.acts_at, t.name;
@@ -16319,12 +16539,14 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if due is null then
-    state := 'no start';
-    return;
-  elsif rule.action = 'keep' then
-    state := case when not rule.enabled then 'disabled' when due > statement_timestamp() then 'kept' else 'kept until then' end;
+  if rule.action = 'keep' then
+    state := case
+      when not rule.enabled then 'disabled' when due <= statement_timestamp() then 'kept until then' else 'kept'
+    end;
     reason := rule.basis;
+    return;
+  elsif due is null then
+    state := 'no start';
     return;
   end if;
   select 'exempt', e.reason, e.until into state, reason, until
@@ -16505,7 +16727,6 @@ begin
       count(*) filter (where l.state = 'kept'), count(*) filter (where l.state = 'not announced')
     into v_result.deletes, v_result.exempt, v_result.held, v_result.kept, v_result.not_announced
     from unnest(v_left_out) l;
-    v_result.would_be_held := (grace_internal.limit_passed(v_rule, v_result.deletes)).reason;
     select c.cascades, c.blocked, c.rows into v_result.cascades, v_result.blocked, v_rows
     from grace_internal.preview_closure(v_rule.target, grace_internal.rows_but(v_rule, v_due, v_left_out), 100) c;
     select coalesce(jsonb_agg(jsonb_build_object('key', k.key, 'reason', k.reason)), '[]') || coalesce(v_result.blocked, '[]')
@@ -16515,6 +16736,9 @@ begin
     ) as k
     having count(*) > 0 or v_result.blocked is not null;
     v_result.takes := grace_internal.estimated_duration(v_rule.target, coalesce(v_rows, 0));
+  end if;
+  if v_rule.action <> 'keep' then
+    v_result.would_be_held := (grace_internal.limit_passed(v_rule, coalesce(v_result.deletes, v_result.row_count))).reason;
   end if;
   return v_result;
 end
@@ -16573,7 +16797,7 @@ begin
 end
 $$;
 comment on function grace.preview(text, text, integer, boolean) is
-'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. action: delete, or keep of a rule that keeps, whose rows are those that it keeps now; row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; deletes: how many of them a run would delete, if no foreign key or trigger keeps them; exempt, held, kept, not_announced: how many would be left out; sample: the first ones, each with key, due and record, which is what users know it by; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that a hold, another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
+'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. action: delete, or keep of a rule that keeps, whose rows are those that it keeps now; row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; deletes: how many of them a run would delete, if no foreign key or trigger keeps them; exempt, held, kept, not_announced: how many would be left out; sample: the first ones, each with key, due and record, which is what users know it by; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that a hold, another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample and would_be_held, which then counts all that is due. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
 
 -- rules/rules.sql
 create or replace function grace._rule_problem(rule_id integer)
@@ -17876,7 +18100,7 @@ grant execute on function grace._database_metrics() to grace_operator, grace_aud
 grant execute on function grace._is_running(integer, timestamptz) to grace_operator, grace_auditor;
 grant execute on function grace._expired_before(integer) to grace_operator, grace_auditor;
 grant execute on function grace.table_named(text) to grace_operator, grace_auditor;
-grant execute on function grace._table_name(oid) to grace_operator, grace_auditor;
+grant execute on function grace._tables_like(text) to grace_operator, grace_auditor;
 
 grant usage on sequence grace_internal.progress to grace_operator;
 grant execute on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint, text, text, text)

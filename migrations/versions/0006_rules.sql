@@ -81,11 +81,13 @@ comment on column grace_internal.rule.announced_at is 'When notices were last gi
 create table grace_internal.runner (
   id integer generated always as identity primary key,
   role regrole not null unique,
-  settings text [] not null
+  settings text [] not null,
+  granted boolean not null default false
 );
 
 comment on table grace_internal.runner is
-'One function for each role that a rule runs as, owned by that role: what is executed in it has that role''s rights and row security.';
+'Three functions for each role that a rule runs as, owned by that role: what is executed in them has that role''s rights and row security.';
+comment on column grace_internal.runner.granted is 'It was given USAGE on schema grace for that, which is taken back with the functions.';
 
 create table grace_internal.exemption (
   id bigint generated always as identity primary key,

@@ -134,7 +134,7 @@ begin
   returning id into v_id;
   insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
   values (
-    'change', target, 'done', clock_timestamp(), jsonb_build_object('filter', name, 'condition', v_expression.text),
+    'change', target, 'done', clock_timestamp(), jsonb_build_object('filter', name, 'filter_id', v_id, 'condition', v_expression.text),
     grace_internal.caller(), session_user
   );
   return v_id;
@@ -260,10 +260,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_filter grace_internal.filter := grace_internal.filter_named(name);
-  v_new grace_internal.filter := v_filter;
+  v_new grace_internal.filter;
   v_expression grace_internal.expression;
   v_rule grace_internal.rule;
 begin
+  select f.* into v_filter from grace_internal.filter f where f.id = v_filter.id for update; -- as somebody else has changed it meanwhile
+  v_new := v_filter;
+  if predicate is null then
+    perform grace_internal.require_valid('filter', name, v_filter.depends, v_filter.home);
+  end if;
   if rename is not null and rename <> name then
     perform grace_internal.check_filter_name(rename);
     v_new.name := rename;
@@ -293,7 +298,7 @@ begin
   insert into grace_internal.run (kind, target, status, finished_at, details, role, login)
   values (
     'change', v_filter.target, 'done', clock_timestamp(),
-    jsonb_build_object('filter', v_new.name, 'condition', v_new.condition) || case when v_new.name <> name then jsonb_build_object('was', name) else '{}' end,
+    jsonb_build_object('filter', v_new.name, 'filter_id', v_new.id, 'condition', v_new.condition) || case when v_new.name <> name then jsonb_build_object('was', name) else '{}' end,
     grace_internal.caller(), session_user
   );
 end
@@ -326,7 +331,7 @@ begin
 end
 $$;
 comment on function grace.alter_filter(text, text, name [], text) is
-'Gives a filter another condition, other columns or another name, and with them every rule that uses it, for which the caller has to be a member of the roles that these run as; null leaves what is there. Returns what grace.add_filter does. Errors: those of grace.add_filter, GR027.';
+'Gives a filter another condition, other columns or another name, and with them every rule that uses it, for which the caller has to be a member of the roles that these run as; null leaves what is there. Returns what grace.add_filter does. Errors: those of grace.add_filter, GR027, GR028 where it is broken and gets no other condition.';
 
 create or replace function grace.drop_filter(name text)
 returns void

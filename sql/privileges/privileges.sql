@@ -31,7 +31,7 @@ grant execute on function grace._database_metrics() to grace_operator, grace_aud
 grant execute on function grace._is_running(integer, timestamptz) to grace_operator, grace_auditor;
 grant execute on function grace._expired_before(integer) to grace_operator, grace_auditor;
 grant execute on function grace.table_named(text) to grace_operator, grace_auditor;
-grant execute on function grace._table_name(oid) to grace_operator, grace_auditor;
+grant execute on function grace._tables_like(text) to grace_operator, grace_auditor;
 
 grant usage on sequence grace_internal.progress to grace_operator;
 grant execute on function grace.buffered(regclass, bigint, jsonb, timestamptz, timestamptz, name, bigint, text, text, text)

@@ -54,9 +54,14 @@ begin
   if v_name is null then
     raise exception 'no table is named' using errcode = 'invalid_parameter_value';
   end if;
-  perform set_config('search_path', path, true);
-  v_table := grace.table_named(v_name);
+  perform set_config('search_path', path, true); -- nothing but pg_catalog's own is called under it
+  v_table := pg_catalog.to_regclass(v_name);
   perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  if v_table is null then
+    raise exception 'table % does not exist', v_name
+      using errcode = 'undefined_table', detail = format('The search path is %s.', path),
+      hint = coalesce('Did you mean ' || grace._tables_like(v_name) || '?', 'Give it as schema.table.');
+  end if;
   return v_table;
 end
 $$;

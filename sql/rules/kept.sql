@@ -57,6 +57,7 @@ begin
       raise exception 'what rule % keeps can''t be told', quote_literal(v_keep.name)
         using errcode = 'GR028', detail = v_problem || '.', hint = 'Nothing goes until that is mended, or the rule is dropped.';
     end if;
+    perform set_config('timezone', rule.zone, true);
     execute format(
       'select jsonb_agg(jsonb_build_object(''record'', c.record, ''key'', c.key)) from (%s) c', v_rows
     ) into v_pairs;
@@ -72,7 +73,7 @@ begin
         p.record,
         case
           when bool_or(k.until is null) then format('%%s %%s is kept by rule %%s, whose period has not begun', %1$L, k.key, %2$L)
-          else format('%%s %%s is kept until %%s by rule %%s', %1$L, k.key, to_char(min(k.until), 'YYYY-MM-DD'), %2$L)
+          else format('%%s %%s is kept until %%s by rule %%s', %1$L, k.key, coalesce(nullif(to_char(min(k.until), 'YYYY-MM-DD'), ''), 'infinity'), %2$L)
         end,
         case when not bool_or(k.until is null) then min(k.until) else 'infinity' end
       from jsonb_to_recordset(%3$L) as p (record jsonb, key jsonb)
@@ -119,8 +120,15 @@ declare
   v_rows text;
 begin
   for v_protected in
-    select p.id, p.target
+    select p.id, p.target, k.key_json, k.columns
     from grace_internal.protected p
+    cross join lateral (
+      select
+        grace_internal.key_json(array_agg(format('k.%I', a.attname)), array_agg(a.attname), array_agg(a.atttypid)) as key_json,
+        string_agg(format('%I %s', a.attname, format_type(grace_internal.base_type(a.atttypid), null)), ', ') as columns
+      from unnest(grace_internal.primary_key(p.target)) as u (attnum)
+      join pg_attribute a on a.attrelid = p.target and a.attnum = u.attnum
+    ) as k
     where p.target in (
         select coalesce(pg_partition_root(t.relation), t.relation)
         from grace_internal.cascade_tree(held_records.target, true) as t (relation)
@@ -131,11 +139,17 @@ begin
     v_rows := grace_internal.closure_rows(held_records.target, records, v_protected.target);
     if v_rows is not null then
       return query execute format(
-        $q$select c.record, concat(%L, h.reason, ' (hold ', h.id, ', case ' || h.case_number, ')')
-        from (%s) c
-        join grace_internal.held_keys(%s) k on k.key = c.key
-        join grace_internal.hold h on h.id = k.hold_id$q$,
-        case when v_protected.target <> v_root then format('what would go with it of %s: ', v_protected.target) end, v_rows, v_protected.id
+        $q$with held as materialized (
+          select k.hold_id, k.key from grace_internal.held_keys(%s) k where k.names is not null
+        )
+        select c.record, concat(%L::text || c.key::text || ' is held: ', h.reason, ' (hold ', h.id, ', case ' || h.case_number, ')')
+        from held
+        cross join lateral (select %s as key from jsonb_to_record(held.key) as k (%s)) as k
+        join (%s) c on c.key = k.key
+        join grace_internal.hold h on h.id = held.hold_id$q$,
+        v_protected.id,
+        case when v_protected.target <> v_root then grace_internal.qualified_name(v_protected.target) || ' ' end,
+        v_protected.key_json, v_protected.columns, v_rows
       );
     end if;
   end loop;

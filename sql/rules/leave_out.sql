@@ -6,8 +6,8 @@ begin
 end
 $$;
 
--- Of the records that a run has picked those that it may not act on: exempt, with a contact that was deleted meanwhile, not announced where
--- that is wanted, kept by another rule. What is held says so itself, by an error.
+-- Of the records that a run has picked those that it may not act on: exempt, kept by another rule, not announced where that is wanted. What
+-- is held says so itself, by an error.
 create or replace function grace_internal.leave_out(rule grace_internal.rule, keys jsonb [])
 returns grace_internal.left_out []
 language plpgsql
@@ -26,16 +26,10 @@ begin
       where e.rule_id = rule.id and e.key = k.key and e.dropped_at is null and coalesce(e.until > clock_timestamp(), true)
     )
   );
-  v_left := v_left || array(
-    select row(k.key, 'recent contact', null)::grace_internal.left_out
-    from unnest(keys) as k (key)
-    join grace_internal.last_activity m on m.rule_id = rule.id and m.key = k.key
-    where m.at + rule.period > grace_internal.horizon(rule, clock_timestamp())
-  );
   if rule.notice is not null then
     v_left := v_left || array(
       select row(k.key, 'not announced', null)::grace_internal.left_out
-      from unnest(keys) as k (key)
+      from unnest(grace_internal.without(keys, v_left)) as k (key)
       where k.key <> all (grace_internal.announced_keys(rule, keys))
     );
   end if;
@@ -97,7 +91,6 @@ begin
   perform set_config('timezone', rule.zone, true);
   if rule.notice is null
     and not exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
-    and not exists (select from grace_internal.last_activity m where m.rule_id = rule.id)
     and not exists (select from grace_internal.active_hold)
     and not exists (select from grace_internal.keeping_rules(rule))
   then
@@ -122,11 +115,6 @@ begin
         from grace_internal.kept_records($1, %2$L) k
         order by k.key, k.until desc, k.reason
       )
-      union all
-      select d.key, 0, 'recent contact', null
-      from due d
-      join grace_internal.last_activity m on m.rule_id = ($1).id and m.key = d.key
-      where m.at + ($1).period > grace_internal.horizon($1, clock_timestamp())
       union all
       select d.key, 4, 'not announced', null
       from due d

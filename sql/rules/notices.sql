@@ -40,9 +40,7 @@ begin
   );
   execute format(
     $q$with planned as materialized (
-      select k.key, k.due
-      from %s
-      where not exists (select from grace_internal.last_activity m where m.rule_id = $1 and m.key = k.key and m.at + $3 > k.due)
+      select k.key, k.due from %s
     ), past as (
       delete from grace_internal.notice n
       where n.rule_id = $1 and not exists (select from planned p where p.key = n.key)
@@ -63,7 +61,7 @@ begin
     v_planned
   )
   into v_new
-  using rule.id, v_now, rule.period;
+  using rule.id, v_now;
   update grace_internal.rule r set announced_at = v_now where r.id = rule.id;
   if v_new > 0 then
     perform pg_notify('grace', jsonb_build_object(

@@ -1,5 +1,5 @@
 -- What a rule plans, one row a record: from the live rows, so that a new contact moves the date by itself. within: how far ahead, null for
--- all; key: of one record only, whatever its date. An activity that a rule has deleted since counts as if it were there.
+-- all; key: of one record only, whatever its date.
 create or replace function grace_internal.planned_by(rule grace_internal.rule, key jsonb, within interval)
 returns table (record_key jsonb, start timestamptz, due timestamptz, record jsonb)
 language plpgsql stable
@@ -15,10 +15,7 @@ declare
 begin
   perform set_config('timezone', rule.zone, true);
   return query execute format(
-    'select k.key, greatest(k.start, m.at), case when m.at > k.start then m.at + %L::interval else k.due end, k.record '
-    'from %s left join grace_internal.last_activity m on m.rule_id = %s and m.key = k.key '
-    'where not coalesce(m.at + %1$L::interval > %4$L::timestamptz, false)',
-    rule.period,
+    'select * from %s',
     grace_internal.as_role(
       rule.run_as, 'read',
       format(
@@ -36,8 +33,7 @@ begin
         end
       ),
       'key jsonb, start timestamptz, due timestamptz, record jsonb'
-    ),
-    rule.id, v_until
+    )
   );
 end
 $$;
@@ -114,12 +110,13 @@ begin
         r.target, p.record_key as key, r.name, r.action, p.start, p.due, p.record, s.state, s.reason,
         case
           when s.state in ('planned', 'not announced') then grace_internal.acts_at(r, p.due, p.record_key)
-          when isfinite(s.until) then grace_internal.acts_at(r, greatest(p.due, s.until + grace_internal.ahead(r)), p.record_key)
+          when isfinite(s.until) and r.enabled then grace_internal.next_turn(r, greatest(s.until, nullif(p.due, '-infinity') - grace_internal.ahead(r)))
         end as acts_at
       from grace_internal.rule r
       cross join lateral grace_internal.planned_by(r, planned.key, planned.within) p
       cross join lateral grace_internal.planned_state(r, p.record_key, p.due) s
       where coalesce(planned.target = r.target, true) and coalesce(planned.rule = r.name, true)
+        and (planned.key is not null or r.action <> 'keep' or coalesce(p.due > statement_timestamp(), true))
         and grace_internal.rule_problem(r) is null
     ) as t
     order by t.target, t.key, t.action = 'keep', t.state not in ('planned', 'not announced'), t.due, t.acts_at, t.name;
@@ -136,12 +133,14 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if due is null then
-    state := 'no start';
-    return;
-  elsif rule.action = 'keep' then
-    state := case when not rule.enabled then 'disabled' when due > statement_timestamp() then 'kept' else 'kept until then' end;
+  if rule.action = 'keep' then
+    state := case
+      when not rule.enabled then 'disabled' when due <= statement_timestamp() then 'kept until then' else 'kept'
+    end;
     reason := rule.basis;
+    return;
+  elsif due is null then
+    state := 'no start';
     return;
   end if;
   select 'exempt', e.reason, e.until into state, reason, until

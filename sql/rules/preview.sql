@@ -142,7 +142,6 @@ begin
       count(*) filter (where l.state = 'kept'), count(*) filter (where l.state = 'not announced')
     into v_result.deletes, v_result.exempt, v_result.held, v_result.kept, v_result.not_announced
     from unnest(v_left_out) l;
-    v_result.would_be_held := (grace_internal.limit_passed(v_rule, v_result.deletes)).reason;
     select c.cascades, c.blocked, c.rows into v_result.cascades, v_result.blocked, v_rows
     from grace_internal.preview_closure(v_rule.target, grace_internal.rows_but(v_rule, v_due, v_left_out), 100) c;
     select coalesce(jsonb_agg(jsonb_build_object('key', k.key, 'reason', k.reason)), '[]') || coalesce(v_result.blocked, '[]')
@@ -152,6 +151,9 @@ begin
     ) as k
     having count(*) > 0 or v_result.blocked is not null;
     v_result.takes := grace_internal.estimated_duration(v_rule.target, coalesce(v_rows, 0));
+  end if;
+  if v_rule.action <> 'keep' then
+    v_result.would_be_held := (grace_internal.limit_passed(v_rule, coalesce(v_result.deletes, v_result.row_count))).reason;
   end if;
   return v_result;
 end
@@ -210,4 +212,4 @@ begin
 end
 $$;
 comment on function grace.preview(text, text, integer, boolean) is
-'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. action: delete, or keep of a rule that keeps, whose rows are those that it keeps now; row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; deletes: how many of them a run would delete, if no foreign key or trigger keeps them; exempt, held, kept, not_announced: how many would be left out; sample: the first ones, each with key, due and record, which is what users know it by; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that a hold, another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';
+'What a run of a rule now would do, or what deleting all that a filter matches would: nothing is changed, and nothing but reading is allowed to functions. A rule is looked at as its role and up to its due date, a filter with the caller''s rights. action: delete, or keep of a rule that keeps, whose rows are those that it keeps now; row_count: how many rows; token: of a rule, to be given to grace.run, which then refuses another set; cost: PostgreSQL''s estimate for finding them; takes: how long a run would take, by the last ones; would_be_held: the limit that it would pass; deletes: how many of them a run would delete, if no foreign key or trigger keeps them; exempt, held, kept, not_announced: how many would be left out; sample: the first ones, each with key, due and record, which is what users know it by; cascades: per table how many rows go along (deleted) or lose a link (link cut); blocked: records that a hold, another rule or a foreign key keeps, with the reason, the first hundred of each. details => false leaves out all from token on but the sample and would_be_held, which then counts all that is due. Of a filter that matches over 100,000 rows cascades are not counted. Errors: GR027, GR028, GR031, 42501.';

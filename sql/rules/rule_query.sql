@@ -38,13 +38,24 @@ as $$
   group by t.oid, t.relname
 $$;
 
+-- Where a rule counts from activities, those that other rules have deleted since count, too.
 create or replace function grace_internal.rule_query(rule grace_internal.rule)
 returns grace_internal.rule_query
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_query grace_internal.rule_query := jsonb_populate_record(null::grace_internal.rule_query, rule.query);
 begin
-  return jsonb_populate_record(null::grace_internal.rule_query, rule.query);
+  if rule.sources <> '[]' and rule.id is not null then
+    v_query.start := format(
+      'greatest(%s, case when exists (select from grace._remembered m where m.rule_id = %s) then '
+      '(select max(m.at) from grace._remembered m where m.rule_id = %2$s and m.key = %s) end)',
+      v_query.start, rule.id, v_query.key_object
+    );
+    v_query.due := format('(%s + interval %L)', v_query.start, rule.period);
+  end if;
+  return v_query;
 end
 $$;
 

@@ -32,7 +32,7 @@ as $$
     and r.started_at > (select l.changed_at from grace_internal.rule l where l.id = held_run.rule_id)
 $$;
 
--- Whether a login has had a part in what a rule says, ever.
+-- Whether a login has had a part in what a rule, or its filter, says, ever.
 create or replace function grace_internal.has_written(login name, rule_id integer)
 returns boolean
 language sql stable
@@ -42,6 +42,11 @@ as $$
     select
     from grace_internal.run r
     where r.rule_id = has_written.rule_id and r.kind = 'change' and r.login = has_written.login and r.details ? 'definition'
+  ) or exists (
+    select
+    from grace_internal.rule l
+    join grace_internal.run r on r.kind = 'change' and r.details @> jsonb_build_object('filter_id', l.filter_id)
+    where l.id = has_written.rule_id and r.login = has_written.login
   )
 $$;
 
@@ -562,15 +567,43 @@ begin
       rule.notice is not null
       or grace_internal.locks_rows(rule)
       or exists (select from grace_internal.exemption e where e.rule_id = rule.id and e.dropped_at is null)
-      or exists (select from grace_internal.last_activity m where m.rule_id = rule.id)
-      or grace_internal.is_counted_from(rule.target)
+      or exists (select from grace_internal.counted_from(rule))
       or exists (select from grace_internal.rule k where k.action = 'keep' and k.enabled)
       and exists (select from grace_internal.keeping_rules(rule))
   );
 end
 $$;
 
+-- Of the records that a run could not have because others had locked them the next ones, in the order of their keys; they are no failures
+-- any more.
+create or replace function grace_internal.take_locked(run bigint, after jsonb, size integer)
+returns jsonb []
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_keys jsonb [] := array(
+    select f.key
+    from grace_internal.run_failure f
+    where f.run_id = take_locked.run and f.sqlstate = '55P03' and coalesce(f.key > take_locked.after, true)
+    order by f.key
+    limit take_locked.size
+  );
+begin
+  delete from grace_internal.run_failure f where f.run_id = take_locked.run and f.sqlstate = '55P03' and f.key = any (v_keys);
+  update grace_internal.run r
+  set details = case
+    when (r.details ->> 'failures')::bigint > cardinality(v_keys) then
+      jsonb_set(r.details, '{failures}', to_jsonb((r.details ->> 'failures')::bigint - cardinality(v_keys)))
+    else r.details - 'failures'
+  end
+  where r.id = take_locked.run and cardinality(v_keys) > 0;
+  return v_keys;
+end
+$$;
+
 -- One batch after another, each a transaction. position says how far the run is, null to begin; returns where to go on, null at the end.
+-- What others have locked is tried again, up to three times: whole batches at once, single records when all the others are done.
 -- What one statement can't delete is gone through by keys. A batch is made smaller while deleting its rows takes longer than others
 -- should have to wait for them; what it takes to look at what rules keep does not depend on how many rows it has.
 create or replace function grace._run_batch(run bigint, "position" jsonb)
@@ -591,7 +624,9 @@ declare
   v_size integer;
   v_picked integer;
   v_rows bigint;
-  v_after jsonb := "position" -> 'after';
+  v_after jsonb := nullif("position" -> 'after', 'null');
+  v_round integer := coalesce(("position" ->> 'round')::integer, 0);
+  v_tries integer := coalesce(("position" ->> 'tries')::integer, 0);
   v_last jsonb;
   v_wanted jsonb [];
   v_left_out grace_internal.left_out [];
@@ -636,6 +671,7 @@ begin
     perform set_config('grace.acting_as', v_role || ' ' || grace_internal.signature('as ' || v_role), true);
     perform set_config('grace.reason', format('rule %s, run %s', quote_literal(v_rule.name), run), true);
     v_deleting_since := clock_timestamp();
+    v_careful := v_careful or v_round > 0;
     if not v_careful then
       begin
         select d.picked, d.deleted, d.last into v_picked, v_rows, v_last
@@ -646,7 +682,10 @@ begin
       end;
     end if;
     if v_careful or v_picked > v_rows then
-      v_keys := grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, v_size);
+      v_keys := case
+        when v_round > 0 then grace_internal.take_locked(run, v_after, v_size)
+        else grace_internal.pick_keys(v_rule, v_query, v_horizon, v_after, v_size)
+      end;
       v_picked := cardinality(v_keys);
       v_last := v_keys[v_size];
       if grace_internal.locks_rows(v_rule) then
@@ -662,11 +701,18 @@ begin
       perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
       if v_stopped <> v_wanted[cardinality(v_wanted)] then
         v_last := v_stopped;
+        if v_round > 0 then
+          perform grace_internal.record_failure(run, k, '55P03', 'another session is changing it')
+          from unnest(v_keys[array_position(v_keys, v_stopped) + 1:]) k;
+        end if;
         v_keys := v_keys[:array_position(v_keys, v_stopped)];
       end if;
       perform grace_internal.record_left_out(run, v_left_out, v_keys);
     end if;
   exception when others then
+    if sqlstate = '55P03' and v_tries < 3 then
+      return jsonb_build_object('after', v_after, 'size', v_size, 'round', v_round, 'tries', v_tries + 1, 'pause', 0.5);
+    end if;
     perform grace_internal.stop_run(
       run, case sqlstate when '55P03' then 'incomplete' else 'failed' end, format('%s (SQLSTATE %s)', sqlerrm, sqlstate)
     );
@@ -676,10 +722,16 @@ begin
   set row_count = r.row_count + v_rows, batches = r.batches + sign(v_picked)
   where r.id = run;
   if v_last is null then
-    return null;
+    return (
+      select jsonb_build_object('round', v_round + 1, 'pause', greatest(0.5, extract(epoch from v_rule.pause)))
+      where v_round < 3 and exists (
+        select from grace_internal.run_failure f where f.run_id = run and f.sqlstate = '55P03'
+      )
+    );
   end if;
   return jsonb_build_object(
     'after', v_last,
+    'round', v_round,
     'size', case
       when clock_timestamp() - v_deleting_since > interval '80 milliseconds' then greatest(1, v_size / 2)
       else least(v_rule.batch_size, v_size * 2)
@@ -718,10 +770,7 @@ begin
     status = coalesce(r.details #>> '{stopped,status}', case when r.details ? 'failures' then 'incomplete' else 'done' end)
   where r.id = run and r.kind = 'rule' and r.status = 'running' and r.pid = pg_backend_pid()
   returning r.status into v_status;
-  perform grace_internal.forget_activities(l)
-  from grace_internal.run r
-  join grace_internal.rule l on l.id = r.rule_id
-  where r.id = run;
+  perform grace_internal.forget_activities();
   if v_status <> 'done' then
     perform grace_internal.report_run(run);
   end if;

@@ -163,6 +163,13 @@ end$body$
       execute format('grant execute on function %s to %I', v_function.name, current_user);
     end if;
   end loop;
+  if not has_schema_privilege(role, 'grace', 'usage') then
+    execute format('grant usage on schema grace to %s', role);
+    update grace_internal.runner r set granted = true where r.id = v_runner.id;
+  end if;
+  if not has_table_privilege(role, 'grace._remembered', 'select') then
+    execute format('grant select on grace._remembered to %s', role);
+  end if;
   return v_runner.id;
 exception when insufficient_privilege then
   raise exception 'no rule can run as role %', role
@@ -180,7 +187,16 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_function record;
+  v_runner grace_internal.runner;
 begin
+  for v_runner in
+    select r.* from grace_internal.runner r join pg_roles o on o.oid = r.role where r.role not in (select l.run_as from grace_internal.rule l)
+  loop
+    execute format('revoke select on grace._remembered from %s', v_runner.role);
+    if v_runner.granted then
+      execute format('revoke usage on schema grace from %s', v_runner.role);
+    end if;
+  end loop;
   for v_function in
     select p.oid::regprocedure as name
     from grace_internal.runner r
@@ -204,7 +220,8 @@ begin
     from pg_proc p
     where p.pronamespace = 'grace_internal'::regnamespace and p.proowner = runner.role and p.prosecdef
       and p.proname in ('check_as_' || runner.id, 'read_as_' || runner.id, 'write_as_' || runner.id)
-  );
+  )
+  and has_schema_privilege(runner.role, 'grace', 'usage') and has_table_privilege(runner.role, 'grace._remembered', 'select');
 end
 $$;
 

@@ -263,7 +263,8 @@ begin
   v_query := grace_internal.make_query(v_new);
   v_new.query := to_jsonb(v_query);
   v_new.sources := grace_internal.activity_sources(v_new.target, v_new.activities, path, v_new.run_as);
-  v_new.depends := v_condition.depends || coalesce(v_start.depends, '[]') || (
+  perform grace_internal.check_sources(v_new);
+  v_new.depends := v_condition.depends || grace_internal.sources_depend(v_new.sources, v_new.run_as) || coalesce(v_start.depends, '[]') || (
     grace_internal.read_expression(
       v_new.target, format('(%s, %s) is null', v_query.keys, coalesce(nullif(v_query.record, ''), 'null')), 'pg_catalog', v_new.run_as
     )
@@ -319,6 +320,9 @@ begin
     changed_at = clock_timestamp(),
     changed_by = grace_internal.caller(), changed_login = session_user
   where r.id = v_new.id;
+  if v_new.sources = '[]' then
+    delete from grace_internal.last_activity m where m.rule_id = v_new.id;
+  end if;
   perform grace_internal.drop_idle_runners();
   perform grace_internal.schedule_rule(v_new.id, definition ->> 'schedule');
   insert into grace_internal.run (kind, rule_id, target, status, finished_at, details, role, login)
@@ -428,10 +432,12 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_rule grace_internal.rule := grace_internal.rule_named(name);
-  v_definition jsonb := grace_internal.definition_of(v_rule);
+  v_definition jsonb;
   v_unknown text;
   v_texts constant text [] := array['predicate', 'starts', 'activities', 'related_to'];
 begin
+  select r.* into v_rule from grace_internal.rule r where r.id = v_rule.id for no key update; -- as somebody else has changed it meanwhile
+  v_definition := grace_internal.definition_of(v_rule);
   if jsonb_typeof(changes) is distinct from 'object' then
     raise exception 'changes of a rule are an object'
       using errcode = 'GR031', detail = format('Given was %s.', coalesce(changes::text, 'null')), hint = 'Give them as {"period": "6 months"}.';

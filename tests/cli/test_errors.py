@@ -55,6 +55,7 @@ NEEDS_A_CONNECTION = [
     ("ledger", "show"),
     ("ledger", "verify"),
     ("filter", "add", "f", "--table", "t", "--where", "true"),
+    ("filter", "alter", "f", "--where", "true"),
     ("filter", "list"),
     ("filter", "show", "f"),
     ("filter", "preview", "f"),

@@ -135,7 +135,9 @@ def alter(
         raise click.UsageError(f"say what to change: --rename, --columns, or {_WHICH_ROWS}")
     values = {
         "name": name,
-        "predicate": condition(connection, target, parts, any_of=any_of, where=where) if parts or where else None,
+        "predicate": condition(connection, target, parts, any_of=any_of, where=where)
+        if parts or where is not None
+        else None,
         "columns": None if columns is None else split_list(columns),
         "rename": rename,
     }

@@ -274,7 +274,8 @@ def _say_what_was_done(connection: Connection, rows: list[dict[str, Any]], into:
     again = connection.execute(
         "select r.name, r.target::text as table from grace.rules r"
         " where r.enabled and r.action = 'delete' and r.target in ("
-        "   select d.target from grace.deletions d where %s = any (d.runs) and d.reason like 'rule %%'"
+        "   select d.target from grace.deletions d"
+        "   where %s = any (d.runs) and starts_with(d.reason, format('rule %%L, run ', r.name))"
         " ) order by r.name",
         (run,),
     ).fetchall()

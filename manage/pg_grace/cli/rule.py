@@ -179,7 +179,8 @@ def add(
     arguments = ", ".join(f"{argument} => %({argument})s{_CASTS.get(argument, '')}" for argument in said)
     with connection.transaction(force_rollback=dry_run):
         connection.execute(f"select grace.add_rule({arguments})".encode(), said)
-        _explain(connection, settings, name)
+        explained = _look_at(connection, name)
+    _explain(settings, *explained)
     if not dry_run:
         tell_pg_cron(connection, settings)
 
@@ -255,10 +256,14 @@ def rule_named(connection: Connection, name: str) -> dict[str, Any]:
     return row or named("rule", name, connection.execute("select name from grace.rules order by name").fetchall())
 
 
-def _explain(connection: Connection, settings: Settings, name: str) -> None:
-    """Say what a rule will do, and how many records are due now."""
+def _look_at(connection: Connection, name: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return a rule, and what is due by it now if it deletes; to be printed when it is saved."""
     rule = rule_named(connection, name)
-    due = preview(connection, "rule", name, details=False) if rule["action"] == "delete" else None
+    return rule, preview(connection, "rule", name, details=False) if rule["action"] == "delete" else None
+
+
+def _explain(settings: Settings, rule: dict[str, Any], due: dict[str, Any] | None) -> None:
+    """Say what a rule will do, and how many records are due now."""
     if settings.output_format != "table":
         print_record({**_shown(rule), "due_now": due and due["row_count"]}, settings.output_format)
         return
@@ -387,7 +392,8 @@ def alter(
         raise click.UsageError("say what to change")
     with connection.transaction(force_rollback=dry_run):
         connection.execute("select grace.alter_rule(%s, %s::jsonb)", (name, json.dumps(changes)))
-        _explain(connection, settings, rename or name)
+        explained = _look_at(connection, rename or name)
+    _explain(settings, *explained)
     if not dry_run:
         tell_pg_cron(connection, settings)
 
@@ -532,8 +538,8 @@ def _ask(connection: Connection, name: str, token: str | None, *, approve: bool)
         ("held", found["held"]),
         ("kept by other rules", found["kept"]),
         ("not announced long enough", found["not_announced"]),
-        # Those that rules keep are among the blocked, up to as many.
-        ("that can't be deleted", len(found["blocked"]) - min(found["kept"], BLOCKED_SHOWN)),
+        # Those that rules or holds keep are among the blocked, up to as many.
+        ("that can't be deleted", len(found["blocked"]) - min(found["kept"] + found["held"], BLOCKED_SHOWN)),
     ):
         if count:
             more = " or more" if what.startswith("that") and count >= BLOCKED_SHOWN else ""
@@ -544,10 +550,15 @@ def _ask(connection: Connection, name: str, token: str | None, *, approve: bool)
     return token or str(found["token"])
 
 
+_LEFT_OUT = {"not announced": "not announced long enough", "kept": "kept by other rules"}
+
+
 def _say_what_was_done(connection: Connection, name: str, run: dict[str, Any]) -> None:
     details = run["details"]
     for reason, count in details.get("left_out", {}).items():
-        note(f"left out: {number_of(count, 'row')} {reason}")
+        note(f"left out: {number_of(count, 'row')} {_LEFT_OUT.get(reason, reason)}")
+    if details.get("left_out", {}).keys() & {"held", "kept"}:
+        note(f"what keeps them: pg_grace run show {run['run']}")
     failures = failures_of(connection, run["run"], FAILURES_SHOWN) if run["failures"] else []
     for failure in failures:
         note(escaped(f"not deleted: {plain_key(failure['key'])}: {failure['reason']} (SQLSTATE {failure['sqlstate']})"))
@@ -563,12 +574,22 @@ def _say_what_was_done(connection: Connection, name: str, run: dict[str, Any]) -
     if run["status"] != "done":
         stopped = details.get("stopped", {}).get("reason") or details.get("problem")
         reason = f"\nDETAIL:  {stopped}" if stopped else ""
-        raise CommandError(f"the run is {run['status']}{reason}\nHINT:  {_what_to_do(name, run)}", Exit.FAILED)
+        raise CommandError(
+            f"the run is {run['status']}{reason}\nHINT:  {_what_to_do(connection, name, run)}", Exit.FAILED
+        )
     note(f"run {run['run']}: {number_of(run['row_count'], 'row')} deleted in {interval(run['duration'])}")
 
 
-def _what_to_do(name: str, run: dict[str, Any]) -> str:
+def _what_to_do(connection: Connection, name: str, run: dict[str, Any]) -> str:
     if "problem" in run["details"]:
+        broken = rule_named(connection, name)["filter"]
+        if (
+            broken
+            and connection.execute(
+                "select from grace.filters where name = %s and problem is not null", (broken,)
+            ).fetchone()
+        ):
+            return f"Say anew what its filter means: pg_grace filter alter {quoted(broken)} --where …"
         return f"Mend it: pg_grace rule show {quoted(name)} says what it needs, pg_grace rule alter changes it."
     if run["failures"]:
         return f"See which records stay, and why: pg_grace run show {run['run']}. The next run takes them up again."
@@ -625,7 +646,7 @@ def planned(
 
 def _why_nothing(connection: Connection, values: dict[str, Any]) -> str:
     """Return what there is to say of a record that no rule has to do with: above all when it is not there any more."""
-    if values["target"] is not None and _is_protected(connection, values["target"]):
+    if values["target"] is not None and _may_see_deleted(connection, values["target"]):
         gone = connection.execute(
             "select d.id, d.deleted_at, d.reason, d.expires_at"
             " from grace.buffered(%(target)s::oid::regclass, keys => %(key)s::jsonb) b"
@@ -642,9 +663,13 @@ def _why_nothing(connection: Connection, values: dict[str, Any]) -> str:
     return "no rule has anything to do with this record, or there is none with this key"
 
 
-def _is_protected(connection: Connection, target: int) -> bool:
+def _may_see_deleted(connection: Connection, target: int) -> bool:
     return (
-        connection.execute("select from grace.protected where target = %s::oid::regclass", (target,)).fetchone()
+        connection.execute(
+            "select from grace.protected where target = %s::oid::regclass"
+            " and pg_has_role(current_user, 'grace_operator', 'usage')",
+            (target,),
+        ).fetchone()
         is not None
     )
 

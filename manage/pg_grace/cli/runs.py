@@ -94,10 +94,11 @@ def runs(
         " and (%(since)s::timestamptz is null or started_at >= %(since)s) order by id desc limit %(limit)s".encode(),
         values,
     ).fetchall()
+    nothing = "" if rows else "there is no such run" if rule is None else _why_none(connection, rule)
     columns = (*_COLUMNS, "details") if settings.output_format == "json" else _COLUMNS
     print_rows(rows[:limit], columns, settings.output_format, _ON_TERMINAL)
-    if not rows:
-        note("there is no such run" if rule is None else _why_none(connection, rule))
+    if nothing:
+        note(nothing)
     if len(rows) > limit:
         note(f"there are more than these {limit}; narrow the search, or say --limit")
 
