@@ -23,7 +23,7 @@ order by p.proname
 _VIEWS = """
 select c.oid, c.relname as name, obj_description(c.oid, 'pg_class') as comment
 from pg_class c
-where c.relnamespace = 'grace'::regnamespace and c.relkind = 'v'
+where c.relnamespace = 'grace'::regnamespace and c.relkind = 'v' and c.relname !~ '^_'
 order by c.relname
 """
 _COLUMNS = """

@@ -14945,21 +14945,27 @@ declare
   v_keys jsonb;
 begin
   perform set_config('timezone', rule.zone, true);
-  execute format(
-    'select jsonb_agg(k.key) from %s',
-    grace_internal.as_role(
-      rule.run_as, 'read',
-      format(
-        'select %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s))',
-        v_query.key_object, v_query.source, v_query.keys, v_query.key_list,
-        grace_internal.keys_of(rule.target, jsonb_build_array(key)), v_query.key_columns
-      ),
-      'key jsonb'
-    )
-  ) into v_keys;
+  begin
+    execute format(
+      'select jsonb_agg(k.key) from %s',
+      grace_internal.as_role(
+        rule.run_as, 'read',
+        format(
+          'select %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s))',
+          v_query.key_object, v_query.source, v_query.keys, v_query.key_list,
+          grace_internal.keys_of(rule.target, jsonb_build_array(key)), v_query.key_columns
+        ),
+        'key jsonb'
+      )
+    ) into v_keys;
+  exception when invalid_text_representation or invalid_datetime_format or datetime_field_overflow or numeric_value_out_of_range then
+    raise exception '% is not a key of %', key, rule.target
+      using errcode = 'GR008', detail = sqlerrm || '.', hint = 'Give each value as the column''s type reads it.';
+  end;
   if v_keys is null then
     raise exception 'there is no record % in %', key, rule.target
-      using errcode = 'GR008', detail = format('Role %s sees none with that key.', rule.run_as), hint = 'Give the primary key of a row.';
+      using errcode = 'GR008', detail = format('Role %s sees none with that key.', rule.run_as),
+      hint = 'Give the primary key of a row that the rule''s role sees; what it does not see the rule does not delete.';
   end if;
   return v_keys -> 0;
 end
@@ -16420,27 +16426,30 @@ declare
   end);
 begin
   perform set_config('timezone', rule.zone, true);
-  return query execute format(
-    'select * from %s',
-    grace_internal.as_role(
-      rule.run_as, 'read',
-      format(
-        'select %s, "grace 2".start, %s, %s from %s cross join lateral (select %s as start) as "grace 2" where %s%s',
-        v_query.key_object,
-        case when rule.start_expression is null then '''-infinity''::timestamptz' else format('"grace 2".start + interval %L', rule.period) end,
-        v_query.record, v_query.source, v_query.start, v_query.condition,
-        case
-          when planned_by.key is not null then format(
-            ' and (%s) in (select %s from jsonb_to_recordset(%L) as k (%s) limit 1)', v_query.keys, v_query.key_list,
-            grace_internal.keys_of(rule.target, planned_by.key), v_query.key_columns
-          )
-          when rule.start_expression is null then ''
-          else format(' and "grace 2".start + interval %L <= %L::timestamptz', rule.period, v_until)
-        end
-      ),
-      'key jsonb, start timestamptz, due timestamptz, record jsonb'
-    )
+  return query execute 'select * from ' || grace_internal.as_role(
+    rule.run_as, 'read',
+    format(
+      'select %s, "grace 2".start, %s, %s from %s cross join lateral (select %s as start) as "grace 2" where %s%s',
+      v_query.key_object,
+      case when rule.start_expression is null then '''-infinity''::timestamptz' else format('"grace 2".start + interval %L', rule.period) end,
+      v_query.record, v_query.source, v_query.start, v_query.condition,
+      case
+        when planned_by.key is not null then format(
+          ' and (%s) in (select %s from jsonb_to_recordset(%L) as k (%s) limit 1)', v_query.keys, v_query.key_list,
+          grace_internal.keys_of(rule.target, planned_by.key), v_query.key_columns
+        )
+        when rule.start_expression is null then ''
+        else format(' and "grace 2".start + interval %L <= %L::timestamptz', rule.period, v_until)
+      end
+    ),
+    'key jsonb, start timestamptz, due timestamptz, record jsonb'
   );
+exception when invalid_text_representation or invalid_datetime_format or datetime_field_overflow or numeric_value_out_of_range then
+  if planned_by.key is null then
+    raise;
+  end if;
+  raise exception '% is not a key of %', planned_by.key, rule.target
+    using errcode = 'GR008', detail = sqlerrm || '.', hint = 'Give each value as the column''s type reads it.';
 end
 $$;
 

@@ -14,27 +14,30 @@ declare
   end);
 begin
   perform set_config('timezone', rule.zone, true);
-  return query execute format(
-    'select * from %s',
-    grace_internal.as_role(
-      rule.run_as, 'read',
-      format(
-        'select %s, "grace 2".start, %s, %s from %s cross join lateral (select %s as start) as "grace 2" where %s%s',
-        v_query.key_object,
-        case when rule.start_expression is null then '''-infinity''::timestamptz' else format('"grace 2".start + interval %L', rule.period) end,
-        v_query.record, v_query.source, v_query.start, v_query.condition,
-        case
-          when planned_by.key is not null then format(
-            ' and (%s) in (select %s from jsonb_to_recordset(%L) as k (%s) limit 1)', v_query.keys, v_query.key_list,
-            grace_internal.keys_of(rule.target, planned_by.key), v_query.key_columns
-          )
-          when rule.start_expression is null then ''
-          else format(' and "grace 2".start + interval %L <= %L::timestamptz', rule.period, v_until)
-        end
-      ),
-      'key jsonb, start timestamptz, due timestamptz, record jsonb'
-    )
+  return query execute 'select * from ' || grace_internal.as_role(
+    rule.run_as, 'read',
+    format(
+      'select %s, "grace 2".start, %s, %s from %s cross join lateral (select %s as start) as "grace 2" where %s%s',
+      v_query.key_object,
+      case when rule.start_expression is null then '''-infinity''::timestamptz' else format('"grace 2".start + interval %L', rule.period) end,
+      v_query.record, v_query.source, v_query.start, v_query.condition,
+      case
+        when planned_by.key is not null then format(
+          ' and (%s) in (select %s from jsonb_to_recordset(%L) as k (%s) limit 1)', v_query.keys, v_query.key_list,
+          grace_internal.keys_of(rule.target, planned_by.key), v_query.key_columns
+        )
+        when rule.start_expression is null then ''
+        else format(' and "grace 2".start + interval %L <= %L::timestamptz', rule.period, v_until)
+      end
+    ),
+    'key jsonb, start timestamptz, due timestamptz, record jsonb'
   );
+exception when invalid_text_representation or invalid_datetime_format or datetime_field_overflow or numeric_value_out_of_range then
+  if planned_by.key is null then
+    raise;
+  end if;
+  raise exception '% is not a key of %', planned_by.key, rule.target
+    using errcode = 'GR008', detail = sqlerrm || '.', hint = 'Give each value as the column''s type reads it.';
 end
 $$;
 

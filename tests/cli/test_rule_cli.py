@@ -50,7 +50,7 @@ def test_a_rule_says_what_it_will_do(shop: Database) -> None:
         *("rule", "add", "r", "--table", "note", "--where", "text <> 'keep'", "--starts", "made", "--period", "6mo"),
         *("--schedule", "monthly", "--notice", "14d", "--max-fraction", "50%"),
     )
-    assert "r: deletes rows of note where (note.text <> 'keep'::text), 6 months after (note.made)" in said.stdout
+    assert "r: deletes rows of note where (note.text <> 'keep'::text), 6 months after made" in said.stdout
     assert "at 03:00 on day 1 of every month (GMT), next " in said.stdout
     assert "acts only on what was announced 14 days before" in said.stdout
     assert "30 records are due now." in said.stdout
@@ -320,7 +320,10 @@ def test_what_is_planned_can_be_seen_and_taken_off(shop: Database) -> None:
     assert len(from_json(shop, "exempt", "list")) == 1
     assert [row["is_active"] for row in from_json(shop, "exempt", "list", "--all")] == [False, False, True]
     assert "HINT:  pg_grace exempt list" in shop.cli("exempt", "drop", "999", "--yes", code=4).stderr
-    assert "SQLSTATE: GR008" in shop.cli("exempt", "add", name, "--key", "999", "--reason", "x", code=4).stderr
+    for key in ("999", "abc", "a=1,b=2"):
+        assert "SQLSTATE: GR008" in shop.cli("exempt", "add", name, "--key", key, "--reason", "x", code=4).stderr
+    for key in ("abc", "a=1,b=2"):
+        assert "SQLSTATE: GR008" in shop.cli("rule", "planned", "--table", "note", "--key", key, code=4).stderr
     for command in (("exempt", "list", "nope"), ("rule", "notices", "nope"), ("rule", "planned", "--rule", "nope")):
         assert "SQLSTATE: GR027" in shop.cli(*command, code=4).stderr
     shop.cli("rule", "planned", "--key", "5", code=2)

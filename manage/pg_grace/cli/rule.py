@@ -280,7 +280,11 @@ def _explain(settings: Settings, rule: dict[str, Any], due: dict[str, Any] | Non
 
 def _in_words(rule: dict[str, Any]) -> str:
     """Say in a sentence or two what a rule does."""
-    condition, starts = (re.sub(r"\s*\n\s*", " ", rule[part] or "") for part in ("condition", "starts"))
+    condition = re.sub(r"\s*\n\s*", " ", rule["condition"])
+    given = [part for part in (rule["given_starts"], *rule["activities"]) if part]
+    starts = (
+        given[0] if len(given) == 1 and not rule["activities"] else f"the latest of {', '.join(given)}" if given else ""
+    )
     rows = f"rows of {rule['table']}" + (f" where {condition}" if condition != "true" else "")
     if rule["action"] == "keep":
         return (
