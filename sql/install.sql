@@ -14128,8 +14128,9 @@ as $$
   group by t.oid, t.relname
 $$;
 
--- Where a rule counts from activities, those that other rules have deleted since count, too.
-create or replace function grace_internal.rule_query(rule grace_internal.rule)
+-- Where a rule counts from activities, those that other rules have deleted since count, too. Of many records it is asked first whether
+-- there are any.
+create or replace function grace_internal.rule_query(rule grace_internal.rule, of_one boolean default false)
 returns grace_internal.rule_query
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -14139,9 +14140,9 @@ declare
 begin
   if rule.sources <> '[]' and rule.id is not null then
     v_query.start := format(
-      'greatest(%s, case when exists (select from grace._remembered m where m.rule_id = %s) then '
-      '(select max(m.at) from grace._remembered m where m.rule_id = %2$s and m.key = %s) end)',
-      v_query.start, rule.id, v_query.key_object
+      'greatest(%s, case when %s then (select m.at from grace._remembered m where m.rule_id = %s and m.key = %s) end)', v_query.start,
+      case when of_one then 'true' else format('exists (select from grace._remembered m where m.rule_id = %s)', rule.id) end,
+      rule.id, v_query.key_object
     );
     v_query.due := format('(%s + interval %L)', v_query.start, rule.period);
   end if;
@@ -14187,26 +14188,30 @@ $$;
 -- begins.
 create or replace function grace_internal.horizon(rule grace_internal.rule, as_of timestamptz)
 returns timestamptz
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
-  select case
+begin
+  return case
     when rule.final_by_due then
       least(coalesce(grace_internal.next_turn(rule, as_of), as_of) + grace_internal.ahead(rule), as_of + rule.period)
     else as_of
-  end
+  end;
+end
 $$;
 
 -- A moment as text that means the same under every DateStyle and in every time zone.
 create or replace function grace_internal.instant(moment timestamptz)
 returns text
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case
+begin
+  return case
     when isfinite(moment) then to_char(timezone('UTC', moment), 'YYYY-MM-DD HH24:MI:SS.US') || '+00' else moment::text
-  end
+  end;
+end
 $$;
 
 -- The condition that a row is acted on in a run at that moment.
@@ -15447,8 +15452,7 @@ select
   m.at
 from grace_internal.last_activity m
 join grace_internal.rule r on r.id = m.rule_id
-join pg_roles o on o.oid = r.run_as
-where o.rolname = current_user;
+where r.run_as = quote_ident(current_user)::regrole;
 
 comment on view grace._remembered is
 'Internal: the latest activity of records of which a rule has deleted the row that says so, for the role of the rule that counts from it.';
@@ -16419,7 +16423,7 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
-  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule, of_one => planned_by.key is not null);
   v_until text := grace_internal.instant(case
     when planned_by.key is null then coalesce(grace_internal.horizon(rule, clock_timestamp()) + planned_by.within, 'infinity')
     else 'infinity'
@@ -16429,7 +16433,7 @@ begin
   return query execute 'select * from ' || grace_internal.as_role(
     rule.run_as, 'read',
     format(
-      'select %s, "grace 2".start, %s, %s from %s cross join lateral (select %s as start) as "grace 2" where %s%s',
+      'select %s, "grace 2".start, %s, %s from %s cross join lateral (select %s as start offset 0) as "grace 2" where %s%s',
       v_query.key_object,
       case when rule.start_expression is null then '''-infinity''::timestamptz' else format('"grace 2".start + interval %L', rule.period) end,
       v_query.record, v_query.source, v_query.start, v_query.condition,

@@ -218,8 +218,7 @@ select
   m.at
 from grace_internal.last_activity m
 join grace_internal.rule r on r.id = m.rule_id
-join pg_roles o on o.oid = r.run_as
-where o.rolname = current_user;
+where r.run_as = quote_ident(current_user)::regrole;
 
 comment on view grace._remembered is
 'Internal: the latest activity of records of which a rule has deleted the row that says so, for the role of the rule that counts from it.';

@@ -7,7 +7,7 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
 declare
-  v_query grace_internal.rule_query := grace_internal.rule_query(rule);
+  v_query grace_internal.rule_query := grace_internal.rule_query(rule, of_one => planned_by.key is not null);
   v_until text := grace_internal.instant(case
     when planned_by.key is null then coalesce(grace_internal.horizon(rule, clock_timestamp()) + planned_by.within, 'infinity')
     else 'infinity'
@@ -17,7 +17,7 @@ begin
   return query execute 'select * from ' || grace_internal.as_role(
     rule.run_as, 'read',
     format(
-      'select %s, "grace 2".start, %s, %s from %s cross join lateral (select %s as start) as "grace 2" where %s%s',
+      'select %s, "grace 2".start, %s, %s from %s cross join lateral (select %s as start offset 0) as "grace 2" where %s%s',
       v_query.key_object,
       case when rule.start_expression is null then '''-infinity''::timestamptz' else format('"grace 2".start + interval %L', rule.period) end,
       v_query.record, v_query.source, v_query.start, v_query.condition,

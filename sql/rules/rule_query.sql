@@ -38,8 +38,9 @@ as $$
   group by t.oid, t.relname
 $$;
 
--- Where a rule counts from activities, those that other rules have deleted since count, too.
-create or replace function grace_internal.rule_query(rule grace_internal.rule)
+-- Where a rule counts from activities, those that other rules have deleted since count, too. Of many records it is asked first whether
+-- there are any.
+create or replace function grace_internal.rule_query(rule grace_internal.rule, of_one boolean default false)
 returns grace_internal.rule_query
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -49,9 +50,9 @@ declare
 begin
   if rule.sources <> '[]' and rule.id is not null then
     v_query.start := format(
-      'greatest(%s, case when exists (select from grace._remembered m where m.rule_id = %s) then '
-      '(select max(m.at) from grace._remembered m where m.rule_id = %2$s and m.key = %s) end)',
-      v_query.start, rule.id, v_query.key_object
+      'greatest(%s, case when %s then (select m.at from grace._remembered m where m.rule_id = %s and m.key = %s) end)', v_query.start,
+      case when of_one then 'true' else format('exists (select from grace._remembered m where m.rule_id = %s)', rule.id) end,
+      rule.id, v_query.key_object
     );
     v_query.due := format('(%s + interval %L)', v_query.start, rule.period);
   end if;
@@ -97,26 +98,30 @@ $$;
 -- begins.
 create or replace function grace_internal.horizon(rule grace_internal.rule, as_of timestamptz)
 returns timestamptz
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
-  select case
+begin
+  return case
     when rule.final_by_due then
       least(coalesce(grace_internal.next_turn(rule, as_of), as_of) + grace_internal.ahead(rule), as_of + rule.period)
     else as_of
-  end
+  end;
+end
 $$;
 
 -- A moment as text that means the same under every DateStyle and in every time zone.
 create or replace function grace_internal.instant(moment timestamptz)
 returns text
-language sql immutable
+language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-  select case
+begin
+  return case
     when isfinite(moment) then to_char(timezone('UTC', moment), 'YYYY-MM-DD HH24:MI:SS.US') || '+00' else moment::text
-  end
+  end;
+end
 $$;
 
 -- The condition that a row is acted on in a run at that moment.
