@@ -140,6 +140,7 @@ def test_altering_reaches_the_rules(crm: Database) -> None:
     before = from_json(crm, "filter", "show", "Kein Interesse")
     crm.cli("filter", "alter", "Kein Interesse", "--where", "true", "--dry-run")
     crm.cli("filter", "alter", "Kein Interesse", code=2)
+    assert "SQLSTATE: GR022" in crm.cli("filter", "alter", "Kein Interesse", "--where", "", code=4).stderr
     crm.cli("filter", "add", "g", *LEAD, "--is", "status=new")
     assert "SQLSTATE: 42710" in crm.cli("filter", "alter", "Kein Interesse", "--rename", "g", code=1).stderr
     assert "SQLSTATE: GR022" in crm.cli("filter", "alter", "Kein Interesse", "--where", "random() > 0", code=4).stderr

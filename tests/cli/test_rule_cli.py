@@ -228,6 +228,19 @@ def test_a_run_asks_and_says_what_came_out(shop: Database) -> None:
     assert "There is nobody to ask here" in shop.cli("rule", "run", name, code=4, stdin="y\n").stderr
 
 
+def test_what_is_held_is_asked_about_once(shop: Database) -> None:
+    shop.connect().execute("delete from pin; select grace.hold('note', '3', 'tax')")
+    name = rule(shop, "r")
+    child = terminal(shop, "rule", "run", name)
+    child.expect(r"Delete 29 rows of note\? \[y/N\]")
+    assert "left out: 1 row held" in child.before
+    assert "can't be deleted" not in child.before
+    child.sendline("y")
+    code, printed = finish(child)
+    assert (code, left(shop)) == (0, 171)
+    assert "left out: 1 row held" in printed
+
+
 def test_a_run_is_bound_to_what_was_asked_about(shop: Database) -> None:
     rule(shop, "r")
     child = terminal(shop, "rule", "run", "r")
@@ -246,7 +259,9 @@ def test_a_run_is_bound_to_what_was_asked_about(shop: Database) -> None:
 
 
 def test_a_run_past_a_limit_is_held_until_it_is_approved(shop: Database) -> None:
-    name = rule(shop, "r", "--max-rows", "10")
+    name = rule(shop, "r")
+    said = shop.cli("rule", "alter", name, "--max-rows", "10").stderr
+    assert "a run now would wait for approval: 30 rows are more than max_rows, 10" in said
     shop.connect().execute("delete from pin")
     result = shop.cli("rule", "run", name, "--yes", code=4)
     assert "DETAIL:  30 rows are more than max_rows, 10." in result.stderr
@@ -385,6 +400,7 @@ def test_an_auditor_looks_and_may_not_run(shop: Database, role: Callable[[str], 
     rule(shop, "r")
     for looks in (("rule", "list"), ("rule", "show", "r"), ("rule", "planned"), ("runs",), ("exempt", "list")):
         from_json(shop, "-U", auditor, *looks)
+    assert from_json(shop, "-U", auditor, "rule", "planned", "--table", "note", "--key", "999") == []
     for acts in (("rule", "run", "r", "--yes"), ("rule", "drop", "r", "--yes"), ("rule", "disable", "r")):
         assert "SQLSTATE: 42501" in shop.cli("-U", auditor, *acts, code=4).stderr
     assert left(shop) == 200
