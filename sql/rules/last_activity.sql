@@ -192,20 +192,25 @@ begin
     from grace_internal.rule r
     where exists (select from grace_internal.last_activity m where m.rule_id = r.id) and grace_internal.rule_problem(r) is null
   loop
-    continue when grace_internal.is_hidden_from(v_rule.run_as, v_rule.target);
-    v_query := grace_internal.rule_query(v_rule);
-    execute format(
-      'delete from grace_internal.last_activity m where m.rule_id = $1 and m.key not in (select k.key from %s)',
-      grace_internal.as_role(
-        v_rule.run_as, 'read',
-        format(
-          'select %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s))',
-          v_query.key_object, v_query.source, v_query.keys, v_query.key_list,
-          (select jsonb_agg(m.key) from grace_internal.last_activity m where m.rule_id = v_rule.id), v_query.key_columns
-        ),
-        'key jsonb'
-      )
-    ) using v_rule.id;
+    begin
+      continue when grace_internal.is_hidden_from(v_rule.run_as, v_rule.target);
+      v_query := grace_internal.rule_query(v_rule);
+      execute format(
+        'delete from grace_internal.last_activity m where m.rule_id = $1 and m.key not in (select k.key from %s)',
+        grace_internal.as_role(
+          v_rule.run_as, 'read',
+          format(
+            'select %s from %s where (%s) in (select %s from jsonb_to_recordset(%L) as k (%s))',
+            v_query.key_object, v_query.source, v_query.keys, v_query.key_list,
+            (select jsonb_agg(m.key) from grace_internal.last_activity m where m.rule_id = v_rule.id), v_query.key_columns
+          ),
+          'key jsonb'
+        )
+      ) using v_rule.id;
+    exception when others then -- it is another rule's run that ends here
+      raise warning 'what was remembered for rule % could not be gone through', quote_literal(v_rule.name)
+        using errcode = sqlstate, detail = sqlerrm, hint = 'It stays; nothing goes too early by that.';
+    end;
   end loop;
 end
 $$;

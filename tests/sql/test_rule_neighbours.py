@@ -229,6 +229,20 @@ def test_what_a_hold_on_a_child_keeps_is_seen_on_the_parent(lead: Connection) ->
     assert [(key["id"], code) for key, code, _ in failures(lead)] == [(2, "GR029"), (4, "GR029")]
 
 
+def test_rights_that_one_rules_role_has_lost_do_not_stop_another_rules_run(lead: Connection, role: Any) -> None:
+    cleaner = role("cleaner", "nologin")
+    lead.execute(f"grant usage on schema public to {cleaner}; grant select, delete on lead, mail to {cleaner}")
+    add_rule(lead, "leads", target="lead", run_as=cleaner, activities=["mail.at via lead_id"], period="12 months")
+    add_rule(lead, "mails", target="mail", starts="at", period="6 months")
+    assert run(lead, "mails") == ("done", 2)
+    lead.execute(f"revoke all on lead from {cleaner}")
+    notices: list[str] = []
+    lead.add_notice_handler(lambda notice: notices.append(f"{notice.message_primary} {notice.message_detail}"))
+    assert run(lead, "mails") == ("done", 0)
+    assert any("rule 'leads'" in notice and "permission denied" in notice for notice in notices)
+    assert value(lead, "select count(*) from grace_internal.last_activity") == 2
+
+
 def test_a_hold_is_found_by_a_key_of_any_type(lead: Connection) -> None:
     lead.execute(
         "create table event (at timestamptz, n numeric, d date, primary key (at, n, d));"
